@@ -1,0 +1,1 @@
+"""Fuzzing: one check per parser, shared with the tests."""

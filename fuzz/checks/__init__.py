@@ -1,0 +1,1 @@
+"""One `check_*` per parser: total, and the exact inverse of its writer."""

@@ -7,10 +7,12 @@ it, because an SFU rewrites twelve bytes and forwards the rest.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from triosfu.errors import MalformedPacket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 HEADER = struct.Struct("!BBHII")  # V/P/X/CC, M/PT, sequence, timestamp, ssrc
 EXTENSION_HEADER = struct.Struct("!HH")  # profile, length in words

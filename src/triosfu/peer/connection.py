@@ -1,0 +1,417 @@
+"""One peer connection: composes the cores, owns their clock, and closes all of it at once.
+
+It holds no protocol rule. Datagrams come in through `Transport`, media goes to `Ingress` and `Sender`, SCTP to
+`DataChannels`, descriptions to `Negotiation`; after every call that changes any of them `_drain` empties all outputs,
+wakes the parked writers, and moves the deadline that the clock task sleeps towards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import trio
+
+from triosfu.datachannel.core import ChannelClosed, ChannelMessage, ChannelOpened, DataChannels, Ended
+from triosfu.dtls.core import Fingerprint, Role
+from triosfu.errors import MalformedPacket, UsageError
+from triosfu.ice.candidate import Candidate
+from triosfu.ice.core import Credentials, IceState
+from triosfu.media.ingress import Ingress
+from triosfu.media.sender import Sender
+from triosfu.peer.channel import ChannelState, DataChannel
+from triosfu.peer.sink import TransportSink
+from triosfu.peer.state import PeerSettings, PeerState
+from triosfu.peer.transport import Transport
+from triosfu.peer.waiting import WaitingPlace
+from triosfu.rtp.rtcp import parse_compound
+from triosfu.sctp.core import Association
+from triosfu.sdp.negotiation import LocalTransport, Negotiation
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from triosfu.dtls.certificate import Certificate
+    from triosfu.net.udp import UdpMux
+    from triosfu.peer.state import PeerHandler
+    from triosfu.sdp.negotiation import Changes, MediaPolicy
+
+MAX_REMOTE_CANDIDATES = 64  # that one client may add to a peer connection by trickle
+
+
+class PeerConnection:
+    """A WebRTC peer connection of the server's side.
+
+    Everything but `run` and `DataChannel.send` is synchronous: descriptions are applied and channels opened without
+    waiting for the network, so nothing that the network does can hold up who calls them.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        mux: UdpMux,
+        certificate: Certificate,
+        handler: PeerHandler,
+        policy: MediaPolicy,
+        single: bool,
+        offerer: bool,
+        rng: Random,
+        settings: PeerSettings | None = None,
+    ) -> None:
+        now = trio.current_time()
+        self.name = name
+        self.settings = settings or PeerSettings()
+        self.state = PeerState.NEW
+        self.counters: Counter[str] = Counter()
+        self.waiting = WaitingPlace()
+        self._handler = handler
+        self._mux = mux
+        self._certificate = certificate
+        self._transport = Transport(
+            mux=mux,
+            certificate=certificate,
+            owner=self,
+            controlling=offerer,
+            settings=self.settings,
+            rng=rng,
+            now=now,
+        )
+        self.sink = TransportSink(self._transport, mux.egress)
+        self.negotiation = Negotiation(local=self._local_transport(), policy=policy, single=single, rng=rng)
+        self.ingress = Ingress(rng=rng, now=now)
+        self.sender = Sender(rng=rng, now=now)
+        self._data = DataChannels(
+            Association(now=now, rng=rng, max_message_size=self.settings.max_message_size),
+            dtls_client=None,
+        )
+        self._channels: dict[int, DataChannel] = {}
+        self._remote_candidates = 0
+        self._connect_by = math.inf
+        self._draining = False
+        self._again = False
+        self._scope = trio.CancelScope()
+        self._alarm = trio.CancelScope()
+        self._reason = ""
+
+    def __repr__(self) -> str:
+        return f"<PeerConnection {self.name} {self.state.value}>"
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the cores' time until the connection is closed; returns then, whoever closed it.
+
+        Cancelled, the connection is closed: its writers are woken, its tuples and timers are gone.
+        """
+        try:
+            with self._scope:
+                await self._keep_time()
+        finally:
+            self.close("cancelled")
+
+    async def _keep_time(self) -> None:
+        while True:
+            with trio.CancelScope(deadline=self._next_timeout()) as self._alarm:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            self._transport.handle_timeout(now)
+            self._data.handle_timeout(now)
+            self.ingress.handle_timeout(now)
+            self.sender.handle_timeout(now)
+            if now >= self._connect_by:
+                self._connect_by = math.inf
+                self._move(PeerState.FAILED, "the transport did not come up in time")
+            self._drain(now)
+
+    def close(self, reason: str) -> None:
+        """End the connection: synchronous, first, and final.
+
+        Parked writers wake with PeerGone, channels are closed, the goodbyes (SCTP ABORT, DTLS close_notify) leave
+        without waiting, the routing tables forget the peer, and `run` returns. Closing again does nothing.
+        """
+        if self.state is PeerState.CLOSED:
+            return
+        now = trio.current_time()
+        self._reason = reason
+        self.state = PeerState.CLOSED
+        self.waiting.end(reason)
+        self._data.abort(reason, now)
+        for datagram in self._data.datagrams_to_send():
+            self._transport.send_data(datagram)
+        self._transport.close(reason)
+        self._mux.egress.flush()
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            channel.state = ChannelState.CLOSED
+            self._handler.peer_channel_closed(self, channel, reason)
+        self._scope.cancel()
+        self._handler.peer_state_changed(self, PeerState.CLOSED, reason)
+
+    @property
+    def round_trip_time(self) -> float:
+        """The smoothed round trip to the client in seconds, from ICE checks; 0.07 while unknown."""
+        return self._transport.ice.round_trip_time or 0.07
+
+    # --- descriptions ----------------------------------------------------------------------------------------------
+
+    def accept_offer(self, sdp: str) -> Changes:
+        """Apply the client's offer; `create_answer` gives the reply. Returns at once whatever the network does.
+
+        Raises:
+            MalformedPacket: The text is not a session description; nothing was changed.
+            PeerError: It breaks the rules of offer and answer; nothing was changed.
+        """
+        changes = self.negotiation.accept_offer(sdp)
+        now = trio.current_time()
+        if changes.ice_restart:
+            self._transport.restart_ice(now)
+            self.negotiation.local = self._local_transport()
+        self._apply(changes, now)
+        return changes
+
+    def create_answer(self) -> str:
+        """Return the answer to the offer accepted last."""
+        return self.negotiation.create_answer()
+
+    def create_offer(self, *, ice_restart: bool = False) -> str:
+        """Return an offer of what this side wants to send; the client's answer goes to `accept_answer`."""
+        if ice_restart:
+            self._transport.restart_ice(trio.current_time())
+            self.negotiation.local = self._local_transport()
+        offer = self.negotiation.create_offer()
+        self._drain(trio.current_time())
+        return offer
+
+    def accept_answer(self, sdp: str) -> Changes:
+        """Apply the client's answer to our offer. Errors as `accept_offer`."""
+        changes = self.negotiation.accept_answer(sdp)
+        self._apply(changes, trio.current_time())
+        return changes
+
+    def add_remote_candidate(self, text: str) -> None:
+        """Add one trickled candidate; what is malformed, foreign or too much is counted and dropped."""
+        if self._remote_candidates >= MAX_REMOTE_CANDIDATES or self.state is PeerState.CLOSED:
+            self.counters["candidates_dropped"] += 1
+            return
+        self._remote_candidates += 1
+        now = trio.current_time()
+        try:
+            self._transport.add_remote_candidate(Candidate.parse(text), now)
+        except MalformedPacket:
+            self.counters["malformed_candidates"] += 1
+            return
+        self._drain(now)
+
+    @property
+    def local_candidates(self) -> list[str]:
+        """Our candidates as `candidate:…` lines."""
+        return [str(candidate) for candidate in self._transport.ice.local_candidates]
+
+    def _local_transport(self) -> LocalTransport:
+        ice = self._transport.ice
+        return LocalTransport(
+            ufrag=ice.local.ufrag,
+            pwd=ice.local.pwd,
+            fingerprint=self._certificate.fingerprint,
+            candidates=self.local_candidates,
+            ice_lite=self.settings.ice_lite,
+        )
+
+    def _apply(self, changes: Changes, now: float) -> None:
+        remote = self.negotiation.remote
+        if remote is None:
+            raise UsageError("peer: a description was applied that names no transport")
+        client = self.negotiation.dtls_client
+        self._transport.connect(
+            remote=Credentials(remote.ufrag, remote.pwd),
+            lite=remote.ice_lite,
+            role=Role.CLIENT if client else Role.SERVER,
+            fingerprints=[Fingerprint(algorithm, value) for algorithm, value in remote.fingerprints],
+            now=now,
+        )
+        self._data.set_role(dtls_client=bool(client), now=now)
+        self._data.remote_max_message_size = remote.max_message_size
+        for candidate in remote.candidates:
+            self.add_remote_candidate(candidate)
+        if self.state in {PeerState.NEW, PeerState.FAILED}:
+            self._connect_by = now + self.settings.connect_timeout
+            self._move(PeerState.CONNECTING, "")
+        for section in changes.added:
+            self._handler.peer_incoming_track(self, section)
+        for section in changes.ended:
+            self._handler.peer_incoming_ended(self, section)
+        self._drain(now)
+
+    # --- data channels ---------------------------------------------------------------------------------------------
+
+    def open_channel(
+        self,
+        label: str,
+        *,
+        protocol: str = "",
+        ordered: bool = True,
+        max_retransmits: int | None = None,
+        lifetime: float | None = None,
+    ) -> DataChannel:
+        """Return a new data channel at once; its OPEN goes out when the transport is up, armed with a deadline."""
+        if self.state is PeerState.CLOSED:
+            raise UsageError("peer: closed")
+        now = trio.current_time()
+        handle = self._data.open(
+            label,
+            protocol=protocol,
+            ordered=ordered,
+            max_retransmits=max_retransmits,
+            lifetime=lifetime,
+            now=now,
+        )
+        channel = self._channels[handle] = DataChannel(self, handle, label=label, protocol=protocol)
+        self._drain(now)
+        return channel
+
+    def buffered(self, channel: DataChannel) -> int:
+        """Bytes of `channel` that were accepted and not yet acknowledged."""
+        return self._data.buffered(channel.id) if self._channels.get(channel.id) is channel else 0
+
+    def send_message(self, channel: DataChannel, data: bytes, *, binary: bool) -> None:
+        """Queue one message on an open channel; use `DataChannel.send` or `send_nowait`."""
+        now = trio.current_time()
+        self._data.send(channel.id, data, binary=binary, now=now)
+        self._drain(now)
+
+    def close_channel(self, channel: DataChannel) -> None:
+        """Close one channel; use `DataChannel.close`."""
+        if self._channels.get(channel.id) is not channel:
+            return
+        now = trio.current_time()
+        self._data.close(channel.id, now)
+        self._drain(now)
+
+    # --- what the transport tells (TransportOwner) -----------------------------------------------------------------
+
+    def transport_rtp(self, packet: bytes, now: float) -> None:
+        """Give a decrypted packet to the receive side."""
+        self.ingress.receive_rtp(packet, now)
+
+    def transport_rtcp(self, packet: bytes, now: float) -> None:
+        """Give a decrypted compound to both media sides."""
+        try:
+            reports = parse_compound(packet)
+        except MalformedPacket:
+            self.counters["malformed_rtcp"] += 1
+            return
+        self.ingress.receive_rtcp(reports, now)
+        self.sender.receive_rtcp(reports, now)
+
+    def transport_data(self, packet: bytes, now: float) -> None:
+        """Give an SCTP packet to the association."""
+        try:
+            self._data.receive_datagram(packet, now)
+        except MalformedPacket:
+            self.counters["malformed_sctp"] += 1
+
+    def transport_secured(self, now: float) -> None:
+        """Start SCTP, if negotiated, now that there is a secure path."""
+        if self.negotiation.has_data:
+            self._data.connect(now)
+        self._update_state()
+
+    def transport_ice_state(self, state: IceState, now: float) -> None:
+        """Follow ICE."""
+        if state is IceState.FAILED:
+            self._connect_by = math.inf
+            self._move(PeerState.FAILED, "no answer from the client")
+        elif state is IceState.DISCONNECTED and self.state is PeerState.CONNECTED:
+            self._move(PeerState.DISCONNECTED, "the client fell silent")
+        else:
+            self._update_state()
+
+    def transport_ended(self, reason: str) -> None:
+        """Close: there is no path any more."""
+        self.close(reason)
+
+    def transport_drain(self, now: float) -> None:
+        """Drain after a batch of datagrams."""
+        self._drain(now)
+
+    def _update_state(self) -> None:
+        if self._transport.ice.state is IceState.CONNECTED and self._transport.secured:
+            self._connect_by = math.inf
+            self._move(PeerState.CONNECTED, "")
+
+    def _move(self, state: PeerState, reason: str) -> None:
+        if self.state in {state, PeerState.CLOSED}:
+            return
+        self.state = state
+        self._handler.peer_state_changed(self, state, reason)
+
+    # --- draining --------------------------------------------------------------------------------------------------
+
+    def drain_soon(self) -> None:
+        """Drain because another peer connection asked something of our media, such as a keyframe."""
+        self._drain(trio.current_time())
+
+    def _drain(self, now: float) -> None:
+        # A handler may call back into this connection while its events are being told. The loop then goes round
+        # again instead of recursing, so that events are told in order and each output is drained.
+        self._again = True
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            while self._again and self.state is not PeerState.CLOSED:
+                self._again = False
+                self._again |= self._drain_data(now)
+                self._again |= self._transport.drain(now)
+        finally:
+            self._draining = False
+        if self.state is PeerState.CLOSED:
+            return
+        if self._transport.outbound is not None:
+            for compound in self.ingress.rtcp_to_send():
+                self._transport.send_rtcp(compound)
+            for compound in self.sender.rtcp_to_send():
+                self._transport.send_rtcp(compound)
+        self.waiting.notify()
+        self._alarm.deadline = self._next_timeout()
+
+    def _drain_data(self, now: float) -> bool:
+        events = self._data.events()
+        for event in events:
+            match event:
+                case ChannelMessage(id=handle, data=data, binary=binary):
+                    if channel := self._channels.get(handle):
+                        self._handler.peer_message(self, channel, data, binary)
+                case ChannelOpened():
+                    self._channel_opened(event)
+                case ChannelClosed(id=handle, reason=reason):
+                    if channel := self._channels.pop(handle, None):
+                        channel.state = ChannelState.CLOSED
+                        self._handler.peer_channel_closed(self, channel, reason)
+                case Ended(reason=reason):
+                    self.counters["associations_ended"] += 1
+            if self.state is PeerState.CLOSED:
+                return False
+        packets = self._data.datagrams_to_send()
+        for packet in packets:
+            self._transport.send_data(packet)
+        return bool(events or packets)
+
+    def _channel_opened(self, event: ChannelOpened) -> None:
+        channel = self._channels.get(event.id)
+        if channel is None:
+            channel = DataChannel(self, event.id, label=event.label, protocol=event.protocol)
+            self._channels[event.id] = channel
+        channel.state = ChannelState.OPEN
+        self._handler.peer_channel_opened(self, channel)
+
+    def _next_timeout(self) -> float:
+        return min(
+            self._transport.next_timeout(),
+            self._data.next_timeout(),
+            self.ingress.next_timeout(),
+            self.sender.next_timeout(),
+            self._connect_by,
+        )

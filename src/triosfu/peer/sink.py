@@ -1,0 +1,35 @@
+"""Where outgoing media goes: written into the egress arena, protected there, queued for the next sendmmsg."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from triosfu.net.udp import Egress
+    from triosfu.peer.transport import Transport
+
+
+class TransportSink:
+    """The media sink of one peer connection (see `triosfu.media.down_track.MediaSink`)."""
+
+    __slots__ = ("_egress", "_pointer", "_transport", "arena", "dropped")
+
+    def __init__(self, transport: Transport, egress: Egress) -> None:
+        self._transport = transport
+        self._egress = egress
+        self._pointer = egress.pointer
+        self.arena = egress.arena
+        self.dropped = 0
+
+    def reserve(self) -> int:
+        """Return the offset of a free slot in the arena."""
+        return self._egress.reserve()
+
+    def commit_rtp(self, offset: int, length: int) -> None:
+        """Protect the packet that stands at `offset` and queue it; dropped and counted while not connected."""
+        transport = self._transport
+        outbound, destination = transport.outbound, transport.destination
+        if outbound is None or destination is None:
+            self.dropped += 1
+            return
+        self._egress.commit(offset, outbound.protect_in_place(self._pointer + offset, length), destination)

@@ -1,0 +1,303 @@
+"""The secured path to one client: ICE finds and watches it, DTLS makes the keys, SRTP guards the media.
+
+`Transport` is what the UDP mux routes datagrams to. It composes three cores and holds no protocol rule of its own; all
+its methods are synchronous. After every call that may change a core its owner calls `drain`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from triosfu.dtls.core import ApplicationData, Closed, Connected, DtlsConnection, Fingerprint, Role
+from triosfu.errors import MalformedPacket
+from triosfu.ice.candidate import Candidate
+from triosfu.ice.core import Credentials, IceAgent, IceState, SelectedPair, StateChanged, TupleValidated
+from triosfu.srtp.core import Inbound, Outbound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from random import Random
+
+    from triosfu.dtls.certificate import Certificate
+    from triosfu.net.udp import Address, Destination, UdpMux
+    from triosfu.peer.state import PeerSettings
+    from triosfu.srtp.core import SrtpKeys
+
+MAX_DTLS_TRIES = 3  # handshakes against one ICE session; a mismatch may be an attacker's race (RFC 8827, section 6.5)
+
+
+class TransportOwner(Protocol):
+    """Whom a transport serves; every method is synchronous and must not raise for bad bytes."""
+
+    def transport_rtp(self, packet: bytes, now: float) -> None:
+        """Take one decrypted and authenticated RTP packet."""
+
+    def transport_rtcp(self, packet: bytes, now: float) -> None:
+        """Take one decrypted and authenticated RTCP compound."""
+
+    def transport_data(self, packet: bytes, now: float) -> None:
+        """Take one SCTP packet."""
+
+    def transport_secured(self, now: float) -> None:
+        """Learn that DTLS is up and media keys are in place."""
+
+    def transport_ice_state(self, state: IceState, now: float) -> None:
+        """Learn of an ICE state change."""
+
+    def transport_ended(self, reason: str) -> None:
+        """Learn that the transport cannot carry anything any more."""
+
+    def transport_drain(self, now: float) -> None:
+        """Drain all cores: a batch of datagrams has been taken in."""
+
+
+class Transport:
+    """ICE, DTLS and SRTP of one peer connection over the shared UDP sockets."""
+
+    def __init__(
+        self,
+        *,
+        mux: UdpMux,
+        certificate: Certificate,
+        owner: TransportOwner,
+        controlling: bool,
+        settings: PeerSettings,
+        rng: Random,
+        now: float,
+    ) -> None:
+        self._mux = mux
+        self._owner = owner
+        self._certificate = certificate
+        self._settings = settings
+        self._rng = rng
+        self._closed = False
+        self.counters: Counter[str] = Counter()
+        self.ice = IceAgent(
+            local=Credentials.generate(rng),
+            controlling=controlling,
+            lite=settings.ice_lite,
+            now=now,
+            rng=rng,
+            transaction_prefix=mux.transaction_prefix(self),
+        )
+        for candidate in mux.host_candidates(settings.advertised):
+            self.ice.add_local_candidate(candidate)
+        mux.register(self.ice.local.ufrag, self)
+        self._registered = {self.ice.local.ufrag}
+        self._dtls: DtlsConnection | None = None
+        self._dtls_role: Role | None = None
+        self._fingerprints: tuple[Fingerprint, ...] = ()
+        self._dtls_tries = 0
+        self.secured = False
+        self._inbound: Inbound | None = None
+        self.outbound: Outbound | None = None
+        self.destination: Destination | None = None
+        self._destinations: dict[Address, Destination] = {}
+
+    # --- what the owner sets ---------------------------------------------------------------------------------------
+
+    def connect(
+        self, *, remote: Credentials, lite: bool, role: Role, fingerprints: Sequence[Fingerprint], now: float
+    ) -> None:
+        """Start towards the peer that a description names; known credentials start nothing again."""
+        if self._dtls_role is None:
+            self._dtls_role, self._fingerprints = role, tuple(fingerprints)
+        if self.ice.remote != remote:
+            self.ice.set_remote_lite(lite)
+            self.ice.set_remote_credentials(remote, now)
+
+    def restart_ice(self, now: float) -> None:
+        """Begin an ICE restart with fresh local credentials; the old pair carries on until a new one is chosen."""
+        self.ice.restart(Credentials.generate(self._rng), now)
+        self._register_ufrags()
+
+    def add_remote_candidate(self, candidate: Candidate, now: float) -> None:
+        """Give ICE one more candidate of the peer."""
+        self.ice.add_remote_candidate(candidate, now)
+
+    def send_data(self, packet: bytes) -> None:
+        """Send one SCTP packet; dropped unless DTLS is up."""
+        if self._dtls is not None and self.secured:
+            self._dtls.send(packet)
+
+    def send_rtcp(self, compound: bytes) -> None:
+        """Protect and send one RTCP compound; dropped unless the transport is up."""
+        if self.outbound is None or self.destination is None:
+            self.counters["rtcp_unsent"] += 1
+            return
+        self._mux.egress.send(self.outbound.protect_rtcp(compound), self.destination)
+
+    @property
+    def dtls_client(self) -> bool | None:
+        """Whether we are the DTLS client, or None while no description has decided."""
+        return None if self._dtls_role is None else self._dtls_role is Role.CLIENT
+
+    def next_timeout(self) -> float:
+        """The earliest deadline of ICE and DTLS."""
+        ice = self.ice.next_timeout()
+        return ice if self._dtls is None else min(ice, self._dtls.next_timeout())
+
+    def handle_timeout(self, now: float) -> None:
+        """Let ICE and DTLS act on time having passed."""
+        self.ice.handle_timeout(now)
+        if self._dtls is not None:
+            self._dtls.handle_timeout(now)
+
+    # --- Route: what the UDP mux delivers --------------------------------------------------------------------------
+
+    def receive_stun(self, data: bytes, source: Address, local: Address, now: float) -> None:
+        """Give one STUN message to ICE."""
+        try:
+            self.ice.receive_datagram(data, source, local, now)
+        except MalformedPacket:
+            self.counters["malformed_stun"] += 1
+
+    def receive_dtls(self, data: bytes, source: Address, now: float) -> None:
+        """Give one datagram from an ICE-validated tuple to DTLS."""
+        if self._dtls is None:
+            self.counters["early_dtls"] += 1
+            return
+        try:
+            self._dtls.receive_datagram(data, now)
+        except MalformedPacket:
+            self.counters["malformed_dtls"] += 1
+
+    def receive_rtp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
+        """Unprotect one media packet where it lies in the receive arena and pass it on."""
+        if self._inbound is None:
+            self.counters["early_rtp"] += 1
+            return
+        try:
+            size = self._inbound.unprotect_in_place(pointer, length)
+        except MalformedPacket:
+            self.counters["unauthentic_rtp"] += 1
+            return
+        self._owner.transport_rtp(bytes(arena[:size]), now)
+
+    def receive_rtcp(self, data: bytes, now: float) -> None:
+        """Unprotect one RTCP compound and pass it on."""
+        if self._inbound is None:
+            self.counters["early_rtcp"] += 1
+            return
+        try:
+            compound = self._inbound.unprotect_rtcp(data)
+        except MalformedPacket:
+            self.counters["unauthentic_rtcp"] += 1
+            return
+        self._owner.transport_rtcp(compound, now)
+
+    def end_of_batch(self, now: float) -> None:
+        """Drain the cores after a batch of datagrams."""
+        self._owner.transport_drain(now)
+
+    # --- draining --------------------------------------------------------------------------------------------------
+
+    def drain(self, now: float) -> bool:
+        """Act on the cores' events and send what they have to send; True if there was an event."""
+        if self._closed:
+            return False
+        acted = self._drain_ice(now)
+        if self._dtls is not None:
+            acted |= self._drain_dtls(self._dtls, now)
+        return acted
+
+    def _drain_ice(self, now: float) -> bool:
+        events = self.ice.events()
+        for event in events:
+            match event:
+                case TupleValidated(remote=remote):
+                    self._mux.bind(remote, self)
+                    if self.destination is None:
+                        self.destination = self._destination(remote)
+                    self._start_dtls(now)
+                case SelectedPair(remote=remote):
+                    self.destination = self._destination(remote)
+                    self._register_ufrags()
+                    self._start_dtls(now)
+                case StateChanged(state=state):
+                    self._owner.transport_ice_state(state, now)
+        for transmit in self.ice.datagrams_to_send():
+            self._mux.egress.send(transmit.data, self._destination(transmit.destination))
+        return bool(events)
+
+    def _drain_dtls(self, dtls: DtlsConnection, now: float) -> bool:
+        events = dtls.events()
+        for event in events:
+            match event:
+                case Connected(srtp=keys):
+                    self._secure(keys)
+                    self._owner.transport_secured(now)
+                case ApplicationData(data=data):
+                    self._owner.transport_data(data, now)
+                case Closed(reason=reason):
+                    self._dtls_closed(reason, now)
+        self._flush_dtls(dtls)
+        return bool(events)
+
+    def _flush_dtls(self, dtls: DtlsConnection) -> None:
+        if self.destination is None:
+            return
+        for datagram in dtls.datagrams_to_send():
+            self._mux.egress.send(datagram, self.destination)
+
+    def _start_dtls(self, now: float) -> None:
+        # Only here, behind an authenticated ICE check, does a DTLS instance come into being (P22).
+        if self._dtls is not None or self._dtls_role is None:
+            return
+        self._dtls_tries += 1
+        self._dtls = DtlsConnection(
+            certificate=self._certificate,
+            role=self._dtls_role,
+            remote_fingerprints=self._fingerprints,
+            now=now,
+            mtu=self._settings.mtu,
+        )
+        self._dtls.start(now)
+
+    def _secure(self, keys: SrtpKeys | None) -> None:
+        self.secured = True
+        if keys is not None:
+            self._inbound, self.outbound = Inbound(keys), Outbound(keys)
+
+    def _dtls_closed(self, reason: str, now: float) -> None:
+        if not self.secured and self._dtls_tries < MAX_DTLS_TRIES and self._dtls is not None:
+            # Somebody else's handshake may have won the race; the ICE session is still the right one.
+            self._flush_dtls(self._dtls)
+            self._dtls = None
+            self._start_dtls(now)
+            return
+        self._owner.transport_ended(reason)
+
+    def _destination(self, address: Address) -> Destination:
+        known = self._destinations.get(address)
+        if known is None:
+            if len(self._destinations) >= 64:
+                self._destinations.clear()  # prepared addresses are a cache; candidates are bounded by ICE
+            known = self._destinations[address] = self._mux.egress.destination(address)
+        return known
+
+    def _register_ufrags(self) -> None:
+        current = set(self.ice.local_ufrags())
+        for ufrag in current - self._registered:
+            self._mux.register(ufrag, self)
+        for ufrag in self._registered - current:
+            self._mux.unregister(ufrag)
+        self._registered = current
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def close(self, reason: str) -> None:
+        """Say a best-effort DTLS goodbye and leave every routing table. Synchronous; the second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._dtls is not None:
+            self._dtls.close(reason)
+            self._flush_dtls(self._dtls)
+        self.ice.close()
+        self._mux.remove(self)
+        self._inbound = self.outbound = None
+        self.destination = None

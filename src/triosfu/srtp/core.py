@@ -1,0 +1,117 @@
+"""The two directions of one transport's SRTP: in place for the packet path, on `bytes` for everything else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from triosfu.srtp.binding import Direction, Pointer, SrtpError, ffi, open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from triosfu.srtp.profiles import SrtpKeys
+
+TAIL = 32  # bytes of room that protection may need behind a packet; the largest overhead is 20
+SCRATCH = 2048  # bytes of buffer for the `bytes` calls; more than any datagram we send or accept
+MAX_STREAMS = 1024  # SSRCs that one peer may keep alive in our memory
+RTP_HEADER, RTCP_HEADER = 12, 8
+
+
+class Outbound:
+    """Encrypts what we send to one peer; every SSRC that we send gets its own rollover counter (RFC 3711, 3.3.1)."""
+
+    __slots__ = ("_scratch", "_session", "protect_in_place")
+
+    protect_in_place: Callable[[Pointer, int], int]
+    """Encrypt `length` bytes of RTP at a cffi `char *` with `TAIL` bytes of room behind them; returns the new length.
+
+    The packet path calls the binding without a step between. Raises SrtpError and leaves the bytes undefined.
+    Sending one sequence number twice is allowed for an identical packet only: the cipher's nonce is the same.
+    """
+
+    def __init__(self, keys: SrtpKeys, *, copying: bool = False) -> None:
+        key = keys.local_key + keys.local_salt
+        self._session = open_session(keys.profile, key, Direction.OUTBOUND, copying=copying)
+        self._scratch = ffi.new("char[]", SCRATCH)
+        self.protect_in_place = self._session.protect
+
+    def protect(self, data: bytes) -> bytes:
+        """The SRTP packet for one RTP packet."""
+        return _on_scratch(self._session.protect, self._scratch, data)
+
+    def protect_rtcp(self, data: bytes) -> bytes:
+        """The SRTCP packet for one compound RTCP packet."""
+        return _on_scratch(self._session.protect_rtcp, self._scratch, data)
+
+    def remove_stream(self, ssrc: int) -> None:
+        """Free what is kept for `ssrc`, which must never be sent again under these keys: its nonces would repeat."""
+        self._session.remove_stream(ssrc)
+
+
+class Inbound:
+    """Verifies and decrypts what one peer sends; failures are SrtpError with a reason to count.
+
+    libsrtp makes a stream for each authentic SSRC, so only the peer itself can make memory grow. Two generations
+    bound it: a stream that was silent while half of `max_streams` others spoke up for the first time is dropped.
+    """
+
+    __slots__ = ("_half", "_newer", "_older", "_scratch", "_session")
+
+    def __init__(self, keys: SrtpKeys, *, copying: bool = False, max_streams: int = MAX_STREAMS) -> None:
+        key = keys.remote_key + keys.remote_salt
+        self._session = open_session(keys.profile, key, Direction.INBOUND, copying=copying)
+        self._scratch = ffi.new("char[]", SCRATCH)
+        self._half = max(1, max_streams // 2)
+        self._newer: set[bytes] = set()  # SSRCs as they are on the wire
+        self._older: set[bytes] = set()
+
+    def unprotect_in_place(self, pointer: Pointer, length: int) -> int:
+        """Decrypt `length` bytes of SRTP at a cffi `char *`; returns the length of the RTP packet."""
+        if length < RTP_HEADER:
+            raise SrtpError("other")
+        size = self._session.unprotect(pointer, length)
+        ssrc = ffi.unpack(pointer + 8, 4)
+        if ssrc not in self._newer:
+            self._keep(ssrc)
+        return size
+
+    def unprotect(self, data: bytes) -> bytes:
+        """The RTP packet inside one SRTP packet."""
+        return _on_scratch(self.unprotect_in_place, self._scratch, data)
+
+    def unprotect_rtcp(self, data: bytes) -> bytes:
+        """The compound RTCP packet inside one SRTCP packet."""
+        if len(data) < RTCP_HEADER:
+            raise SrtpError("other")
+        plain = _on_scratch(self._session.unprotect_rtcp, self._scratch, data)
+        if (ssrc := plain[4:8]) not in self._newer:
+            self._keep(ssrc)
+        return plain
+
+    def remove_stream(self, ssrc: int) -> None:
+        """Free what is kept for `ssrc`: its track has ended."""
+        wire = ssrc.to_bytes(4, "big")
+        self._newer.discard(wire)
+        self._older.discard(wire)
+        self._session.remove_stream(ssrc)
+
+    @property
+    def streams(self) -> int:
+        """How many SSRCs are kept."""
+        return len(self._newer) + len(self._older)
+
+    def _keep(self, ssrc: bytes) -> None:
+        self._older.discard(ssrc)
+        if len(self._newer) >= self._half:
+            for silent in self._older:
+                self._session.remove_stream(int.from_bytes(silent, "big"))
+            self._older, self._newer = self._newer, set()
+        self._newer.add(ssrc)
+
+
+def _on_scratch(operation: Callable[[Pointer, int], int], scratch: Pointer, data: bytes) -> bytes:
+    length = len(data)
+    if length > SCRATCH - TAIL:
+        raise SrtpError("other")
+    ffi.memmove(scratch, data, length)
+    return ffi.unpack(scratch, operation(scratch, length))  # type: ignore[no-any-return]

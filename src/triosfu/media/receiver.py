@@ -1,4 +1,4 @@
-"""One published track in one codec, as it arrives: up to three simulcast layers, and the subscribers they fan out to."""
+"""One published track in one codec, as it arrives: up to three layers, and the subscribers they fan out to."""
 
 from __future__ import annotations
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from triosfu.srtp.binding import Direction, Pointer, SrtpError, ffi, open_session
+from triosfu.srtp.profiles import SrtpKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from triosfu.srtp.profiles import SrtpKeys
+__all__ = ["TAIL", "Inbound", "Outbound", "SrtpError", "SrtpKeys"]
 
 TAIL = 32  # bytes of room that protection may need behind a packet; the largest overhead is 20
 SCRATCH = 2048  # bytes of buffer for the `bytes` calls; more than any datagram we send or accept

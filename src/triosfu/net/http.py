@@ -1,0 +1,457 @@
+"""HTTP/1.1 and WebSockets on one port: h11 reads and writes, trio carries, one handler answers.
+
+    async def handler(request: Request) -> Response | Upgrade: ...
+    await nursery.start(serve_http, await open_listeners(["127.0.0.1"], 7880), handler)
+
+One task per connection, which ends with it: keep-alive and pipelined requests are answered one after the other. What a
+client does wrong, or too slowly, ends its own connection. Cross-origin requests are allowed everywhere, because pages
+of any origin use LiveKit's API; preflight requests are answered here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs, unquote
+
+import h11
+import structlog
+import trio
+
+from triosfu.errors import ConfigError, TriosfuError, UsageError
+from triosfu.net.websocket import WebSocket, WebSocketHandler, WebSocketLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = structlog.get_logger(__name__)
+
+READ_SIZE: Final = 65536
+TCP_USER_TIMEOUT_MS: Final = 20_000  # the kernel gives up a connection whose data is not acknowledged for so long
+CORS: Final = (("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", "*"))
+CORS_METHODS: Final = "OPTIONS, HEAD, GET, POST, PATCH, DELETE"
+
+_PHRASES: Final[Mapping[int, str]] = {status.value: status.phrase for status in HTTPStatus}
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much clients may ask for, and how long they may take."""
+
+    head: int = 3 << 19  # bytes of request line and header fields; a join_request travels in the URL
+    header_lines: int = 256
+    escapes: int = 1 << 14  # %xx in a target: each costs more to decode than to send
+    body: int = 10 << 20
+    header_deadline: float = 10.0  # from a request's first byte to the end of its head
+    body_deadline: float = 30.0
+    write_deadline: float = 30.0
+    idle: float = 75.0  # between two requests on one connection
+    linger: float = 0.25  # for a refused client to read why
+    connections: int = 4096
+    buffered: int = 256 << 20  # bytes of unanswered requests, all connections together
+
+
+class Headers(Mapping[str, str]):
+    """Header fields by name, in whatever case; of repeated ones the values are joined with commas (RFC 9110, 5.3)."""
+
+    def __init__(self, fields: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        self._fields: dict[str, str] = {}
+        for raw_name, raw_value in fields:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            self._fields[name] = f"{self._fields[name]}, {value}" if name in self._fields else value
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def tokens(self, name: str) -> list[str]:
+        """A comma-separated field's members, in lower case."""
+        return [token.strip().lower() for token in self.get(name, "").split(",")]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, read to its end."""
+
+    method: str
+    target: str  # as sent
+    path: str  # decoded; leading slashes collapsed into one
+    query: Mapping[str, list[str]]
+    headers: Headers
+    body: bytes
+    peer: Address
+
+    def get(self, name: str) -> str | None:
+        """The first value of a query parameter."""
+        values = self.query.get(name)
+        return values[0] if values else None
+
+    @property
+    def wants_websocket(self) -> bool:
+        """Whether this asks to become a WebSocket; a handler may answer it with `Upgrade`."""
+        return (
+            self.method == "GET"
+            and "websocket" in self.headers.tokens("upgrade")
+            and "upgrade" in self.headers.tokens("connection")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer; text in UTF-8 unless `headers` say otherwise."""
+
+    status: int
+    body: bytes = b""
+    headers: Sequence[tuple[str, str]] = ()
+
+    @classmethod
+    def text(cls, status: int, text: str = "", headers: Sequence[tuple[str, str]] = ()) -> Response:
+        """A plain-text answer."""
+        return cls(status, text.encode(), headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """The answer that turns the connection into a WebSocket.
+
+    `handler` is called exactly once, even if the client has meanwhile gone: then its first `receive` says so.
+    """
+
+    handler: WebSocketHandler
+    limits: WebSocketLimits = field(default_factory=WebSocketLimits)
+
+
+Handler = Callable[[Request], Awaitable[Response | Upgrade]]
+
+
+async def open_listeners(addresses: Sequence[str], port: int) -> list[trio.SocketListener]:
+    """Listening sockets on each address; with port 0, the same free port on all. An absent IPv6 is passed over.
+
+    Raises:
+        ConfigError: A port is taken or an address is not ours.
+    """
+    listeners: list[trio.SocketListener] = []
+    try:
+        for address in addresses:
+            try:
+                opened = await trio.open_tcp_listeners(port, host=address)
+            except OSError as error:
+                if ":" in address and error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} and len(addresses) > 1:
+                    continue
+                key = "port" if error.errno in {errno.EADDRINUSE, errno.EACCES} else "bind_addresses"
+                raise ConfigError(f"{key}: cannot listen on {address} port {port}: {error.strerror}") from None
+            listeners += opened
+            port = opened[0].socket.getsockname()[1]
+    except BaseException:
+        for listener in listeners:
+            listener.socket.close()
+        raise
+    if not listeners:
+        raise ConfigError("bind_addresses: none of them can be listened on")
+    return listeners
+
+
+async def serve_http(
+    listeners: Sequence[trio.SocketListener],
+    handler: Handler,
+    *,
+    limits: Limits | None = None,
+    counters: Counter[str] | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer every request on `listeners` by `handler`, until cancelled; then listeners and connections are closed."""
+    server = HttpServer(handler, limits=limits, counters=counters)
+    async with trio.open_nursery() as nursery:
+        task_status.started()
+        await trio.serve_listeners(server.serve_socket, list(listeners), handler_nursery=nursery)
+
+
+class HttpServer:
+    """What the connections of one server share: the handler, the limits, and the count of what they hold."""
+
+    def __init__(self, handler: Handler, *, limits: Limits | None = None, counters: Counter[str] | None = None) -> None:
+        self.handler = handler
+        self.limits = limits or Limits()
+        self.counters: Counter[str] = counters if counters is not None else Counter()
+        self.connections = 0
+        self.buffered = 0
+
+    async def serve_socket(self, stream: trio.SocketStream) -> None:
+        """Serve one accepted connection to its end. Never raises for what its client does."""
+        with contextlib.suppress(OSError):  # the client may be gone already
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+            host, port = stream.socket.getpeername()[:2]
+            await self.serve_stream(stream, (host, port))
+            return
+        await trio.aclose_forcefully(stream)
+
+    async def serve_stream(self, stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
+        """Serve one connection over any stream to its end, and close it."""
+        if self.connections >= self.limits.connections:
+            self.counters["connections_refused"] += 1
+            await trio.aclose_forcefully(stream)
+            return
+        self.connections += 1
+        connection = _Connection(self, stream, peer)
+        try:
+            await connection.serve()
+        finally:
+            connection.release()
+            self.connections -= 1
+            await trio.aclose_forcefully(stream)
+
+
+class _Refused(TriosfuError):
+    """This request cannot be served: say so and close."""
+
+    def __init__(self, status: int, text: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(text)
+        self.response = Response.text(status, text, headers)
+
+
+class _Gone(TriosfuError):
+    """The client has left, or is too slow to be waited for."""
+
+
+class _Connection:
+    def __init__(self, server: HttpServer, stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
+        self._server = server
+        self._limits = server.limits
+        self._stream = stream
+        self._peer = peer
+        self._buffer = bytearray()  # read and not yet given to h11
+        self._held = 0  # our share of server.buffered
+
+    async def serve(self) -> None:
+        patience = self._limits.header_deadline
+        try:
+            while await self._exchange(patience):
+                patience = self._limits.idle
+        except _Gone:
+            self._server.counters["connections_lost"] += 1
+
+    def release(self) -> None:
+        self._server.buffered -= self._held
+        self._held = 0
+
+    async def _exchange(self, patience: float) -> bool:
+        """Read one request and answer it; false if it was the connection's last."""
+        # h11's objects live for one exchange: what it has read too much comes back to the buffer.
+        protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=READ_SIZE)
+        try:
+            if not await self._read_head(patience):
+                return False
+            request = await self._read_request(protocol)
+            self._server.counters["requests"] += 1
+            answer = await self._answer(request)
+        except _Refused as refusal:
+            self._server.counters["requests_refused"] += 1
+            await self._write(h11.Connection(h11.SERVER), refusal.response, close=True)
+            await self._linger()
+            return False
+        self._buffer[:] = protocol.trailing_data[0]
+        self.release()
+        if isinstance(answer, Upgrade):
+            self._server.counters["websockets"] += 1
+            await WebSocket(
+                self._stream,
+                key=request.headers["sec-websocket-key"],
+                leading=bytes(self._buffer),
+                limits=answer.limits,
+                counters=self._server.counters,
+            ).serve(answer.handler)
+            return False
+        await self._write(protocol, answer, head_only=request.method == "HEAD")
+        if protocol.our_state is h11.DONE and protocol.their_state is h11.DONE:
+            return True
+        await self._linger()
+        return False
+
+    async def _read_head(self, patience: float) -> bool:
+        """Fill the buffer up to the blank line that ends a head; false if the client ends instead.
+
+        h11 would find that line too. But it looks at each header field in Python, so how many there are is checked
+        before, and it then gets the head in one piece, whatever the size of the pieces it came in.
+        """
+        buffer, looked, lines = self._buffer, 0, self._buffer.count(b"\n")
+        with trio.move_on_after(patience) as scope:
+            while True:
+                if buffer[:1].isspace():  # RFC 9112, section 2.2: an empty line may follow a previous body
+                    del buffer[: len(buffer) - len(buffer.lstrip(b"\r\n"))]
+                if buffer:
+                    scope.deadline = min(scope.deadline, trio.current_time() + self._limits.header_deadline)
+                    if not 0x20 < buffer[0] < 0x7F:
+                        raise _Refused(400, "not an HTTP request")
+                    end = _end_of_head(buffer, looked)
+                    if (len(buffer) if end is None else end) > self._limits.head:
+                        raise _Refused(431, "request head too large")
+                    if (lines if end is None else buffer.count(b"\n", 0, end)) > self._limits.header_lines:
+                        raise _Refused(431, "too many header fields")
+                    if end is not None:
+                        return True
+                    looked = max(0, len(buffer) - 2)
+                data = await self._receive()
+                if not data:
+                    return False
+                buffer += data
+                lines += data.count(b"\n")
+        if self._buffer:
+            raise _Refused(408, "request head took too long")
+        return False
+
+    async def _read_request(self, protocol: h11.Connection) -> Request:
+        protocol.receive_data(bytes(self._buffer))
+        self._buffer.clear()
+        body = bytearray()
+        with trio.move_on_after(self._limits.body_deadline):
+            try:
+                head = protocol.next_event()
+                if not isinstance(head, h11.Request):
+                    raise _Refused(400, "not an HTTP request")
+                request = self._parse(head)
+                while True:
+                    event = protocol.next_event()
+                    if event is h11.NEED_DATA:
+                        if protocol.they_are_waiting_for_100_continue:
+                            proceed = h11.InformationalResponse(status_code=100, headers=[])
+                            await self._send(protocol.send(proceed) or b"")
+                        protocol.receive_data(await self._receive())
+                    elif isinstance(event, h11.Data):
+                        body += event.data
+                        if len(body) > self._limits.body:
+                            raise _Refused(413, "request body too large")
+                    elif isinstance(event, h11.EndOfMessage):
+                        return _with_body(request, bytes(body))
+                    else:
+                        raise _Gone
+            except h11.RemoteProtocolError as error:
+                raise _Refused(error.error_status_hint, "malformed request") from None
+        raise _Refused(408, "request body took too long")
+
+    def _parse(self, head: h11.Request) -> Request:
+        headers = Headers(list(head.headers))
+        length = headers.get("content-length", "0")
+        if len(length) > 15 or int(length) > self._limits.body:  # h11 has checked that these are digits
+            raise _Refused(413, "request body too large")
+        target = head.target.decode("ascii", "replace")
+        path, query = self._parse_target(target)
+        request = Request(head.method.decode("ascii"), target, path, query, headers, b"", self._peer)
+        if request.wants_websocket:
+            if headers.get("sec-websocket-version") != "13":  # RFC 6455, section 4.4
+                raise _Refused(426, "unsupported WebSocket version", [("Sec-WebSocket-Version", "13")])
+            if "sec-websocket-key" not in headers:
+                raise _Refused(400, "missing Sec-WebSocket-Key")
+        return request
+
+    def _parse_target(self, target: str) -> tuple[str, dict[str, list[str]]]:
+        """Path and query of a request target in origin, absolute or asterisk form (RFC 9112, section 3.2)."""
+        if target.count("%") > self._limits.escapes:
+            raise _Refused(400, "too many escapes in the request target")
+        location, _, query = target.partition("#")[0].partition("?")
+        if "://" in location[:8]:
+            location = "/" + location.partition("://")[2].partition("/")[2]
+        if location.startswith("/"):
+            # Clients whose URL ends with a slash ask for //rtc.
+            location = "/" + location.lstrip("/")
+        elif location != "*":
+            raise _Refused(400, "malformed request target")
+        try:
+            return unquote(location), parse_qs(query, keep_blank_values=True, max_num_fields=256)
+        except ValueError:
+            raise _Refused(400, "too many query parameters") from None
+
+    async def _answer(self, request: Request) -> Response | Upgrade:
+        if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+            allowed = request.headers.get("access-control-request-headers", "*")
+            return Response(
+                204,
+                headers=[
+                    ("Access-Control-Allow-Methods", CORS_METHODS),
+                    ("Access-Control-Allow-Headers", allowed),
+                    ("Access-Control-Max-Age", "86400"),
+                ],
+            )
+        try:
+            return _checked(await self._server.handler(request), request)
+        except Exception:  # a bug in one request ends that request only
+            log.exception("http.handler_failed", path=request.path)
+            self._server.counters["handler_errors"] += 1
+            return Response.text(500, "internal error")
+
+    async def _write(
+        self, protocol: h11.Connection, response: Response, *, head_only: bool = False, close: bool = False
+    ) -> None:
+        given = {name.lower() for name, _ in response.headers}
+        headers = [(name, value) for name, value in CORS if name.lower() not in given]
+        if response.status not in {204, 304} and "content-length" not in given:
+            headers.append(("Content-Length", str(len(response.body))))
+        if response.body and "content-type" not in given:
+            headers.append(("Content-Type", "text/plain; charset=utf-8"))
+        if close:
+            headers.append(("Connection", "close"))
+        reason = _PHRASES.get(response.status, "")
+        head = h11.Response(status_code=response.status, reason=reason, headers=[*headers, *response.headers])
+        data = protocol.send(head) or b""
+        if response.body and not head_only:
+            data += protocol.send(h11.Data(data=response.body)) or b""
+        data += protocol.send(h11.EndOfMessage()) or b""
+        await self._send(data)
+
+    async def _send(self, data: bytes) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.move_on_after(self._limits.write_deadline) as scope:
+                await self._stream.send_all(data)
+            if not scope.cancelled_caught:
+                return
+        raise _Gone
+
+    async def _receive(self) -> bytes:
+        try:
+            data = bytes(await self._stream.receive_some(READ_SIZE))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise _Gone from None
+        if self._server.buffered + len(data) > self._limits.buffered:
+            raise _Refused(503, "too many requests at once")
+        self._server.buffered += len(data)
+        self._held += len(data)
+        return data
+
+    async def _linger(self) -> None:
+        """Let the client read the last answer: closing with unread data would reset the connection."""
+        with (
+            trio.move_on_after(self._limits.linger),
+            contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+        ):
+            await self._stream.send_eof()
+            while await self._stream.receive_some(READ_SIZE):
+                pass
+
+
+def _end_of_head(buffer: bytearray, start: int) -> int | None:
+    """Where the first blank line after `start` ends; a bare LF counts as a line's end, as it does for h11."""
+    ends = [at + len(blank) for blank in (b"\n\r\n", b"\n\n") if (at := buffer.find(blank, start)) >= 0]
+    return min(ends, default=None)
+
+
+def _checked(answer: Response | Upgrade, request: Request) -> Response | Upgrade:
+    if isinstance(answer, Upgrade) and not request.wants_websocket:
+        raise UsageError("a request that is no WebSocket handshake was answered with an upgrade")
+    return answer
+
+
+def _with_body(request: Request, body: bytes) -> Request:
+    return Request(request.method, request.target, request.path, request.query, request.headers, body, request.peer)

@@ -1,0 +1,363 @@
+"""One UDP port for every peer: who a datagram is for, and how it gets there without a task of its own.
+
+The first byte tells the protocol (RFC 7983). STUN finds its way by what it carries: requests by our ufrag, responses by
+the first bytes of the transaction id that we made. Everything else is for whoever ICE has bound the remote address to;
+what nobody claims is dropped and counted, without an answer.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self
+
+import structlog
+import trio
+
+from triosfu.errors import UsageError
+from triosfu.ice.candidate import Candidate
+from triosfu.net.address import Address, family, pack, unpack
+from triosfu.net.batch import BATCH, SLOT, BatchedInbox, Inbox, PlainInbox, Pointer, batching_available
+from triosfu.net.egress import Destination, Egress
+from triosfu.stun.wire import peek
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+__all__ = ["Address", "Destination", "Egress", "Route", "UdpMux"]
+
+MAX_TUPLES = 16  # remote addresses bound to one route; the oldest goes
+PREFIX = 4  # bytes of a transaction id that tell whose request it was
+TURNS = 4  # batches in a row from one socket before the others have theirs
+BUFFER = 4 * 1024 * 1024  # bytes of socket buffer that we ask for, each way
+PORT_TRIES = 20  # searches for a port that is free on every host
+
+log = structlog.get_logger()
+
+
+class Route(Protocol):
+    """Whose datagrams they are: a peer connection. All of it is synchronous, and bad bytes never raise.
+
+    A route that raises all the same has a bug: the mux removes it and calls `receive_failed`; nobody else notices.
+    """
+
+    def receive_stun(self, data: bytes, source: Address, local: Address, now: float) -> None:
+        """Take a STUN message that came from `source` to our address `local`. Nothing in it is verified."""
+
+    def receive_dtls(self, data: bytes, source: Address, now: float) -> None:
+        """Take a DTLS datagram from a bound address."""
+
+    def receive_rtp(self, arena: memoryview, pointer: Pointer, length: int, now: float) -> None:
+        """Take an SRTP packet from a bound address, where it lies: at the start of `arena`, which `pointer` points to.
+
+        It may be decrypted in place. After the return the memory belongs to another datagram: copy what is kept.
+        """
+
+    def receive_rtcp(self, data: bytes, now: float) -> None:
+        """Take an SRTCP packet from a bound address."""
+
+    def end_of_batch(self, now: float) -> None:
+        """Act on what came: called once after each batch with something for this route."""
+
+    def receive_failed(self, error: Exception) -> None:
+        """End: one of the methods above raised `error`, and the mux has removed this route."""
+
+
+@dataclass(slots=True)
+class _Holdings:
+    """What is entered in the tables for one route."""
+
+    ufrags: set[str] = field(default_factory=set)
+    prefix: bytes | None = None
+    tuples: dict[bytes, None] = field(default_factory=dict)  # oldest first
+
+
+@dataclass(frozen=True, slots=True)
+class _Port:
+    """One of our sockets."""
+
+    sock: socket.socket
+    local: Address  # as peers are told
+    inbox: Inbox
+
+
+class UdpMux:
+    """The UDP sockets of a server and the tables that say which peer a datagram belongs to.
+
+    Registering, binding and removing are synchronous and take effect with the next datagram.
+    """
+
+    def __init__(self, sockets: Sequence[socket.socket], *, advertised: Sequence[Address], batched: bool) -> None:
+        self.counters: Counter[str] = Counter()
+        """Datagrams received and sent, batches, and drops by reason."""
+        self.egress = Egress(self.counters)
+        self.egress.wake = self._ask_for_flush
+        self._flusher = trio.lowlevel.ParkingLot()
+        self._routes: dict[Route, _Holdings] = {}
+        self._by_ufrag: dict[str, Route] = {}
+        self._by_prefix: dict[bytes, Route] = {}
+        self._by_tuple: dict[bytes, Route] = {}
+        self._touched: dict[Route, None] = {}  # routes that the batch at hand had something for
+        self._failed: list[tuple[Route, Exception]] = []
+        self._current: Route | None = None
+        self._ports: list[_Port] = []
+        for sock in sockets:
+            host, port = sock.getsockname()[:2]
+            told = (address for address in advertised if family(address) == sock.family)
+            local = next(((at[0], at[1] or port) for at in told), (host, port))
+            self._ports.append(_Port(sock, local, BatchedInbox(sock) if batched else PlainInbox(sock)))
+            self.egress.open_outlet(sock, local, batched=batched)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        hosts: Sequence[str],
+        port: int,
+        *,
+        advertised: Sequence[Address] = (),
+        batched: bool | None = None,
+    ) -> AsyncIterator[Self]:
+        """Serve UDP `port` on every one of `hosts`; port 0 takes one that is free on all.
+
+        `advertised` are the addresses that peers are told instead of a socket's own (a public address in front of it;
+        port 0 means the socket's). `batched` forces recvmmsg and sendmmsg, or plain calls; None takes what there is.
+
+        Leaving the block flushes what is queued and closes the sockets.
+
+        Raises:
+            OSError: A host or port cannot be had.
+        """
+        sockets = _bind(hosts, port)
+        try:
+            mux = cls(sockets, advertised=advertised, batched=batching_available() if batched is None else batched)
+            async with trio.open_nursery() as nursery:
+                for served in mux._ports:
+                    nursery.start_soon(mux._receive, served, name=f"udp {served.local[0]}:{served.local[1]}")
+                nursery.start_soon(mux._flush_when_asked)
+                try:
+                    yield mux
+                finally:
+                    mux.egress.close()
+                    nursery.cancel_scope.cancel()
+        finally:
+            for sock in sockets:
+                sock.close()
+
+    # --- who is where ----------------------------------------------------------------------------------------------
+
+    @property
+    def local_addresses(self) -> list[Address]:
+        """One address per socket, as peers are told."""
+        return [port.local for port in self._ports]
+
+    def host_candidates(self, advertised: Sequence[Address] = ()) -> list[Candidate]:
+        """A host candidate for each of `advertised`, or else for each socket; earlier ones are preferred."""
+        addresses = advertised or self.local_addresses
+        return [Candidate.host(address, local_preference=65535 - index) for index, address in enumerate(addresses)]
+
+    def register(self, ufrag: str, route: Route) -> None:
+        """Give `route` the STUN requests for `ufrag`.
+
+        Raises:
+            UsageError: Another route has this ufrag.
+        """
+        if self._by_ufrag.get(ufrag, route) is not route:
+            raise UsageError("net: this ufrag belongs to another route")
+        self._by_ufrag[ufrag] = route
+        self._holdings(route).ufrags.add(ufrag)
+
+    def unregister(self, ufrag: str) -> None:
+        """Drop STUN requests for `ufrag` from now on; an unknown one is ignored."""
+        route = self._by_ufrag.pop(ufrag, None)
+        if route is not None:
+            self._holdings(route).ufrags.discard(ufrag)
+
+    def transaction_prefix(self, route: Route) -> bytes:
+        """The 4 bytes that every transaction id of `route` has to begin with, so that the answers find it."""
+        holdings = self._holdings(route)
+        while holdings.prefix is None:
+            prefix = secrets.token_bytes(PREFIX)
+            if prefix not in self._by_prefix:
+                holdings.prefix = prefix
+                self._by_prefix[prefix] = route
+        return holdings.prefix
+
+    def release_prefix(self, route: Route) -> None:
+        """Drop STUN responses for `route` from now on."""
+        holdings = self._routes.get(route)
+        if holdings is not None and holdings.prefix is not None:
+            del self._by_prefix[holdings.prefix]
+            holdings.prefix = None
+
+    def bind(self, remote: Address, route: Route) -> None:
+        """Give `route` what comes from `remote`, whoever had it before (a NAT reuses ports).
+
+        A route has `MAX_TUPLES` addresses at most: the one bound longest ago goes.
+        """
+        key = pack(remote)
+        before = self._by_tuple.get(key)
+        if before is not None:
+            self._holdings(before).tuples.pop(key, None)
+        self._by_tuple[key] = route
+        tuples = self._holdings(route).tuples
+        tuples[key] = None
+        if len(tuples) > MAX_TUPLES:
+            oldest = next(iter(tuples))
+            del tuples[oldest], self._by_tuple[oldest]
+
+    def unbind(self, route: Route) -> None:
+        """Drop media and DTLS for `route` from now on, from wherever it comes."""
+        holdings = self._routes.get(route)
+        if holdings is None:
+            return
+        for key in holdings.tuples:
+            del self._by_tuple[key]
+        holdings.tuples.clear()
+
+    def remove(self, route: Route) -> None:
+        """Forget `route`: nothing is delivered to it any more, not even the end of this batch."""
+        self._touched.pop(route, None)
+        holdings = self._routes.get(route)
+        if holdings is None:
+            return
+        for ufrag in holdings.ufrags:
+            del self._by_ufrag[ufrag]
+        self.unbind(route)
+        self.release_prefix(route)
+        del self._routes[route]
+
+    def _holdings(self, route: Route) -> _Holdings:
+        return self._routes.setdefault(route, _Holdings())
+
+    # --- receiving -------------------------------------------------------------------------------------------------
+
+    async def _receive(self, port: _Port) -> None:
+        inbox = port.inbox
+        while True:
+            await trio.lowlevel.wait_readable(port.sock)
+            for _ in range(TURNS):
+                try:
+                    count = inbox.receive()
+                except OSError:
+                    self.counters["receive_error"] += 1  # an ICMP error, told to whom it may concern
+                    break
+                self._deliver(port, count)
+                if count < BATCH:
+                    break
+
+    def _deliver(self, port: _Port, count: int) -> None:
+        """Dispatch one batch, end it for every route that it touched, flush."""
+        now = trio.current_time()
+        self.counters["datagrams"] += count
+        self.counters["batches"] += 1
+        self.egress.held = True
+        slot, touched, failed = 0, self._touched, self._failed
+        while slot < count or touched or failed:
+            # The one place where a route's bug is caught; the batch goes on behind what caused it.
+            try:
+                while slot < count:
+                    slot += 1
+                    self._current = None
+                    self._dispatch(port, slot - 1, now)
+                while touched:
+                    self._current = touched.popitem()[0]
+                    self._current.end_of_batch(now)
+                while failed:
+                    self._current = None
+                    route, error = failed.pop()
+                    route.receive_failed(error)
+            except Exception as error:  # noqa: BLE001  a bug of any kind may cost one peer, never the port
+                self._expel(error)
+        self._current = None
+        self.egress.held = False
+        self.egress.flush()
+
+    def _dispatch(self, port: _Port, slot: int, now: float) -> None:
+        inbox = port.inbox
+        length, source, view = inbox.lengths[slot], inbox.sources[slot], inbox.views[slot]
+        first = view[0]
+        if length >= SLOT or length < 2:
+            self.counters["odd_size"] += 1
+        elif first < 4:
+            self._dispatch_stun(bytes(view[:length]), source, port.local, now)
+        elif not (128 <= first < 192 or 20 <= first < 64):
+            self.counters["unknown_protocol"] += 1
+        elif (route := self._by_tuple.get(source)) is None:
+            self.counters["unbound_tuple"] += 1
+        else:
+            self._current = route
+            self._touched[route] = None
+            if first < 128:
+                route.receive_dtls(bytes(view[:length]), unpack(source), now)
+            elif 192 <= view[1] < 224:  # RFC 5761, section 4
+                route.receive_rtcp(bytes(view[:length]), now)
+            else:
+                route.receive_rtp(view, inbox.pointers[slot], length, now)
+
+    def _dispatch_stun(self, data: bytes, source: bytes, local: Address, now: float) -> None:
+        match peek(data):
+            case str(ufrag):
+                route, reason = self._by_ufrag.get(ufrag), "unknown_ufrag"
+            case bytes(transaction):
+                route, reason = self._by_prefix.get(transaction[:PREFIX]), "unknown_transaction"
+            case None:
+                route, reason = None, "odd_stun"
+        if route is None:
+            self.counters[reason] += 1
+            return
+        self._current = route
+        self._touched[route] = None
+        route.receive_stun(data, unpack(source), local, now)
+
+    def _expel(self, error: Exception) -> None:
+        """Remove the route that raised `error`, and let it know."""
+        self.counters["route_failed"] += 1
+        log.error("route failed", exc_info=error)
+        route = self._current
+        if route is not None:
+            self.remove(route)
+            self._failed.append((route, error))
+
+    # --- sending outside of batches --------------------------------------------------------------------------------
+
+    def _ask_for_flush(self) -> None:
+        self._flusher.unpark()
+
+    async def _flush_when_asked(self) -> None:
+        """Flush what was queued outside of a batch, once for all tasks that run in the same turn of the loop."""
+        while True:
+            if not self.egress.queued:
+                await self._flusher.park()
+            self.egress.flush()
+
+
+def _bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """A socket on `port` for every host; for port 0 the first one's choice must be free on the others."""
+    for _ in range(PORT_TRIES - 1 if port == 0 else 0):
+        with suppress(OSError):
+            return list(_bound(hosts, port))
+    return list(_bound(hosts, port))
+
+
+def _bound(hosts: Sequence[str], port: int) -> Iterator[socket.socket]:
+    opened: list[socket.socket] = []
+    try:
+        for host in hosts:
+            sock = socket.socket(family((host, 0)), socket.SOCK_DGRAM)
+            opened.append(sock)
+            sock.setblocking(False)
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)  # the kernel gives what it allows
+            sock.bind((host, port))
+            port = port or sock.getsockname()[1]
+    except OSError:
+        for sock in opened:
+            sock.close()
+        raise
+    yield from opened

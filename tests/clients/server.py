@@ -1,0 +1,83 @@
+"""A triosfu server for the client tests, started as a user would: by the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from triosfu.tokens import VideoGrant, create_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KEY, SECRET = "devkey", "secret"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """The server process and where it listens."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """For the SDKs."""
+        return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def http(self) -> str:
+        """For browsers."""
+        return f"http://localhost:{self.port}"
+
+    def token(self, identity: str, room: str, **grants: bool) -> str:
+        """A token that lets `identity` join `room`."""
+        video = VideoGrant(room_join=True, room=room, **grants)
+        return create_token(KEY, SECRET, identity=identity, video=video)
+
+    def descriptors(self) -> int:
+        """Open file descriptors of the server process."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def resident(self) -> int:
+        """Resident memory of the server process, in bytes."""
+        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:  # noqa: PTH123  a file of the kernel
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def running_server(log: Path, *, port: int = 7880, arguments: tuple[str, ...] = ()) -> Iterator[RunningServer]:
+    """`triosfu run --dev`, ready to be joined; it must end with exit code 0 when it is interrupted."""
+    command = [sys.executable, "-m", "triosfu", "run", "--dev", *arguments]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            wait_until_ready(process, port, log)
+            yield RunningServer(process, port, log)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=10) == 0, log.read_text()
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Poll the health page until it answers."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1) as reply:
+            if reply.status == 200:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not come up:\n{log.read_text()}")

@@ -1,0 +1,1 @@
+"""Rooms: participants, publications, subscriptions, permissions, data; everything between signalling and media."""

@@ -1,0 +1,133 @@
+"""The rooms of one server by name: made when asked for, gone when they end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+from livekit.protocol import models
+
+from triosfu.errors import UsageError
+from triosfu.rooms.joining import JoinRefused
+from triosfu.rooms.room import Room
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from triosfu.rooms.joining import Applicant, JoinOptions, Services
+    from triosfu.rooms.participant import Participant
+    from triosfu.rooms.settings import RoomDefaults
+    from triosfu.rooms.signals import SignalLink
+
+log = structlog.get_logger(__name__)
+
+Reason = models.DisconnectReason
+NO_SUCH_ROOM = "requested room does not exist"  # JS looks for exactly this
+
+
+class Rooms:
+    """Every room of this server. `run` owns their tasks."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.settings = services.settings
+        self.counters: Counter[str] = Counter()
+        self._rooms: dict[str, Room] = {}
+        self._nursery: trio.Nursery | None = None
+        self._draining = False
+        self._creating = trio.Lock()
+
+    def __iter__(self) -> Iterator[Room]:
+        return iter(list(self._rooms.values()))
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold all rooms until cancelled; they have ended then."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self.close()
+            self._nursery = None
+
+    def close(self, reason: Reason = Reason.SERVER_SHUTDOWN) -> None:
+        """Take no one in any more, and end everybody's session; synchronous. Cancel `run` after the goodbyes."""
+        self._draining = True
+        for room in self:
+            room.close(reason)
+
+    def find(self, name: str) -> Room | None:
+        """Return the room of this name."""
+        room = self._rooms.get(name)
+        return None if room is None or room.closed else room
+
+    async def create(self, name: str, settings: RoomDefaults | None = None) -> Room:
+        """Return the room of this name, made with `settings` if there was none (section 17, row 1).
+
+        Raises:
+            JoinRefused: This server is closing, or has as many rooms as it may have.
+        """
+        async with self._creating:  # the start of a room takes a step; nobody may start it twice
+            if room := self.find(name):
+                return room
+            if self._nursery is None:
+                raise UsageError("rooms: not running")
+            if self._draining or (self.settings.max_rooms and len(self._rooms) >= self.settings.max_rooms):
+                raise JoinRefused(503, "server is at its limits")
+            room = Room(name, settings or self.settings.defaults, self.services)
+            await self._nursery.start(self._run, room, name=f"room {name}")
+            self._rooms[name] = room
+            return room
+
+    async def _run(self, room: Room, *, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await room.run(task_status=task_status)
+        except Exception:  # a bug in one room ends that room only
+            log.exception("bug", room=room.name)
+            self.counters["bugs"] += 1
+            room.close(Reason.UNKNOWN_REASON)
+        finally:
+            if self._rooms.get(room.name) is room:
+                del self._rooms[room.name]
+
+    async def for_join(self, name: str, applicant: Applicant) -> Room:
+        """Return the room that `applicant` may join, made if need be and allowed.
+
+        Raises:
+            JoinRefused: Names are bad, the room does not exist, or there is no place.
+        """
+        applicant.check(name, self.settings.limits)
+        room = self.find(name)
+        if room is None:
+            if not self.settings.auto_create and not applicant.room_create:
+                raise JoinRefused(404, NO_SUCH_ROOM)
+            room = await self.create(name, applicant.room)
+        room.check_place(applicant)
+        return room
+
+    async def join(self, name: str, applicant: Applicant, options: JoinOptions, link: SignalLink) -> Participant:
+        """Admit `applicant` to the room `name`. Errors as `for_join`."""
+        room = await self.for_join(name, applicant)
+        return room.join(applicant, options, link)
+
+    def check_join(self, name: str, applicant: Applicant) -> None:
+        """Raise what `for_join` would raise, without making the room."""
+        applicant.check(name, self.settings.limits)
+        if self.find(name) is None and not self.settings.auto_create and not applicant.room_create:
+            raise JoinRefused(404, NO_SUCH_ROOM)
+
+    def resume(self, name: str, identity: str, options: JoinOptions, link: SignalLink) -> Participant | None:
+        """Give a participant its new signalling connection; None when it is not here (any more)."""
+        room = self.find(name)
+        participant = None if room is None else room.participants.get(identity)
+        if participant is None or participant.closed or participant.shape.single != options.single:
+            return None
+        with participant.guard("resume"):
+            participant.resume(link, options)
+        return participant

@@ -1,0 +1,351 @@
+"""One participant: who it is, what it is made of, and how it ends. What it does is in the modules it is made of."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+from livekit.protocol import models, rtc
+
+from triosfu.errors import PeerError
+from triosfu.peer import PeerState
+from triosfu.rooms.data import DataPort
+from triosfu.rooms.data_tracks import DataTracks
+from triosfu.rooms.deadlines import Deadlines
+from triosfu.rooms.joining import SUBSCRIBER_PRIMARY_SINCE
+from triosfu.rooms.liveness import Liveness
+from triosfu.rooms.negotiation import Negotiator
+from triosfu.rooms.permissions import SubscriptionRules
+from triosfu.rooms.publication import Publications
+from triosfu.rooms.resume import send_reconnect, take_options
+from triosfu.rooms.session_shape import DualShape, SessionShape, SingleShape
+from triosfu.rooms.sids import PARTICIPANT, new_sid
+from triosfu.rooms.signals import LeaveAction, SignalLink, leave
+from triosfu.rooms.subscription import Subscriptions
+from triosfu.rooms.welcome import join_response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from triosfu.peer import DataChannel, PeerConnection
+    from triosfu.rooms.joining import Applicant, JoinOptions, Services
+    from triosfu.rooms.permissions import Permission
+    from triosfu.rooms.room import Room
+    from triosfu.sdp.negotiation import Section
+
+log = structlog.get_logger(__name__)
+
+State = models.ParticipantInfo.State
+Reason = models.DisconnectReason
+REFRESH = "refresh token"
+
+
+class Participant:
+    """A member of a room, from its admission to its end; survives the loss of its signalling connection.
+
+    It is the `PeerHandler` of its peer connections, and the one through whom its modules reach the client.
+    """
+
+    def __init__(
+        self, room: Room, applicant: Applicant, options: JoinOptions, link: SignalLink, services: Services
+    ) -> None:
+        self.room = room
+        self.applicant = applicant
+        self.options = options
+        self.settings = services.settings
+        self.rng = services.rng
+        self.sid = new_sid(PARTICIPANT, services.rng)
+        self.identity = applicant.identity
+        self.name = applicant.name
+        self.metadata = applicant.metadata
+        self.attributes = dict(applicant.attributes)
+        self.permission = applicant.permission
+        self.state: State = State.JOINING
+        self.version = 0
+        self.joined_ns = time.time_ns()
+        self.disconnect_reason: Reason = Reason.UNKNOWN_REASON
+        self.known_versions: dict[str, int] = {}  # of other participants, by sid, as this client was told them
+        self.closed = False
+        self.link: SignalLink | None = link
+        self.deadlines = Deadlines()
+        self._refresh = services.refresh_token
+        self._link_lost_at = math.inf
+        self._scope = trio.CancelScope()
+        self.shape = self._new_shape(services)
+        self.rules = SubscriptionRules()
+        self.liveness = Liveness(self)
+        self.negotiator = Negotiator(self)
+        self.publications = Publications(self)
+        self.subscriptions = Subscriptions(self)
+        self.data = DataPort(self)
+        self.data_tracks = DataTracks(self)
+
+    def __repr__(self) -> str:
+        return f"<Participant {self.identity} {self.sid}>"
+
+    def _new_shape(self, services: Services) -> SessionShape:
+        if self.options.single:
+            return SingleShape(services.peers, self, self.sid)
+        modern = self.options.client.protocol >= SUBSCRIBER_PRIMARY_SINCE
+        return DualShape(services.peers, self, self.sid, subscriber_primary=modern and self.permission.can_subscribe)
+
+    # --- what others ask -------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """Whether the primary transport has come up."""
+        return self.state == State.ACTIVE
+
+    @property
+    def linked(self) -> bool:
+        """Whether the client can be told anything now."""
+        return self.link is not None
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether this is an agent, who may speak for others in data packets."""
+        return self.permission.agent or self.applicant.kind == models.ParticipantInfo.Kind.AGENT
+
+    @property
+    def is_publisher(self) -> bool:
+        """Whether anything is published."""
+        return len(self.publications) + len(self.data_tracks) > 0
+
+    @property
+    def enabled_codecs(self) -> tuple[str, ...]:
+        """The codecs that may be used here."""
+        return self.settings.enabled_codecs
+
+    def info(self) -> models.ParticipantInfo:
+        """Return the complete description of this participant; a track that it lacks is unpublished (trap 19)."""
+        return models.ParticipantInfo(
+            sid=self.sid,
+            identity=self.identity,
+            name=self.name,
+            state=self.state,
+            tracks=[publication.info for publication in self.publications],
+            data_tracks=self.data_tracks.infos(),
+            metadata=self.metadata,
+            attributes=self.attributes,
+            joined_at=self.joined_ns // 1_000_000_000,
+            joined_at_ms=self.joined_ns // 1_000_000,
+            version=self.version,
+            permission=self.permission.serialize(),
+            region=self.settings.region,
+            is_publisher=self.is_publisher,
+            kind=self.applicant.kind,
+            kind_details=self.applicant.kind_details,
+            disconnect_reason=self.disconnect_reason,
+            client_protocol=self.options.client.client_protocol,
+            capabilities=self.options.client.capabilities,
+        )
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Welcome the client and handle what it sent along with its request; the room runs us from now on."""
+        self.liveness.start()
+        self.send(join_response(self))  # nothing may come before it (trap 5)
+        self.shape.open_channels()
+        self.subscriptions.auto_subscribe(self.room.publications())
+        self.data_tracks.catch_up()
+        if self.shape.subscriber_primary:
+            self.negotiator.begin()
+        with self.guard("join request"):
+            take_options(self, self.options)
+        self.refresh_token()
+
+    async def run(self) -> None:
+        """Run the peer connections and keep the deadlines, until closed or cancelled."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    for peer in self.shape.peers:
+                        nursery.start_soon(peer.run, name=f"peer {peer.name}")
+                    nursery.start_soon(self.deadlines.run, name=f"deadlines {self.sid}")
+        finally:
+            self.close(Reason.UNKNOWN_REASON, tell=False)
+
+    def close(
+        self,
+        reason: Reason,
+        *,
+        action: rtc.LeaveRequest.Action = LeaveAction.DISCONNECT,
+        tell: bool = True,
+        replaced: bool = False,
+    ) -> None:
+        """End this participant: synchronous, first, and final. The room is told; closing again does nothing.
+
+        Args:
+            reason: What clients are told.
+            action: What this client is to do next.
+            tell: Whether this client gets a `leave`.
+            replaced: The same identity comes back at once, so the others are not told.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        self.disconnect_reason = reason
+        try:
+            if tell:
+                self.send(leave(action, reason))
+            self.room.forget(self)
+            self.subscriptions.close()
+            self.publications.close()
+            self.data_tracks.close()
+            self.state = State.DISCONNECTED
+            self.version += 1
+            self.room.left(self, replaced=replaced)
+        finally:
+            for peer in self.shape.peers:
+                peer.close("the participant left")
+            self.deadlines.clear()
+            self.drop_link()
+            self._scope.cancel()
+
+    @contextmanager
+    def guard(self, what: str) -> Iterator[None]:
+        """Do something on this participant's behalf: whatever goes wrong in the block ends it, and nobody else."""
+        try:
+            yield
+        except PeerError as error:
+            log.info("client broke the protocol", participant=self.sid, doing=what, error=str(error))
+            self.negotiation_failed(str(error))
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this participant's alone
+            self.failed(what, error)
+
+    def failed(self, what: str, error: Exception) -> None:
+        """Log `error`, which is a bug of ours, and end this participant."""
+        log.error("bug", participant=self.sid, room=self.room.name, doing=what, exc_info=error)
+        self.room.counters["bugs"] += 1
+        self.close(Reason.UNKNOWN_REASON, action=LeaveAction.RECONNECT)
+
+    def negotiation_failed(self, why: str) -> None:
+        """End the session, and ask the client to begin a new one."""
+        log.info("session out of step", participant=self.sid, why=why)
+        self.close(Reason.STATE_MISMATCH, action=LeaveAction.RECONNECT)
+
+    def became_active(self) -> None:
+        """The primary transport is up."""
+        if self.state != State.ACTIVE and not self.closed:
+            self.state = State.ACTIVE
+            self.changed(at_once=self.is_publisher)
+            self.room.became_active(self)
+            self.subscriptions.auto_subscribe(self.room.publications())
+
+    # --- signalling ------------------------------------------------------------------------------------------------
+
+    def send(self, message: rtc.SignalResponse) -> None:
+        """Send the client `message`, if it can be told anything now; what it misses it is told when it resumes."""
+        if self.link is not None:
+            self.link.send(message)
+
+    def link_opened(self, link: SignalLink) -> None:
+        """The socket behind `link` is open."""
+        if link is self.link:
+            self.liveness.link_opened()
+
+    def link_lost(self, link: SignalLink | None) -> None:
+        """The socket behind `link` is gone, without a word of ours."""
+        if link is not None and link is self.link:
+            self.link = None
+            self._link_lost_at = trio.current_time()
+            self.liveness.link_lost()
+
+    def drop_link(self) -> None:
+        """Close the signalling connection from our side."""
+        if self.link is not None:
+            link, self.link = self.link, None
+            self._link_lost_at = trio.current_time()
+            link.close()
+
+    def resume(self, link: SignalLink, options: JoinOptions) -> None:
+        """Go on over a new signalling connection."""
+        since = min(self._link_lost_at, trio.current_time()) - self.settings.times.ping_timeout
+        self.drop_link()
+        self.link = link
+        self._link_lost_at = math.inf
+        self.liveness.resumed()
+        send_reconnect(self, since)
+        self.negotiator.resumed()
+        with self.guard("resume request"):
+            take_options(self, options)
+        self.refresh_token()
+
+    def changed(self, *, at_once: bool) -> None:
+        """Tell the room that something in `info()` is different now; every change has a version (trap 20)."""
+        if not self.closed:
+            self.version += 1
+            self.room.announcer.changed(self, at_once=at_once)
+            self.room.counts_changed()
+
+    def refresh_token(self) -> None:
+        """Send a fresh token, and again every five minutes (trap 49)."""
+        if self.closed:
+            return
+        if self._refresh is not None:
+            self.send(rtc.SignalResponse(refresh_token=self._refresh(self)))
+        self.deadlines.arm(REFRESH, trio.current_time() + self.settings.times.refresh_token, self.refresh_token)
+
+    def set_permission(self, permission: Permission) -> None:
+        """Change what this participant may do; what it may no longer do ends now."""
+        if permission == self.permission:
+            return
+        self.permission = permission
+        self.publications.enforce_permission()
+        self.data_tracks.permission_changed()
+        self.subscriptions.permission_changed()
+        self.changed(at_once=True)  # the publisher itself learns of it by this (section 17, row 5)
+        self.refresh_token()
+
+    def set_rules(self, request: rtc.SubscriptionPermission) -> None:
+        """Change who may receive this participant's tracks."""
+        if self.rules.replace(request, self.room.identity_of):
+            for other in self.room.others(self):
+                with other.guard("subscription permission"):
+                    other.subscriptions.rules_changed(self)
+
+    # --- PeerHandler -----------------------------------------------------------------------------------------------
+
+    def peer_state_changed(self, peer: PeerConnection, state: PeerState, reason: str) -> None:
+        """A transport came up or went down."""
+        if self.closed:
+            return
+        log.debug("transport", peer=peer.name, state=state.value, reason=reason)
+        with self.guard("transport"):
+            self.liveness.transport_changed(peer, state)
+            if state is PeerState.CONNECTED and not self.closed:
+                self.data.look()
+                if peer is self.shape.subscriber:
+                    self.subscriptions.connected()
+
+    def peer_incoming_track(self, peer: PeerConnection, section: Section) -> None:
+        """The client sends in a section of its offer."""
+        with self.guard("incoming track"):
+            self.publications.incoming(peer, section)
+
+    def peer_incoming_ended(self, peer: PeerConnection, section: Section) -> None:
+        """The client stopped sending in a section."""
+        if not self.closed:
+            with self.guard("ended track"):
+                self.publications.ended(peer, section)
+
+    def peer_channel_opened(self, peer: PeerConnection, channel: DataChannel) -> None:
+        """A data channel is open."""
+        with self.guard("data channel"):
+            self.data.opened(peer, channel)
+
+    def peer_channel_closed(self, peer: PeerConnection, channel: DataChannel, reason: str) -> None:
+        """A data channel is over."""
+        log.debug("data channel closed", peer=peer.name, label=channel.label, reason=reason)
+        self.data.closed(channel)
+
+    def peer_message(self, peer: PeerConnection, channel: DataChannel, data: bytes, binary: bool) -> None:  # noqa: ARG002, FBT001  PeerHandler
+        """A message came on a data channel."""
+        if not self.closed:
+            with self.guard("data"):
+                self.data.receive(channel, data)

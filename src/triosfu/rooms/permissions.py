@@ -1,0 +1,104 @@
+"""What a participant may do by its token, and who may receive what a participant publishes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from livekit.protocol import models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from livekit.protocol import rtc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """The grants of one participant (protocol reference, section 2.2), as they stand now."""
+
+    can_subscribe: bool = True
+    can_publish: bool = True
+    can_publish_data: bool = True
+    can_publish_sources: tuple[models.TrackSource, ...] = ()  # empty allows all
+    can_update_metadata: bool = False
+    can_subscribe_metrics: bool = False
+    can_manage_agent_session: bool = False
+    hidden: bool = False
+    recorder: bool = False
+    agent: bool = False
+
+    @classmethod
+    def parse(cls, message: models.ParticipantPermission) -> Permission:
+        """Take over the grants of a protobuf message, as the server API sends them."""
+        return cls(
+            can_subscribe=message.can_subscribe,
+            can_publish=message.can_publish,
+            can_publish_data=message.can_publish_data,
+            can_publish_sources=tuple(message.can_publish_sources),
+            can_update_metadata=message.can_update_metadata,
+            can_subscribe_metrics=message.can_subscribe_metrics,
+            can_manage_agent_session=message.can_manage_agent_session,
+            hidden=message.hidden,
+            recorder=message.recorder,
+            agent=message.agent,
+        )
+
+    def serialize(self) -> models.ParticipantPermission:
+        """Return the grants as the message that clients read."""
+        return models.ParticipantPermission(
+            can_subscribe=self.can_subscribe,
+            can_publish=self.can_publish,
+            can_publish_data=self.can_publish_data,
+            can_publish_sources=self.can_publish_sources,
+            can_update_metadata=self.can_update_metadata,
+            can_subscribe_metrics=self.can_subscribe_metrics,
+            can_manage_agent_session=self.can_manage_agent_session,
+            hidden=self.hidden,
+            recorder=self.recorder,
+            agent=self.agent,
+        )
+
+    def may_publish(self, source: models.TrackSource) -> bool:
+        """Tell whether a track from `source` may be published; a list of sources restricts, it never grants."""
+        return self.can_publish and (not self.can_publish_sources or source in self.can_publish_sources)
+
+
+class SubscriptionRules:
+    """Who may subscribe to what one publisher publishes (protocol reference, section 5.2)."""
+
+    def __init__(self) -> None:
+        self._everybody = True
+        self._all_tracks: frozenset[str] = frozenset()  # identities
+        self._tracks: dict[str, frozenset[str]] = {}  # identity -> track sids
+
+    def replace(self, request: rtc.SubscriptionPermission, identity_of: Callable[[str], str | None]) -> bool:
+        """Replace all rules by those of `request`; return False, and change nothing, when one names nobody.
+
+        `identity_of` resolves a participant sid. An entry whose sid is not in the room (any more) is skipped.
+        """
+        if request.all_participants:
+            self._everybody, self._all_tracks, self._tracks = True, frozenset(), {}
+            return True
+        if any(not entry.participant_identity and not entry.participant_sid for entry in request.track_permissions):
+            return False
+        everything: set[str] = set()
+        tracks: dict[str, frozenset[str]] = {}
+        for entry in request.track_permissions:
+            identity = entry.participant_identity or identity_of(entry.participant_sid)
+            if identity is None:
+                continue
+            if entry.all_tracks:
+                everything.add(identity)
+            tracks[identity] = tracks.get(identity, frozenset()) | frozenset(entry.track_sids)
+        self._everybody, self._all_tracks, self._tracks = False, frozenset(everything), tracks
+        return True
+
+    def allows(self, identity: str, track_sid: str, *, recorder: bool) -> bool:
+        """Tell whether `identity` may receive the track; recorders always may."""
+        return (
+            self._everybody
+            or recorder
+            or identity in self._all_tracks
+            or track_sid in self._tracks.get(identity, frozenset())
+        )

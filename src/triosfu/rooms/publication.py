@@ -1,0 +1,445 @@
+"""What one participant publishes: tracks announced by `add_track`, matched to sections of its offers, muted, closed.
+
+Announcement and offer may come in either order (trap 37), and the announcement is answered before any media (trap 36).
+Protocol reference, section 4.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import trio
+from livekit.protocol import models, rtc
+
+from triosfu.errors import MalformedPacket
+from triosfu.media.receiver import TrackReceiver
+from triosfu.rooms import track_info
+from triosfu.rooms.dynacast import Dynacast
+from triosfu.rooms.sids import track_sid
+from triosfu.rooms.signals import RequestReason
+from triosfu.sdp.negotiation import AnswerPreferences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from triosfu.peer import PeerConnection
+    from triosfu.rooms.participant import Participant
+    from triosfu.rooms.subscription import Subscription
+    from triosfu.sdp.negotiation import Codec, Incoming, Section
+
+RED = "audio/red"
+
+
+class PublicationState(Enum):
+    """A track is announced, then its section comes, then it is over."""
+
+    PENDING = "pending"
+    PUBLISHED = "published"
+    CLOSED = "closed"
+
+
+class Publication:
+    """One published track, in one codec or, with a backup codec, in two."""
+
+    def __init__(self, publisher: Participant, cid: str, info: models.TrackInfo) -> None:
+        times = publisher.settings.times
+        self.publisher = publisher
+        self.cid = cid
+        self.info = info
+        self.state = PublicationState.PENDING
+        self.receivers: dict[str, TrackReceiver] = {}  # by mime, the primary codec first
+        self.sections: dict[str, str] = {}  # mid -> mime
+        self.subscriptions: dict[str, Subscription] = {}  # by the subscriber's sid
+        self.subscribed_told = False
+        self.dynacast = Dynacast(
+            info.sid,
+            now=trio.current_time(),
+            downgrade_delay=times.dynacast_downgrade,
+            first_off_delay=times.dynacast_first_off,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Publication {self.info.sid} {self.state.value}>"
+
+    @property
+    def sid(self) -> str:
+        """The track's sid."""
+        return self.info.sid
+
+    @property
+    def kind(self) -> str:
+        """The word that SDP has for the kind: audio or video."""
+        return "audio" if self.info.type == models.TrackType.AUDIO else "video"
+
+    def layers(self, mime: str) -> list[models.VideoLayer]:
+        """Return the layers announced for one of the codecs."""
+        for codec in self.info.codecs:
+            if codec.mime_type.lower() == mime.lower():
+                return list(codec.layers)
+        return list(self.info.layers)
+
+    def goes_by(self, track_id: str) -> bool:
+        """Tell whether the client calls this track `track_id` in its descriptions."""
+        return any(track_id and track_id in {codec.cid, codec.sdp_cid} for codec in self.info.codecs)
+
+
+class Publications:
+    """The tracks of one participant."""
+
+    def __init__(self, owner: Participant) -> None:
+        self._owner = owner
+        self.published: dict[str, Publication] = {}  # by sid
+        self._pending: dict[str, Publication] = {}  # by cid
+        self._queued: dict[str, list[rtc.AddTrackRequest]] = {}
+        self._unmatched: dict[str, tuple[PeerConnection, Section]] = {}  # sections that came before their track, by mid
+
+    def __iter__(self) -> Iterator[Publication]:
+        return iter(list(self.published.values()))
+
+    def __len__(self) -> int:
+        return len(self.published)
+
+    def find(self, sid: str) -> Publication | None:
+        """Return the track `sid`, announced or published."""
+        if publication := self.published.get(sid):
+            return publication
+        return next((pending for pending in self._pending.values() if pending.sid == sid), None)
+
+    # --- announcements ---------------------------------------------------------------------------------------------
+
+    def add_track(self, request: rtc.AddTrackRequest) -> None:
+        """Answer an announcement: with `track_published`, or with the reason why not (section 4.2)."""
+        self._take(request)
+        self.settle()
+
+    def _take(self, request: rtc.AddTrackRequest) -> None:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            self._refuse(request, *refusal)
+        elif request.sid:
+            self._add_codecs(self.published[request.sid], request)
+        elif request.cid in self._pending or any(one.cid == request.cid for one in self.published.values()):
+            queue = self._queued.setdefault(request.cid, [])
+            if len(queue) >= self._owner.settings.limits.queued_tracks:
+                self._refuse(request, RequestReason.LIMIT_EXCEEDED, "too many requests for one cid")
+                return
+            queue.append(request)
+            self._refuse(request, RequestReason.QUEUED, "")
+        else:
+            self._announce(request)
+
+    def _refusal(self, request: rtc.AddTrackRequest) -> tuple[RequestReason, str] | None:
+        limits = self._owner.settings.limits
+        if not self._owner.permission.may_publish(request.source):
+            return RequestReason.NOT_ALLOWED, "does not have permission to publish from this source"
+        if request.type not in {models.TrackType.AUDIO, models.TrackType.VIDEO}:
+            return RequestReason.UNSUPPORTED_TYPE, "unsupported track type"
+        try:
+            track_info.check_add_track(request)
+        except MalformedPacket as error:
+            return RequestReason.LIMIT_EXCEEDED, str(error)
+        if request.sid:
+            return None if request.sid in self.published else (RequestReason.NOT_FOUND, "track not found")
+        queued = sum(map(len, self._queued.values()))
+        if len(self._pending) + queued >= limits.pending_tracks or len(self.published) >= limits.published_tracks:
+            return RequestReason.LIMIT_EXCEEDED, "too many tracks"
+        return None
+
+    def _refuse(self, request: rtc.AddTrackRequest, reason: RequestReason, message: str) -> None:
+        # Nothing else is done to a client that asked in vain (section 17, row 6).
+        self._owner.send(
+            rtc.SignalResponse(request_response=rtc.RequestResponse(reason=reason, message=message, add_track=request))
+        )
+
+    def _announce(self, request: rtc.AddTrackRequest) -> None:
+        owner = self._owner
+        sid = track_sid(request.type, request.source, owner.rng)
+        publication = Publication(owner, request.cid, track_info.new_track_info(request, sid, owner.enabled_codecs))
+        self._pending[request.cid] = publication
+        self._confirm(request.cid, publication)
+
+    def _add_codecs(self, publication: Publication, request: rtc.AddTrackRequest) -> None:
+        """A client that starts a backup codec announces it for the track that it has (section 4.2)."""
+        enabled = self._owner.enabled_codecs
+        for asked in request.simulcast_codecs:
+            mime = track_info.canonical_mime(asked.codec, request.type, enabled)
+            for codec in publication.info.codecs:
+                if codec.mime_type.lower() == mime.lower():
+                    codec.cid = asked.cid
+        self._confirm(request.cid, publication)
+
+    def _confirm(self, cid: str, publication: Publication) -> None:
+        self._owner.send(
+            rtc.SignalResponse(track_published=rtc.TrackPublishedResponse(cid=cid, track=publication.info))
+        )
+
+    # --- sections --------------------------------------------------------------------------------------------------
+
+    def incoming(self, peer: PeerConnection, section: Section) -> None:
+        """Take note of a section in which the client sends; `settle` gives it to its track."""
+        if section.mid not in self._unmatched and len(self._unmatched) >= self._owner.settings.limits.sections:
+            return
+        self._unmatched[section.mid] = (peer, section)
+
+    def settle(self) -> None:
+        """Match what is left over: called when an offer has been read whole, and after each announcement.
+
+        Exact names go first for all sections; only then may a section take the first pending track of its kind, which
+        is how a track is found whose id the browser changed (section 4.3).
+        """
+        for guess in (False, True):
+            for peer, section in list(self._unmatched.values()):
+                self._match(peer, section, guess=guess)
+
+    def _match(self, peer: PeerConnection, section: Section, *, guess: bool) -> None:
+        incoming = section.incoming
+        if incoming is None:
+            self._unmatched.pop(section.mid, None)
+            return
+        publication = self._owner_of(section, incoming, guess=guess)
+        if publication is None:
+            return
+        del self._unmatched[section.mid]
+        if not any(incoming.track_id == codec.cid for codec in publication.info.codecs):
+            publication.info.codecs[0].sdp_cid = incoming.track_id
+        self._attach(publication, peer, section, incoming)
+
+    def _owner_of(self, section: Section, incoming: Incoming, *, guess: bool) -> Publication | None:
+        kind = section.kind
+        for publication in self.published.values():
+            if section.mid in publication.sections:
+                return publication
+            if publication.kind == kind and publication.goes_by(incoming.track_id):
+                return publication
+        if named := self._pending.get(incoming.track_id):
+            return named if named.kind == kind else None
+        pending = [one for one in self._pending.values() if one.kind == kind]
+        for publication in pending:
+            if publication.goes_by(incoming.track_id):
+                return publication
+        return pending[0] if guess and pending else None
+
+    def _attach(self, publication: Publication, peer: PeerConnection, section: Section, incoming: Incoming) -> None:
+        """Receive the media of a section as (one codec of) a track."""
+        info = publication.info
+        index = next((i for i, codec in enumerate(info.codecs) if codec.cid == incoming.track_id), 0)
+        section.preferences = _preferences(info, index)
+        codec = _first_codec(incoming.codecs, section.preferences)
+        if codec is None:
+            return  # nothing in common; the section is answered inactive
+        rids = track_info.quality_order(incoming.rids)
+        fresh = section.mid not in publication.sections
+        if not fresh:
+            peer.ingress.remove_track(publication.receivers[publication.sections[section.mid]])
+        receiver = publication.receivers.get(publication.sections.get(section.mid, ""))
+        if receiver is None:
+            receiver = TrackReceiver(
+                kind=publication.kind, mime=codec.mime, clock_rate=codec.clock_rate, now=trio.current_time()
+            )
+        publication.sections[section.mid] = codec.mime
+        publication.receivers[codec.mime] = receiver
+        peer.ingress.add_track(
+            receiver,
+            mid=section.mid,
+            rids=rids,
+            ssrcs=incoming.ssrcs,
+            rtx=incoming.fid,
+            payload_types=_payload_types(incoming.codecs),
+            extension_ids={uri: number for number, uri in incoming.extensions.items()},
+        )
+        track_info.set_published(
+            info, index, mime=codec.mime, mid=section.mid, rids=rids, version=self._owner.room.timed_version()
+        )
+        if publication.kind == "video":
+            publication.dynacast.set_codecs([_bare(each.mime_type) for each in info.codecs if each.mime_type])
+        if publication.state is PublicationState.PENDING:
+            self._pending.pop(publication.cid, None)
+            self.published[publication.sid] = publication
+            publication.state = PublicationState.PUBLISHED
+            self._owner.changed(at_once=True)
+            self._owner.room.track_published(publication)
+        elif fresh:
+            self._owner.changed(at_once=True)
+            self._owner.room.track_published(publication)
+
+    def ended(self, peer: PeerConnection, section: Section) -> None:
+        """Close the track whose section the client stopped sending in; that is how clients unpublish (section 4.5)."""
+        self._unmatched.pop(section.mid, None)
+        for publication in self:
+            mime = publication.sections.pop(section.mid, None)
+            if mime is None:
+                continue
+            receiver = publication.receivers[mime]
+            if mime not in publication.sections.values():
+                del publication.receivers[mime]
+                peer.ingress.remove_track(receiver)
+            if not publication.sections:
+                self._close(publication)
+                self._owner.changed(at_once=True)
+
+    # --- changes ---------------------------------------------------------------------------------------------------
+
+    def mute(self, request: rtc.MuteTrackRequest) -> None:
+        """Mute or unmute by the client's own wish."""
+        if not self.set_muted(request.sid, muted=request.muted):
+            self._owner.send(
+                rtc.SignalResponse(request_response=rtc.RequestResponse(reason=RequestReason.NOT_FOUND, mute=request))
+            )
+
+    def set_muted(self, sid: str, *, muted: bool) -> bool:
+        """Mute or unmute and tell everybody; False when there is no such track."""
+        publication = self.find(sid)
+        if publication is None:
+            return False
+        if publication.info.muted == muted:
+            return True
+        publication.info.muted = muted  # before anything is told: a stale value makes JS mute anew (trap 21)
+        now = trio.current_time()
+        for subscription in list(publication.subscriptions.values()):
+            subscription.set_muted(muted=muted)
+        if publication.state is PublicationState.PUBLISHED:
+            self._owner.changed(at_once=True)
+            self.tell_quality(publication, publication.dynacast.mute(muted, now))
+        return True
+
+    def update_audio(self, request: rtc.UpdateLocalAudioTrack) -> None:
+        """Replace the audio features of a track."""
+        publication = self.find(request.track_sid)
+        if publication is None:
+            response = rtc.RequestResponse(reason=RequestReason.NOT_FOUND, update_audio_track=request)
+            self._owner.send(rtc.SignalResponse(request_response=response))
+            return
+        track_info.set_audio_features(publication.info, request.features)
+        self._changed(publication)
+
+    def update_video(self, request: rtc.UpdateLocalVideoTrack) -> None:
+        """Change the dimensions of a track."""
+        publication = self.find(request.track_sid)
+        if publication is None:
+            response = rtc.RequestResponse(reason=RequestReason.NOT_FOUND, update_video_track=request)
+            self._owner.send(rtc.SignalResponse(request_response=response))
+            return
+        publication.info.width, publication.info.height = request.width, request.height
+        self._changed(publication)
+
+    def _changed(self, publication: Publication) -> None:
+        if publication.state is PublicationState.PUBLISHED:
+            publication.info.version.CopyFrom(self._owner.room.timed_version())
+            self._owner.changed(at_once=True)
+
+    def tell_quality(self, publication: Publication, message: rtc.SignalResponse | None) -> None:
+        """Send the publisher what dynacast decided, and keep its next deadline."""
+        if message is not None and publication.state is PublicationState.PUBLISHED:
+            self._owner.send(message)
+        name = ("dynacast", publication.sid)
+        at = publication.dynacast.next_timeout()
+        if at == math.inf or publication.state is PublicationState.CLOSED:
+            self._owner.deadlines.disarm(name)
+        else:
+            self._owner.deadlines.arm(
+                name,
+                at,
+                lambda: self.tell_quality(publication, publication.dynacast.handle_timeout(trio.current_time())),
+            )
+
+    def tell_subscribed(self, publication: Publication) -> None:
+        """Tell the publisher, once per track, that somebody receives it (trap 44)."""
+        if not publication.subscribed_told:
+            publication.subscribed_told = True
+            self._owner.send(rtc.SignalResponse(track_subscribed=rtc.TrackSubscribed(track_sid=publication.sid)))
+
+    # --- ends ------------------------------------------------------------------------------------------------------
+
+    def enforce_permission(self) -> None:
+        """Close what the participant may no longer publish, and tell it so."""
+        revoked = [one for one in self if not self._owner.permission.may_publish(one.info.source)]
+        for publication in revoked:
+            self._detach(publication)
+            self._close(publication)
+            response = rtc.TrackUnpublishedResponse(track_sid=publication.sid)
+            self._owner.send(rtc.SignalResponse(track_unpublished=response))
+        for cid, pending in list(self._pending.items()):
+            if not self._owner.permission.may_publish(pending.info.source):
+                del self._pending[cid]
+        if revoked:
+            self._owner.changed(at_once=True)
+
+    def close(self) -> None:
+        """Close every track; the participant is leaving, and its last update tells."""
+        self._pending.clear()
+        self._queued.clear()
+        self._unmatched.clear()
+        for publication in self:
+            self._detach(publication)
+            self._close(publication)
+
+    def _detach(self, publication: Publication) -> None:
+        ingress = self._owner.shape.publisher.ingress
+        for receiver in publication.receivers.values():
+            ingress.remove_track(receiver)
+        publication.sections.clear()
+        publication.receivers.clear()
+
+    def _close(self, publication: Publication) -> None:
+        publication.state = PublicationState.CLOSED
+        self.published.pop(publication.sid, None)
+        self._owner.deadlines.disarm(("dynacast", publication.sid))
+        self._owner.room.track_closed(publication)
+        queue = self._queued.get(publication.cid)
+        if queue and not self._owner.closed:
+            request = queue.pop(0)
+            if not queue:
+                del self._queued[publication.cid]
+            self._take(request)
+
+
+def timed_version(previous: models.TimedVersion) -> models.TimedVersion:
+    """Return a version that is later than `previous`, from the wall clock where that moved on."""
+    micro = time.time_ns() // 1000
+    if micro > previous.unix_micro:
+        return models.TimedVersion(unix_micro=micro)
+    return models.TimedVersion(unix_micro=previous.unix_micro, ticks=previous.ticks + 1)
+
+
+def _preferences(info: models.TrackInfo, index: int) -> AnswerPreferences:
+    """How the section of this track is to be answered (section 4.4)."""
+    codec = info.codecs[index]
+    audio = info.type == models.TrackType.AUDIO
+    mime = codec.mime_type or None
+    return AnswerPreferences(
+        mime=mime,
+        stereo=info.stereo,
+        dtx=not info.disable_dtx,
+        red=audio and not info.disable_red and mime in {None, RED},
+    )
+
+
+def _first_codec(codecs: list[Codec], preferences: AnswerPreferences) -> Codec | None:
+    """The codec that the client will send: the first of the answer."""
+    if preferences.mime is not None:
+        for codec in codecs:
+            if codec.mime.lower() == preferences.mime.lower():
+                return codec
+    if preferences.red:
+        for codec in codecs:
+            if codec.mime.lower() == RED:
+                return codec
+    return next((codec for codec in codecs if codec.mime.lower() != RED), None)
+
+
+def _payload_types(codecs: list[Codec]) -> dict[int, str | int]:
+    """Map payload types to the codec's mime or, for retransmissions, to the payload type that they repeat."""
+    table: dict[int, str | int] = {}
+    for codec in codecs:
+        table[codec.payload_type] = codec.mime
+        if codec.rtx_payload_type is not None:
+            table[codec.rtx_payload_type] = codec.payload_type
+    return table
+
+
+def _bare(mime: str) -> str:
+    """`video/VP8` as dynacast calls it: `vp8` (trap 45)."""
+    return mime.rpartition("/")[2].lower()

@@ -1,0 +1,69 @@
+"""Brings back a session whose signalling was lost (protocol reference, section 3.7)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from livekit.protocol import rtc
+
+from triosfu.rooms.welcome import server_info
+
+if TYPE_CHECKING:
+    from triosfu.rooms.joining import JoinOptions
+    from triosfu.rooms.participant import Participant
+
+log = structlog.get_logger(__name__)
+
+
+def send_reconnect(participant: Participant, since: float) -> None:
+    """Send what a resuming client waits for, in the order that clients rely on (trap 25).
+
+    `since` is when the old connection was lost, in seconds of the clock.
+    """
+    participant.send(
+        rtc.SignalResponse(
+            reconnect=rtc.ReconnectResponse(
+                ice_servers=participant.settings.ice_servers,
+                server_info=server_info(participant.settings),
+                last_message_seq=participant.data.gate.last,
+            )
+        )
+    )
+    participant.room.announcer.resumed(participant, since)
+    participant.send(rtc.SignalResponse(room_update=rtc.RoomUpdate(room=participant.room.info())))
+
+
+def take_options(participant: Participant, options: JoinOptions) -> None:
+    """Handle what a resuming client sent along with its request, like the signals that it stands for."""
+    if options.sync_state is not None:
+        sync(participant, options.sync_state)
+    for request in options.add_tracks:
+        participant.publications.add_track(request)
+    if options.publisher_offer is not None and not participant.closed:
+        participant.negotiator.receive_offer(options.publisher_offer)
+
+
+def sync(participant: Participant, state: rtc.SyncState) -> None:
+    """Compare what the client believes with what is so; on a difference that matters it has to start afresh."""
+    unknown = [
+        published.track.sid
+        for published in state.publish_tracks
+        if participant.publications.find(published.track.sid) is None
+    ]
+    unknown += [
+        published.info.sid
+        for published in state.publish_data_tracks
+        if not participant.data_tracks.has(published.info.sid)
+    ]
+    if unknown:
+        participant.negotiation_failed("the client publishes what is unknown here")
+        return
+    participant.subscriptions.disable(state.track_sids_disabled)
+    if state.HasField("subscription"):
+        participant.subscriptions.update(state.subscription)
+    if state.HasField("data_subscription"):
+        participant.data_tracks.update(state.data_subscription)
+    last = {received.publisher_sid: received.last_seq for received in state.datachannel_receive_states}
+    if last:
+        participant.room.data.replay(participant, last)

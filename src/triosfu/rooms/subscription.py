@@ -1,0 +1,387 @@
+"""What one participant receives: what it wishes for, what it may have, and what it has.
+
+`Subscriptions` keeps the wishes; `_reconcile` brings one of them as far as it can come now, and is called again by
+every event that may let it come further: a track appears, a permission changes, an answer arrives. So there is no
+loop that asks, and a wish that nothing can fulfil ends at its deadline. Protocol reference, section 5.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+from livekit.protocol import models, rtc
+
+from triosfu.media.down_track import DownTrack
+from triosfu.rooms import track_info
+from triosfu.rooms.dynacast import OFF
+from triosfu.rooms.publication import PublicationState
+from triosfu.sdp.negotiation import Sender
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from triosfu.media.receiver import TrackReceiver
+    from triosfu.rooms.participant import Participant
+    from triosfu.rooms.publication import Publication
+    from triosfu.sdp.negotiation import Codec
+
+RED, OPUS = "audio/red", "audio/opus"
+SLOW_FPS, MEDIUM_FPS = 10, 20  # frames per second up to which one, or two, temporal layers are enough
+
+
+@dataclass(slots=True)
+class TrackSettings:
+    """How much of a video track a subscriber wants (section 5.6)."""
+
+    enabled: bool = True
+    quality: models.VideoQuality = models.VideoQuality.HIGH
+    width: int = 0
+    height: int = 0
+    fps: int = 0
+
+    @classmethod
+    def parse(cls, request: rtc.UpdateTrackSettings) -> TrackSettings:
+        """Take over a client's request."""
+        return cls(not request.disabled, request.quality, request.width, request.height, request.fps)
+
+    def wanted_quality(self, layers: list[models.VideoLayer]) -> models.VideoQuality:
+        """Return the highest of the layers' qualities that is of use; dimensions say more than a quality does."""
+        if self.width > 0 and self.height > 0:
+            return track_info.quality_for_size(layers, self.width, self.height, self.quality)
+        return self.quality if self.quality != models.VideoQuality.OFF else models.VideoQuality.HIGH
+
+    def max_temporal(self) -> int:
+        """Return the highest temporal layer that is of use."""
+        if self.fps <= 0 or self.fps > MEDIUM_FPS:
+            return 3
+        return 0 if self.fps <= SLOW_FPS else 1
+
+
+class Subscription:
+    """One wish of one subscriber for one track."""
+
+    def __init__(self, subscriber: Participant, track_sid: str) -> None:
+        self.subscriber = subscriber
+        self.track_sid = track_sid
+        self.publication: Publication | None = None
+        self.allowed: bool | None = None  # as the subscriber was told
+        self.sender: Sender | None = None  # its section, or its place in the queue for one
+        self.down: DownTrack | None = None  # its media, once negotiated
+        self.receiver: TrackReceiver | None = None
+
+    def __repr__(self) -> str:
+        return f"<Subscription of {self.subscriber.identity} to {self.track_sid}>"
+
+    def set_muted(self, *, muted: bool) -> None:
+        """Follow the publisher's mute."""
+        if self.down is not None:
+            self.down.set_muted(muted)
+
+
+class Subscriptions:
+    """The wishes of one participant."""
+
+    def __init__(self, owner: Participant) -> None:
+        self._owner = owner
+        self._wishes: dict[str, Subscription] = {}
+        self._declined: set[str] = set()  # auto-subscription leaves these alone
+        self._settings: dict[str, TrackSettings] = {}
+        self._publishers: Counter[str] = Counter()  # sids of those whose media is bound here
+
+    def __iter__(self) -> Iterator[Subscription]:
+        return iter(list(self._wishes.values()))
+
+    def __len__(self) -> int:
+        return len(self._wishes)
+
+    def receives_from(self, participant_sid: str) -> bool:
+        """Tell whether any track of that participant is being received."""
+        return self._publishers[participant_sid] > 0
+
+    @property
+    def publishers(self) -> list[str]:
+        """The sids of those whose media is received."""
+        return [sid for sid, tracks in self._publishers.items() if tracks > 0]
+
+    # --- wishes ----------------------------------------------------------------------------------------------------
+
+    def update(self, request: rtc.UpdateSubscription) -> None:
+        """Subscribe to, or unsubscribe from, all tracks that `request` names."""
+        sids = [*request.track_sids, *(sid for each in request.participant_tracks for sid in each.track_sids)]
+        for sid in dict.fromkeys(sids):
+            if request.subscribe:
+                self.subscribe(sid)
+            else:
+                self.unsubscribe(sid)
+
+    def subscribe(self, sid: str) -> None:
+        """Wish for the track `sid`; an answer comes when it is not found within a minute."""
+        self._declined.discard(sid)
+        if sid not in self._wishes:
+            if len(self._wishes) >= self._owner.settings.limits.subscriptions:
+                return
+            self._wishes[sid] = Subscription(self._owner, sid)
+        self._reconcile(self._wishes[sid])
+
+    def unsubscribe(self, sid: str) -> None:
+        """Give up the track `sid`."""
+        if len(self._declined) < self._owner.settings.limits.subscriptions:
+            self._declined.add(sid)
+        if subscription := self._wishes.pop(sid, None):
+            self._owner.deadlines.disarm(("not found", sid))
+            self._release(subscription)
+
+    def auto_subscribe(self, publications: Iterable[Publication]) -> None:
+        """Wish for these tracks, if this client takes everything, except for those that it declined."""
+        if self._owner.options.auto_subscribe:
+            for publication in publications:
+                if publication.sid not in self._declined and publication.publisher is not self._owner:
+                    self.subscribe(publication.sid)
+
+    # --- events that may let a wish come further -------------------------------------------------------------------
+
+    def track_published(self, publication: Publication) -> None:
+        """A track is there now, or has one more codec."""
+        if subscription := self._wishes.get(publication.sid):
+            self._reconcile(subscription)
+        self.auto_subscribe([publication])
+
+    def track_closed(self, publication: Publication) -> None:
+        """A track is gone for good."""
+        self._settings.pop(publication.sid, None)
+        self._declined.discard(publication.sid)
+        if subscription := self._wishes.pop(publication.sid, None):
+            self._release(subscription)
+
+    def permission_changed(self) -> None:
+        """Look at every wish again."""
+        for subscription in self:
+            self._reconcile(subscription)
+
+    def rules_changed(self, publisher: Participant) -> None:
+        """A publisher changed who may receive its tracks."""
+        for subscription in self:
+            if subscription.publication is not None and subscription.publication.publisher is publisher:
+                self._reconcile(subscription)
+
+    def negotiated(self) -> None:
+        """A description was agreed upon; bind what has its codecs now."""
+        for subscription in self:
+            if subscription.sender is not None and subscription.sender.negotiated:
+                self._bind(subscription)
+
+    def connected(self) -> None:
+        """The transport that carries media to this client is up."""
+        for subscription in self:
+            if subscription.down is not None and subscription.publication is not None:
+                self._started(subscription, subscription.publication)
+
+    # --- how far a wish comes --------------------------------------------------------------------------------------
+
+    def _reconcile(self, subscription: Subscription) -> None:
+        owner, sid = self._owner, subscription.track_sid
+        publication = subscription.publication or owner.room.find_track(sid)
+        if publication is None or publication.state is not PublicationState.PUBLISHED:
+            if ("not found", sid) not in owner.deadlines:
+                at = trio.current_time() + owner.settings.times.track_not_found
+                owner.deadlines.arm(("not found", sid), at, lambda: self._give_up(sid))
+            return
+        owner.deadlines.disarm(("not found", sid))
+        publisher = publication.publisher
+        if publisher is owner or not owner.permission.can_subscribe:
+            self._release(subscription)
+            return
+        allowed = publisher.rules.allows(owner.identity, sid, recorder=owner.permission.recorder)
+        subscription.publication = publication
+        if allowed != subscription.allowed:
+            subscription.allowed = allowed
+            update = rtc.SubscriptionPermissionUpdate(participant_sid=publisher.sid, track_sid=sid, allowed=allowed)
+            owner.send(rtc.SignalResponse(subscription_permission_update=update))
+        if not allowed:
+            self._release(subscription)
+            return
+        if subscription.sender is None:
+            # Every client drops media whose publisher it does not know (trap 17).
+            owner.room.announcer.introduce(publisher, to=owner)
+            subscription.sender = self._new_sender(publication)
+            publication.subscriptions[owner.sid] = subscription
+            owner.shape.subscriber.negotiation.add_sender(subscription.sender)
+            owner.negotiator.request()
+
+    def _give_up(self, sid: str) -> None:
+        self._wishes.pop(sid, None)
+        response = rtc.SubscriptionResponse(track_sid=sid, err=models.SubscriptionError.SE_TRACK_NOTFOUND)
+        self._owner.send(rtc.SignalResponse(subscription_response=response))
+
+    def _new_sender(self, publication: Publication) -> Sender:
+        video = publication.kind == "video"
+        codecs = list(publication.receivers)
+        if RED in codecs and OPUS not in codecs:
+            codecs.append(OPUS)  # redundancy is taken off for those who cannot read it
+        return Sender(
+            kind=publication.kind,
+            track_id=publication.sid,
+            stream_id=f"{publication.publisher.sid}|{publication.sid}",
+            ssrc=self._new_ssrc(),
+            rtx_ssrc=self._new_ssrc() if video else None,
+            codecs=codecs,
+        )
+
+    def _new_ssrc(self) -> int:
+        used = {ssrc for one in self if one.sender for ssrc in (one.sender.ssrc, one.sender.rtx_ssrc)}
+        while (ssrc := self._owner.rng.randrange(1, 1 << 32)) in used:
+            pass
+        return ssrc
+
+    def _bind(self, subscription: Subscription) -> None:
+        """Let media flow as negotiated; again after each negotiation, since numbers may change."""
+        publication, sender = subscription.publication, subscription.sender
+        if publication is None or sender is None:
+            return
+        receiver = _receiver_for(publication, sender.negotiated)
+        if receiver is None:
+            self._unsupported(subscription)
+            return
+        now = trio.current_time()
+        peer = self._owner.shape.subscriber
+        down = subscription.down
+        if down is None:
+            down = subscription.down = DownTrack(
+                receiver=receiver,
+                sink=peer.sink,
+                ssrc=sender.ssrc,
+                rtx_ssrc=sender.rtx_ssrc,
+                cname=sender.stream_id,
+                rng=self._owner.rng,
+                now=now,
+            )
+            subscription.receiver = receiver
+        down.bind(
+            payload_types={codec.mime: codec.payload_type for codec in reversed(sender.negotiated)},
+            rtx_payload_types={
+                codec.mime: codec.rtx_payload_type
+                for codec in reversed(sender.negotiated)
+                if codec.rtx_payload_type is not None
+            },
+            extension_ids=sender.extensions,
+            now=now,
+        )
+        if down not in receiver.subscribers:
+            peer.sender.add(down)
+            receiver.subscribe(down)
+            self._publishers[publication.publisher.sid] += 1
+            self._first_settings(publication)
+            down.set_muted(publication.info.muted)
+            self._apply(subscription)
+            self._owner.room.quality.introduce(publication.publisher, to=self._owner)
+            self._owner.room.speakers.introduce(publication.publisher, to=self._owner)
+        if self._owner.shape.subscriber_connected:
+            self._started(subscription, publication)
+
+    def _started(self, subscription: Subscription, publication: Publication) -> None:
+        if not self._owner.permission.hidden:
+            publication.publisher.publications.tell_subscribed(publication)
+        if publication.kind == "video" and subscription.receiver is not None and subscription.down is not None:
+            subscription.down.request_keyframe(trio.current_time())  # trap 42
+
+    def _unsupported(self, subscription: Subscription) -> None:
+        self._wishes.pop(subscription.track_sid, None)
+        self._release(subscription)
+        response = rtc.SubscriptionResponse(
+            track_sid=subscription.track_sid, err=models.SubscriptionError.SE_CODEC_UNSUPPORTED
+        )
+        self._owner.send(rtc.SignalResponse(subscription_response=response))
+
+    def _release(self, subscription: Subscription) -> None:
+        """Take a subscription's media and section away; the wish itself is not this function's business."""
+        publication, sender, down = subscription.publication, subscription.sender, subscription.down
+        receiver = subscription.receiver
+        subscription.sender = subscription.down = subscription.receiver = None
+        if down is not None and receiver is not None:
+            receiver.unsubscribe(down)
+            self._owner.shape.subscriber.sender.remove(down)
+        if publication is not None:
+            publication.subscriptions.pop(self._owner.sid, None)
+            if down is not None:
+                publisher = publication.publisher
+                self._publishers[publisher.sid] -= 1
+                if self._publishers[publisher.sid] <= 0:
+                    del self._publishers[publisher.sid]
+                    self._owner.room.speakers.forget(publisher, by=self._owner)
+                message = publication.dynacast.forget(self._owner.sid, trio.current_time())
+                publisher.publications.tell_quality(publication, message)
+        if sender is not None and not self._owner.closed:
+            self._owner.shape.subscriber.negotiation.remove_sender(sender)
+            self._owner.negotiator.request()
+
+    # --- settings --------------------------------------------------------------------------------------------------
+
+    def set_settings(self, request: rtc.UpdateTrackSettings) -> None:
+        """Note how much of each named track is wanted; a track need not be subscribed to, or exist, yet."""
+        settings = TrackSettings.parse(request)
+        for sid in request.track_sids:
+            previous = self._settings.get(sid)
+            if previous is None and len(self._settings) >= self._owner.settings.limits.stored_settings:
+                return
+            self._settings[sid] = settings
+            if previous is None or (settings.enabled and not previous.enabled):
+                self._apply_now(sid)
+            elif ("settings", sid) not in self._owner.deadlines:
+                at = trio.current_time() + self._owner.settings.times.settings_debounce
+                self._owner.deadlines.arm(("settings", sid), at, partial(self._apply_now, sid))
+
+    def disable(self, sids: Iterable[str]) -> None:
+        """Stop the named tracks, as the state says that a client brings along when it resumes."""
+        for sid in sids:
+            if sid in self._wishes:
+                self._settings[sid] = TrackSettings(enabled=False)
+                self._apply_now(sid)
+
+    def _first_settings(self, publication: Publication) -> None:
+        adaptive = self._owner.options.adaptive_stream
+        settings = self._settings.get(publication.sid)
+        if settings is None:
+            quality = models.VideoQuality.LOW if adaptive else models.VideoQuality.HIGH
+            self._settings[publication.sid] = TrackSettings(quality=quality)
+        elif adaptive:
+            settings.enabled = True
+
+    def _apply_now(self, sid: str) -> None:
+        self._owner.deadlines.disarm(("settings", sid))
+        if subscription := self._wishes.get(sid):
+            self._apply(subscription)
+
+    def _apply(self, subscription: Subscription) -> None:
+        publication, down, receiver = subscription.publication, subscription.down, subscription.receiver
+        if publication is None or down is None or receiver is None:
+            return
+        settings = self._settings.get(publication.sid) or TrackSettings()
+        down.set_paused(not settings.enabled)
+        if publication.kind != "video":
+            return
+        layers = publication.layers(receiver.mime)
+        quality = settings.wanted_quality(layers)
+        down.set_max_layer(track_info.spatial_for_quality(layers, quality), settings.max_temporal())
+        codec = receiver.mime.rpartition("/")[2].lower()
+        wish = int(quality) if settings.enabled else OFF
+        message = publication.dynacast.wish(self._owner.sid, codec, wish, trio.current_time())
+        publication.publisher.publications.tell_quality(publication, message)
+
+    def close(self) -> None:
+        """Release everything; the participant is leaving."""
+        wishes, self._wishes = self._wishes, {}
+        for subscription in wishes.values():
+            self._release(subscription)
+
+
+def _receiver_for(publication: Publication, negotiated: list[Codec]) -> TrackReceiver | None:
+    """The first codec of the publisher that the subscriber takes; RED serves Opus too, being taken apart."""
+    mimes = {codec.mime.lower() for codec in negotiated}
+    for mime, receiver in publication.receivers.items():
+        if mime.lower() in mimes or (mime.lower() == RED and OPUS in mimes):
+            return receiver
+    return None

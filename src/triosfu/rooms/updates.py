@@ -1,0 +1,123 @@
+"""Tells participants about each other: versions, batches, chunks, and announce-before-media.
+
+Protocol reference, sections 5.3 and 7.1; section 17, row 7: everyone is told within 100 ms, publishers at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+from livekit.protocol import models, rtc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from triosfu.rooms.participant import Participant
+    from triosfu.rooms.room import Room
+
+CHUNK = 128 * 1024  # bytes of one update message
+MAX_RECENTLY_LEFT = 1000
+FLUSH = "announce"
+
+
+class Announcer:
+    """The participant updates of one room.
+
+    Infos are built when they are sent, so that nothing older than what a receiver knows can be sent after it.
+    """
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._changed: dict[str, Participant] = {}  # by identity: a newer session replaces an older one
+        self._left: deque[tuple[float, models.ParticipantInfo]] = deque(maxlen=MAX_RECENTLY_LEFT)
+
+    def changed(self, participant: Participant, *, at_once: bool) -> None:
+        """Tell the room that `participant` changed: now, or together with others within 100 ms."""
+        if at_once:
+            self._changed.pop(participant.identity, None)
+            self._send([participant])
+            return
+        self._changed[participant.identity] = participant
+        if FLUSH not in self._room.deadlines:
+            self._room.deadlines.arm(FLUSH, trio.current_time() + self._room.settings.times.announce, self.flush)
+
+    def flush(self) -> None:
+        """Tell what has been collected."""
+        self._room.deadlines.disarm(FLUSH)
+        changed, self._changed = list(self._changed.values()), {}
+        self._send(changed)
+
+    def left(self, participant: Participant, *, replaced: bool) -> None:
+        """Tell that a session is over, unless the same identity comes back at once.
+
+        Who knows sids, and every client of today does, takes the new sid for the end of the old one; a DISCONNECTED
+        that arrives late would remove the new session (trap 26).
+        """
+        if self._changed.get(participant.identity) is participant:
+            del self._changed[participant.identity]
+        info = participant.info()
+        for other in self._room.others(participant):
+            known = other.known_versions.pop(participant.sid, None)
+            if known is not None and not replaced:
+                other.send(rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[info])))
+        if not participant.permission.hidden and not replaced:
+            self._left.append((trio.current_time(), info))
+
+    def introduce(self, publisher: Participant, to: Participant) -> None:
+        """Make sure that `to` knows the present state of `publisher`; call it before media of theirs is signalled."""
+        if publisher is not to and to.known_versions.get(publisher.sid, -1) < publisher.version:
+            to.known_versions[publisher.sid] = publisher.version
+            to.send(rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[publisher.info()])))
+
+    def others_for_join(self, newcomer: Participant) -> list[models.ParticipantInfo]:
+        """Return whom a join response lists: everyone else who is not hidden, in any state."""
+        infos: list[models.ParticipantInfo] = []
+        for other in self._room.others(newcomer):
+            if not other.permission.hidden:
+                newcomer.known_versions[other.sid] = other.version
+                infos.append(other.info())
+        return infos
+
+    def resumed(self, participant: Participant, since: float) -> None:
+        """Bring a participant up to date that was without signalling since `since` seconds of the clock."""
+        present = {other.identity for other in self._room.participants.values()}
+        gone = [info for at, info in self._left if at >= since and info.identity not in present]
+        for infos in chunks(gone):
+            participant.send(rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=infos)))
+        everyone = [*self.others_for_join(participant), participant.info()]
+        for infos in chunks(everyone):
+            participant.send(rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=infos)))
+
+    def _send(self, subjects: list[Participant]) -> None:
+        public = [subject for subject in subjects if not subject.permission.hidden]
+        infos = [(subject, subject.info()) for subject in subjects]
+        messages = [
+            rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=some))
+            for some in chunks(info for subject, info in infos if not subject.permission.hidden)
+        ]
+        for receiver in list(self._room.participants.values()):
+            for subject in public:
+                if subject is not receiver:
+                    receiver.known_versions[subject.sid] = subject.version
+            for message in messages:
+                receiver.send(message)
+        for subject, info in infos:
+            if subject.permission.hidden:  # announced to nobody but itself
+                subject.send(rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[info])))
+
+
+def chunks(infos: Iterable[models.ParticipantInfo], limit: int = CHUNK) -> Iterator[list[models.ParticipantInfo]]:
+    """Split infos into groups of at most `limit` serialized bytes; one that is larger goes alone."""
+    group: list[models.ParticipantInfo] = []
+    size = 0
+    for info in infos:
+        length = info.ByteSize()
+        if group and size + length > limit:
+            yield group
+            group, size = [], 0
+        group.append(info)
+        size += length
+    if group:
+        yield group

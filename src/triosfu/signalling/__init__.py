@@ -1,0 +1,1 @@
+"""Signalling: the LiveKit client protocol over WebSocket, and the sessions that it carries."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from triosfu.errors import MalformedPacket
 from triosfu.sdp.codecs import Codec, payload_types, read_codecs, write_codecs
@@ -35,8 +35,7 @@ class IceCredentials:
     pwd: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """A certificate's digest (RFC 8122, section 5): algorithm in lower case, value in upper case."""
 
     algorithm: str

@@ -11,11 +11,12 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from triosfu.errors import PeerError, UsageError
+from triosfu.sdp.codecs import Codec
 from triosfu.sdp.descriptions import Writer
 from triosfu.sdp.directions import Direction, Setup
 from triosfu.sdp.incoming import in_answered_order, read_incoming
 from triosfu.sdp.policy import MediaPolicy, answered_extensions, choose, forwarded_codecs, forwarded_extensions
-from triosfu.sdp.sections import AnswerPreferences, Section, Sender
+from triosfu.sdp.sections import AnswerPreferences, Incoming, Section, Sender
 from triosfu.sdp.transport import LocalTransport, RemoteTransport, answer_setup, answered_setup, bundled
 from triosfu.sdp.wire import MAX_SECTIONS, SessionDescription
 
@@ -23,6 +24,22 @@ if TYPE_CHECKING:
     from random import Random
 
     from triosfu.sdp.media import MediaDescription
+
+__all__ = [
+    "AnswerPreferences",
+    "Changes",
+    "Codec",
+    "Direction",
+    "Incoming",
+    "LocalTransport",
+    "MediaPolicy",
+    "Negotiation",
+    "RemoteTransport",
+    "Section",
+    "Sender",
+    "Setup",
+    "State",
+]
 
 
 class State(Enum):
@@ -61,6 +78,16 @@ class Negotiation:
         self._version = 0
         self._allow_mixed = True
         self._offered: list[tuple[Section, Sender | None]] = []  # what the unanswered offer says
+
+    @property
+    def dtls_client(self) -> bool | None:
+        """Whether we start DTLS; None before the first description of the client."""
+        return None if self.setup is None else self.setup is Setup.ACTIVE
+
+    @property
+    def has_data(self) -> bool:
+        """Whether data channels may travel: there is an application section that nobody refused."""
+        return any(section.kind == "application" and not section.rejected for section in self.sections)
 
     # --- the client's offers -------------------------------------------------------------------------------
 

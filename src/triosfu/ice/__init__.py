@@ -1,0 +1,26 @@
+"""Interactive Connectivity Establishment (RFC 8445, 8838, 7675): find a path to the peer, and notice when it dies."""
+
+from triosfu.ice.candidate import Candidate, CandidateType
+from triosfu.ice.core import (
+    Credentials,
+    Event,
+    IceAgent,
+    IceState,
+    SelectedPair,
+    StateChanged,
+    Transmit,
+    TupleValidated,
+)
+
+__all__ = [
+    "Candidate",
+    "CandidateType",
+    "Credentials",
+    "Event",
+    "IceAgent",
+    "IceState",
+    "SelectedPair",
+    "StateChanged",
+    "Transmit",
+    "TupleValidated",
+]

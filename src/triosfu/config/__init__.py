@@ -1,0 +1,46 @@
+"""What an operator may choose: LiveKit's YAML keys, read once, as frozen values.
+
+    config = load_config(text, overrides={"rtc": {"node_ip": "203.0.113.7"}})
+    config = load_config(development=True)
+
+Every key that LiveKit knows is either a field here or refused by `load_config` with one line that starts with the key.
+"""
+
+from __future__ import annotations
+
+from triosfu.config.load import DEVELOPMENT_KEY, DEVELOPMENT_SECRET, load_config, read_config_file
+from triosfu.config.model import (
+    AudioConfig,
+    Config,
+    Filter,
+    LimitConfig,
+    LoggingConfig,
+    NetworkFilter,
+    PlayoutDelay,
+    PliThrottle,
+    RoomConfig,
+    RtcConfig,
+    TurnServer,
+    VideoConfig,
+)
+from triosfu.config.values import PortRange
+
+__all__ = [
+    "DEVELOPMENT_KEY",
+    "DEVELOPMENT_SECRET",
+    "AudioConfig",
+    "Config",
+    "Filter",
+    "LimitConfig",
+    "LoggingConfig",
+    "NetworkFilter",
+    "PlayoutDelay",
+    "PliThrottle",
+    "PortRange",
+    "RoomConfig",
+    "RtcConfig",
+    "TurnServer",
+    "VideoConfig",
+    "load_config",
+    "read_config_file",
+]

@@ -1,0 +1,177 @@
+"""The configuration as values: one frozen dataclass per section, defaults visible.
+
+Names are LiveKit's YAML keys. Times are seconds unless the name or LiveKit's own unit says otherwise (commented).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003  pydantic evaluates the annotations
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from triosfu.config.values import (
+    CODECS,
+    BindAddress,
+    CodecName,
+    Count,
+    Duration,
+    Network,
+    NodeIp,
+    Port,
+    PortRange,
+    Ports,
+    parse_level,
+)
+
+_STRICT = ConfigDict(extra="forbid")  # an unknown key is a mistake
+_MEDIA_PORT = PortRange(7882, 7882)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which names to use: all of `includes` (empty: everything) that are not among `excludes`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    includes: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkFilter:
+    """Which addresses to use: those in `includes` (empty: all) and in none of `excludes`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    includes: tuple[Network, ...] = ()
+    excludes: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PliThrottle:
+    """The least time between two keyframe requests to one publisher's layer."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    low_quality: Duration = 0.5
+    mid_quality: Duration = 1.0
+    high_quality: Duration = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnServer:
+    """A TURN server that clients are told about."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    host: str
+    port: Port
+    protocol: Literal["udp", "tcp", "tls"] = "udp"
+    username: str = ""
+    credential: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RtcConfig:
+    """Section `rtc`: how media reaches us."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    udp_port: Ports = _MEDIA_PORT  # of a range, the first free port carries all media
+    node_ip: NodeIp = ()  # the addresses that others reach us at, if our own are not
+    use_ice_lite: bool = False
+    enable_loopback_candidate: bool = False
+    interfaces: Filter = Filter()
+    ips: NetworkFilter = NetworkFilter()
+    stun_servers: tuple[str, ...] = ()  # host:port, told to clients
+    turn_servers: tuple[TurnServer, ...] = ()
+    packet_buffer_size_video: Count = 500  # packets kept for retransmission
+    packet_buffer_size_audio: Count = 200
+    pli_throttle: PliThrottle = PliThrottle()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayoutDelay:
+    """How long receivers are asked to delay video, in milliseconds."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    enabled: bool = False
+    min: Count = 0
+    max: Count = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomConfig:
+    """Section `room`: what a room starts with unless its creator says otherwise."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    auto_create: bool = True
+    enabled_codecs: tuple[CodecName, ...] = CODECS
+    max_participants: Count = 0  # 0 is no limit
+    empty_timeout: Count = 300  # for somebody to come
+    departure_timeout: Count = 20  # after the last one left
+    enable_remote_unmute: bool = False
+    sync_streams: bool = False
+    playout_delay: PlayoutDelay = PlayoutDelay()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioConfig:
+    """Section `audio`: who counts as speaking."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    active_level: Annotated[int, Field(ge=0, le=127)] = 35  # -dBov: smaller is louder
+    min_percentile: Annotated[int, Field(ge=0, le=100)] = 40  # % of an interval's frames that must be as loud
+    update_interval: Annotated[int, Field(ge=20)] = 400  # milliseconds
+    smooth_intervals: Count = 2  # 0 does not smooth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoConfig:
+    """Section `video`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    dynacast_pause_delay: Duration = 5.0  # before a layer that nobody watches is paused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitConfig:
+    """Section `limit`: 0 is no limit, except for sizes in bytes, which always hold."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    num_tracks: int = 0  # of the whole server; so is the next
+    bytes_per_sec: float = 0.0
+    subscription_limit_video: Count = 0  # of one participant; so is the next
+    subscription_limit_audio: Count = 0
+    max_metadata_size: Count = 512 * 1024
+    max_attributes_size: Count = 64 * 1024
+    max_room_name_length: Count = 256
+    max_participant_identity_length: Count = 256
+    max_participant_name_length: Count = 256
+    signal_message_size_limit: Count = 2 << 20
+    max_api_request_body_size: Count = 10 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggingConfig:
+    """Section `logging`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(parse_level)] = "info"
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All of it. `load_config` makes one and has checked it; so is one made by `dataclasses.replace` by its maker."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    port: Port = 7880  # HTTP and WebSocket; 0 is any free port
+    bind_addresses: tuple[BindAddress, ...] = ("0.0.0.0", "::")  # noqa: S104  a server is there to be reached
+    keys: Mapping[str, str] = field(default_factory=dict, repr=False)  # secrets by API key; the first signs refreshes
+    region: str = ""
+    development: bool = False
+    enable_data_tracks: bool = True
+    rtc: RtcConfig = RtcConfig()
+    room: RoomConfig = RoomConfig()
+    audio: AudioConfig = AudioConfig()
+    video: VideoConfig = VideoConfig()
+    limit: LimitConfig = LimitConfig()
+    logging: LoggingConfig = LoggingConfig()

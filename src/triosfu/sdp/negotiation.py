@@ -57,7 +57,7 @@ class Changes:
     ended: list[Section] = field(default_factory=list)
     added: list[Section] = field(default_factory=list)
     changed: list[Section] = field(default_factory=list)  # same track, other codecs, layers or sources
-    senders_negotiated: list[Sender] = field(default_factory=list)  # none in `negotiated`: not decodable there
+    senders_negotiated: list[Sender] = field(default_factory=list)  # or `refused`, or without a section again
     ice_restart: bool = False  # the client has new ICE credentials: replace ours before the answer
 
 
@@ -207,8 +207,6 @@ class Negotiation:
             raise UsageError("sdp: the sender is already there")
         if self._answers:
             section = next((section for section in self._vacant(sender.kind) if self._fits(sender, section)), None)
-            if self._state is State.ASKED:
-                section = None  # the changes of this round were told already
         else:
             vacant = self._vacant(sender.kind) if self.policy.reuse_sections else []
             section = vacant[0] if vacant else self._append(sender.kind)
@@ -216,6 +214,8 @@ class Negotiation:
             self.waiting.append(sender)
             return None
         self._occupy(section, sender)
+        if self._state is State.ASKED:
+            self._negotiate(sender, section, Changes())  # the answer in the making carries it already
         return section
 
     def remove_sender(self, sender: Sender) -> None:
@@ -225,7 +225,7 @@ class Negotiation:
         for section in self.sections:
             if section.outgoing is sender:
                 section.outgoing = None
-        _forget(sender)
+        sender.reset()
 
     def enable_data(self) -> None:
         """As offerer, add the application section (once)."""
@@ -310,7 +310,7 @@ class Negotiation:
             return
         if section.rejected or section.remote_direction is not Direction.RECVONLY:
             section.outgoing = None
-            _forget(sender)
+            sender.reset()
             self.waiting.insert(0, sender)
             changes.senders_negotiated.append(sender)
         else:
@@ -332,6 +332,7 @@ class Negotiation:
                 self._occupy(section, sender)
                 self._negotiate(sender, section, changes)
             elif vacant:
+                sender.refused = True
                 changes.senders_negotiated.append(sender)
             else:
                 self.waiting.append(sender)
@@ -365,8 +366,8 @@ class Negotiation:
             codecs = choose(sender, forwarded_codecs(media.codecs, media.kind, self.policy, sender))
         allowed = forwarded_extensions(section.kind, self.policy)
         extensions = {item.uri: item.id for item in answered_extensions(media.extensions, allowed, Direction.SENDONLY)}
-        if (codecs, extensions) != (sender.negotiated, sender.extensions) or not codecs:
-            sender.negotiated, sender.extensions = codecs, extensions
+        if (codecs, extensions, not codecs) != (sender.negotiated, sender.extensions, sender.refused):
+            sender.negotiated, sender.extensions, sender.refused = codecs, extensions, not codecs
             changes.senders_negotiated.append(sender)
 
     def _append(self, kind: str) -> Section | None:
@@ -390,10 +391,3 @@ class Negotiation:
             media=media,
         )
         return description.serialize()
-
-
-def _forget(sender: Sender) -> None:
-    """Undo what a section filled in."""
-    sender.mid = None
-    sender.negotiated = []
-    sender.extensions = {}

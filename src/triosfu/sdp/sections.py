@@ -51,10 +51,18 @@ class Sender:
     codecs: Sequence[str]  # the publisher's mimes, in its order
     fmtp: Mapping[str, str] = field(default_factory=dict)  # the publisher's parameters by mime, where known
     stereo: bool = False
-    # Filled by the negotiation; empty codecs after it mean that the client can decode none of ours.
+    # What the negotiation fills in:
     mid: str | None = None
-    negotiated: list[Codec] = field(default_factory=list)
+    negotiated: list[Codec] = field(default_factory=list)  # one for each codec that both have, in the wanted order
     extensions: dict[str, int] = field(default_factory=dict)  # id by URI
+    refused: bool = False  # the client has answered, and takes none of our codecs
+
+    def reset(self) -> None:
+        """Forget what was negotiated."""
+        self.mid = None
+        self.negotiated = []
+        self.extensions = {}
+        self.refused = False
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

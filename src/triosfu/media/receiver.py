@@ -5,10 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+import structlog
 
+from triosfu.media.codecs import inspect_for
+from triosfu.media.feedback import DEFAULT_RTT
+from triosfu.media.levels import SSRC_AUDIO_LEVEL, AudioLevel, LevelSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from triosfu.media.feedback import Feedback
+    from triosfu.media.stream import ReceiveStream
     from triosfu.rtp.wire import RtpPacket
+
+log = structlog.get_logger(__name__)
+
+BUFFER_VIDEO, BUFFER_AUDIO = 500, 200  # packets per layer that can be asked for again
 
 
 class Subscriber(Protocol):
@@ -28,40 +40,145 @@ class SenderReportInfo:
 
 
 class TrackReceiver:
-    """One published track in one codec."""
+    """One published track in one codec: its layers by spatial index, 0 the lowest, and who receives them.
 
-    kind: str  # "audio" or "video"
-    mime: str
-    clock_rate: int
-    extension_ids: Mapping[str, int]  # the publisher's: uri -> identifier in received packets
-    subscribers: list[Subscriber]  # replaced, never changed in place: a packet is being handed along it
-    rtt: float  # seconds, to the publisher
+    `Ingress.add_track` connects it to the packets of a publisher; until then, and after `remove_track`, it is quiet.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        mime: str,
+        clock_rate: int,
+        now: float,
+        screenshare: bool = False,
+        nack: bool | None = None,
+        buffer_size: int | None = None,
+        levels: LevelSettings | None = None,
+        inspect: Callable[[RtpPacket], None] | None = None,
+    ) -> None:
+        self.kind = kind  # "audio" or "video"
+        self.mime = mime
+        self.clock_rate = clock_rate
+        self.created_at = now
+        self.screenshare = screenshare
+        self.nack = mime.lower() != "audio/red" if nack is None else nack  # RED mends itself
+        self.buffer_size = buffer_size or (BUFFER_VIDEO if kind == "video" else BUFFER_AUDIO)
+        self.extension_ids: dict[str, int] = {}  # the publisher's: uri -> identifier in received packets
+        self.inspect = inspect or inspect_for(mime, self.extension_ids)
+        self.streams: dict[int, ReceiveStream] = {}  # by spatial index
+        # Replaced, never changed in place: a packet may be on its way along it.
+        self.subscribers: list[Subscriber] = []
+        self.available: tuple[int, ...] = ()  # the spatial layers that media arrives on now, lowest first
+        self.changes = 0  # of what is available, and of bitrates
+        self.unexpected_mime: str | None = None  # the codec that came instead of `mime`
+        self.failed_subscribers = 0
+        self.feedback: Feedback | None = None
+        self._level = AudioLevel(clock_rate, levels)
+        self._level_id = 0
+
+    def __repr__(self) -> str:
+        return f"<TrackReceiver {self.mime} layers={sorted(self.streams)} subscribers={len(self.subscribers)}>"
+
+    # --- for the send side -----------------------------------------------------------------------------------------
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Feed `subscriber` from the next packet on."""
         self.subscribers = [*self.subscribers, subscriber]
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Feed `subscriber` no more."""
+        """Feed `subscriber` no more; nothing happens when it was not fed."""
         self.subscribers = [other for other in self.subscribers if other is not subscriber]
 
     def request_keyframe(self, spatial: int, now: float) -> None:
-        """Ask the publisher for a keyframe of layer `spatial`, soon: throttled, and remembered while throttled."""
-        raise NotImplementedError
+        """Ask the publisher for a keyframe of layer `spatial`: at once, or as soon as the layer's throttle permits.
+
+        A wish is kept until it was sent, or a keyframe came. A layer that has not begun is asked when it does; layers
+        inside one stream (SVC) share that stream's keyframes.
+        """
+        stream = self.streams.get(spatial)
+        if stream is None and len(self.streams) == 1:
+            stream = next(iter(self.streams.values()))
+        if stream is None:
+            return
+        stream.request_keyframe(now)
+        feedback = self.feedback
+        if feedback is not None and feedback.wake is not None:
+            feedback.wake()
 
     def packet(self, spatial: int, index: int) -> RtpPacket | None:
-        """The buffered packet of layer `spatial` with this `index`, for a retransmission."""
-        raise NotImplementedError
+        """The packet of layer `spatial` with this `index`, for a retransmission; None when it is not kept any more."""
+        stream = self.streams.get(spatial)
+        return None if stream is None else stream.buffer.get(index)
 
     def sender_report(self, spatial: int) -> SenderReportInfo | None:
         """The last sender report of layer `spatial`; None before the first."""
-        raise NotImplementedError
-
-    @property
-    def available(self) -> tuple[int, ...]:
-        """The spatial layers that media arrives on now, lowest first."""
-        raise NotImplementedError
+        stream = self.streams.get(spatial)
+        if stream is None or stream.sender_report is None:
+            return None
+        report, arrival = stream.sender_report
+        return SenderReportInfo(report.ntp / (1 << 32), report.rtp_timestamp, arrival)
 
     def bitrate(self, spatial: int) -> int:
-        """Bits per second that arrive on layer `spatial`."""
-        raise NotImplementedError
+        """Bits per second that arrive on layer `spatial`; 0 before it was measured."""
+        stream = self.streams.get(spatial)
+        return 0 if stream is None else stream.tracker.bitrate
+
+    @property
+    def rtt(self) -> float:
+        """Seconds to the publisher and back, smoothed; a guess until measured."""
+        return DEFAULT_RTT if self.feedback is None else self.feedback.rtt
+
+    # --- for the room ----------------------------------------------------------------------------------------------
+
+    def audio_level(self, now: float) -> float:
+        """How loud the track is, 0 to 1; 0 when nobody speaks."""
+        return self._level.level(now)
+
+    def speaking(self, now: float) -> bool:
+        """Whether somebody speaks."""
+        return self._level.active(now)
+
+    def expect(self, layers: Sequence[int]) -> None:
+        """The publisher was told to send these layers: those that had stopped count again from their first packet."""
+        for spatial in layers:
+            stream = self.streams.get(spatial)
+            if stream is not None and not stream.tracker.active:
+                stream.tracker.reset()
+
+    # --- for the streams -------------------------------------------------------------------------------------------
+
+    def deliver(self, packet: RtpPacket, now: float) -> None:
+        """Hand a packet to every subscriber."""
+        if self._level_id:
+            value = packet.extension(self._level_id)
+            if value:
+                self._level.observe(value[0] & 0x7F, packet.timestamp, now)
+        subscribers = self.subscribers
+        try:
+            for subscriber in subscribers:
+                subscriber.forward(packet, now)
+        except Exception:
+            # A bug in one subscriber's path must not cost the others their media, nor the publisher its connection.
+            log.exception("subscriber_failed", mime=self.mime)
+            self.failed_subscribers += 1
+            self.unsubscribe(subscriber)
+            for other in subscribers[subscribers.index(subscriber) + 1 :]:
+                other.forward(packet, now)
+
+    def attach(self, feedback: Feedback, extension_ids: Mapping[str, int]) -> None:
+        """Belong to a publisher from now on."""
+        self.feedback = feedback
+        self.extension_ids.clear()
+        self.extension_ids.update(extension_ids)
+        self._level_id = self.extension_ids.get(SSRC_AUDIO_LEVEL, 0) if self.kind == "audio" else 0
+
+    def layer_changed(self) -> None:
+        """A layer came to life, dried up, or changed its bitrate."""
+        self.available = tuple(sorted(spatial for spatial, stream in self.streams.items() if stream.tracker.active))
+        self.changes += 1
+
+    def other_codec(self, mime: str) -> None:
+        """The publisher sends another codec than this receiver was made for."""
+        self.unexpected_mime = mime

@@ -1,0 +1,49 @@
+"""Sequence numbers without their wrap, and without the packets that were taken out of the stream."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+MAX_RANGES = 100
+
+
+def extend(sequence: int, near: int) -> int:
+    """The number closest to `near` whose low 16 bits are `sequence`."""
+    return near + ((sequence - near + 0x8000) & 0xFFFF) - 0x8000
+
+
+class Exclusions:
+    """Which numbers were taken out, so that the others can be counted as if those had never been.
+
+    A number may be taken out only while it is the newest: what came after an older one has its index already. The last
+    hundred ranges are remembered, for packets that come late.
+    """
+
+    def __init__(self, *, offset: int = 0, floor: int = 0) -> None:
+        self.offset = offset  # index = number - offset, behind the newest range
+        self._floor = floor  # nothing is known about numbers below
+        self._starts: list[int] = []
+        self._ends: list[int] = []  # inclusive
+        self._before: list[int] = []  # the offset in front of each range
+
+    def exclude(self, first: int, last: int) -> None:
+        """Take `first` to `last` out; they are newer than everything that has an index."""
+        if self._ends and self._ends[-1] == first - 1:
+            self._ends[-1] = last
+        else:
+            self._starts.append(first)
+            self._ends.append(last)
+            self._before.append(self.offset)
+            if len(self._starts) > MAX_RANGES:
+                self._floor = self._ends[0] + 1
+                del self._starts[0], self._ends[0], self._before[0]
+        self.offset += last - first + 1
+
+    def index(self, number: int) -> int | None:
+        """The index of `number`; None when it was taken out, or is too old to tell."""
+        if number < self._floor:
+            return None
+        after = bisect_right(self._starts, number)
+        if after and number <= self._ends[after - 1]:
+            return None
+        return number - (self._before[after] if after < len(self._before) else self.offset)

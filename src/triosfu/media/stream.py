@@ -1,0 +1,233 @@
+"""One received SSRC, that is one layer of a track: from the packet as it came to the packet as it is forwarded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from triosfu.errors import MalformedPacket
+from triosfu.media.buffer import PacketBuffer
+from triosfu.media.keyframes import KeyframeRequests
+from triosfu.media.nack import NackGenerator
+from triosfu.media.rebuild import as_red, original_of
+from triosfu.media.reception import MAX_DROPOUT, Reception
+from triosfu.media.sequence import Exclusions, extend
+from triosfu.media.stream_tracker import StreamTracker, settings_for
+from triosfu.rtp.rtcp import Nack, Pli, ReportBlock, SenderReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from triosfu.media.feedback import Feedback
+    from triosfu.media.receiver import TrackReceiver
+    from triosfu.rtp.wire import RtpPacket
+
+PLI_DISTANCE = (0.5, 1.0, 1.0)  # seconds, by layer
+
+
+class ReceiveStream:
+    """One layer of one track, on one SSRC.
+
+    The index of a packet is its extended sequence number less the packets that were taken out before it (padding, and
+    payload types that are not the track's), so that what is forwarded has gaps only where the network made them.
+    """
+
+    def __init__(
+        self,
+        receiver: TrackReceiver,
+        spatial: int,
+        first: RtpPacket,
+        *,
+        feedback: Feedback,
+        payload_types: Mapping[int, str],
+        previous: ReceiveStream | None,
+        now: float,
+    ) -> None:
+        self.ssrc = first.ssrc
+        self.spatial = spatial
+        self.reception = Reception(first, receiver.clock_rate)
+        self.buffer = PacketBuffer(receiver.buffer_size)
+        self.nacks = NackGenerator()
+        self.keyframes = KeyframeRequests(PLI_DISTANCE[min(spatial, 2)])
+        self.tracker = StreamTracker(settings_for(spatial, screenshare=receiver.screenshare))
+        self.sender_report: tuple[SenderReport, float] | None = None
+        self.packets = self.bytes = self.padding = self.duplicates = self.late = self.recovered = self.foreign = 0
+        self._receiver = receiver
+        self._feedback = feedback
+        self._inspect = receiver.inspect
+        self._video = receiver.kind == "video"
+        self._number = self.reception.highest  # the newest seen
+        if previous is None:
+            self._exclusions = Exclusions()
+        else:
+            # A layer that moves to another SSRC goes on where it was: its subscribers see one stream.
+            self._exclusions = Exclusions(offset=self._number - previous.newest_index, floor=self._number + 1)
+        self._reported = 0  # packets at the last report
+        self.describe(payload_types)
+        if self._video:
+            self.keyframes.seed(now)
+            feedback.arm(now)
+
+    def describe(self, payload_types: Mapping[int, str]) -> None:
+        """Learn which payload types are the track's codec; a renegotiation may change them."""
+        mime = self._receiver.mime.lower()
+        self._payload_types = payload_types
+        self._own = frozenset(number for number, name in payload_types.items() if name.lower() == mime)
+        self._red = min(self._own, default=0) if mime == "audio/red" else 0
+
+    @property
+    def newest_index(self) -> int:
+        """The index of the newest packet."""
+        return self._number - self._exclusions.offset
+
+    # --- packets ---------------------------------------------------------------------------------------------------
+
+    def receive(self, packet: RtpPacket, now: float) -> None:
+        """Take a packet from the network."""
+        if self.tracker.waiting:
+            self._begin(now)
+        self.packets += 1
+        self.bytes += len(packet.data)
+        number = self.reception.observe(packet)
+        newest = self._number
+        if number <= newest:
+            self._receive_late(packet, number, now)
+            return
+        self._number = number
+        if number != newest + 1:
+            self._skip(newest, number, now)
+        if packet.payload_offset == packet.payload_end:
+            self.padding += 1
+            self._exclusions.exclude(number, number)
+            return
+        if packet.payload_type not in self._own:
+            translated = self._translate(packet)
+            if translated is None:
+                self._exclusions.exclude(number, number)
+                return
+            packet = translated
+        packet.index = number - self._exclusions.offset
+        self._deliver(packet, now)
+
+    def receive_rtx(self, packet: RtpPacket, payload_type: int, now: float) -> bool:
+        """Take a retransmission, of `payload_type` once unwrapped; whether it filled a gap."""
+        try:
+            original = original_of(packet, self.ssrc, payload_type)
+        except MalformedPacket:
+            return False
+        number = extend(original.sequence, self._number)
+        # Newer than the newest, it is a probe that overtook its original: that one will come, or be missed in time.
+        if number > self._number or original.payload_offset == original.payload_end:
+            return False
+        return self._fill(original, number, now)
+
+    def _receive_late(self, packet: RtpPacket, number: int, now: float) -> None:
+        if number < 0:
+            self.late += 1
+        else:
+            self._fill(packet, number, now)
+
+    def _fill(self, packet: RtpPacket, number: int, now: float) -> bool:
+        """Put a packet into the gap that it left; False when there is none, or it is too old."""
+        asked = self.nacks.received(number)
+        index = self._exclusions.index(number)
+        if index is None or self.buffer.get(index) is not None:
+            self.duplicates += 1
+            return False
+        if packet.payload_type not in self._own:
+            translated = self._translate(packet)
+            if translated is None:
+                return False
+            packet = translated
+        packet.index = index
+        self.recovered += asked
+        return self._deliver(packet, now)
+
+    def _deliver(self, packet: RtpPacket, now: float) -> bool:
+        packet.spatial = self.spatial
+        if not self.buffer.put(packet):
+            self.late += 1
+            return False
+        self._inspect(packet)
+        if packet.keyframe:
+            self.keyframes.came()
+        self._receiver.deliver(packet, now)
+        return True
+
+    def _skip(self, newest: int, number: int, now: float) -> None:
+        """Packets are missing between `newest` and `number`; or the stream began anew."""
+        if number - newest > MAX_DROPOUT:
+            self._exclusions.exclude(newest + 1, number - 1)
+            self.nacks.clear()
+            self.sender_report = None
+            self.request_keyframe(now)
+        elif self._receiver.nack:
+            given_up = self.nacks.given_up
+            self.nacks.lost(newest + 1, number - 1, now)
+            if self.nacks.given_up > given_up:
+                self.request_keyframe(now)
+            self._feedback.arm(self.nacks.next_timeout())
+        else:
+            self.request_keyframe(now)
+
+    def _translate(self, packet: RtpPacket) -> RtpPacket | None:
+        """A packet of a payload type that is not the track's: made fit, or None to leave it out."""
+        mime = self._payload_types.get(packet.payload_type)
+        if self._red and mime is not None and mime.lower() == "audio/opus":
+            return as_red(packet, self._red)
+        self.foreign += 1
+        if mime is not None:
+            self._receiver.other_codec(mime)
+        return None
+
+    def _begin(self, now: float) -> None:
+        self.tracker.started(self.packets, self.bytes, now)
+        self._feedback.arm(self.tracker.next_timeout())
+        self._receiver.layer_changed()
+
+    # --- feedback --------------------------------------------------------------------------------------------------
+
+    def request_keyframe(self, now: float) -> None:
+        """Ask for a keyframe now, or as soon as the throttle lets us."""
+        if not self._video:
+            return
+        self.keyframes.want(now)
+        if self.keyframes.due(now):
+            self._feedback.outbox.append(Pli(self._feedback.ssrc, self.ssrc))
+        self._feedback.arm(self.keyframes.next_timeout())
+
+    def sender_reported(self, report: SenderReport, now: float) -> None:
+        """Take the publisher's report on this stream."""
+        self.sender_report = report, now
+        self.reception.sender_reported(report, now)
+
+    def ended(self) -> None:
+        """The publisher said goodbye to this SSRC; it may come back."""
+        self.tracker.reset()
+        self.nacks.clear()
+        self._receiver.layer_changed()
+
+    def report(self, now: float) -> ReportBlock | None:
+        """A report block, if anything came since the last one."""
+        if self.packets == self._reported:
+            return None
+        self._reported = self.packets
+        return self.reception.report(self.ssrc, now)
+
+    def handle_timeout(self, now: float) -> None:
+        """Ask for what is missing, and look whether the layer is alive."""
+        feedback = self._feedback
+        given_up = self.nacks.given_up
+        if numbers := self.nacks.due(now, feedback.rtt):
+            sequences = tuple(number & 0xFFFF for number in numbers)
+            feedback.outbox.append(Nack(feedback.ssrc, self.ssrc, sequences))
+        if self.nacks.given_up > given_up:
+            self.request_keyframe(now)
+        if self.keyframes.due(now):
+            feedback.outbox.append(Pli(feedback.ssrc, self.ssrc))
+        tracker = self.tracker
+        if now >= tracker.next_timeout() and tracker.handle_timeout(self.packets, self.bytes, now):
+            self._receiver.layer_changed()
+
+    def next_timeout(self) -> float:
+        """When `handle_timeout` has something to do."""
+        return min(self.nacks.next_timeout(), self.keyframes.next_timeout(), self.tracker.next_timeout())

@@ -1,0 +1,114 @@
+"""Arrival times of everything that a publisher sends, reported back for its bandwidth estimator.
+
+Without this feedback a client's estimate stays where it started, and simulcast at its lowest layer.
+"""
+
+from __future__ import annotations
+
+import math
+
+from triosfu.media.sequence import extend
+from triosfu.rtp.twcc import TICK, TICKS_PER_REFERENCE, TransportFeedback
+
+EMIT_ABOVE = 20  # packets
+EMIT_ANYHOW_ABOVE = 100
+EMIT_EVERY, EMIT_AT_MARKER = 0.1, 0.05  # seconds since the last feedback
+EMIT_WITHIN = 0.25  # a few packets do not wait longer: an estimator without news assumes the worst
+MAX_BEHIND = 1000  # numbers; what comes later than this is not reported
+KEEP = 0.5  # seconds that reported arrivals are kept, for feedback that must reach back to a late packet
+MAX_KEPT = 4000
+MAX_STATUSES = 0x8000
+MAX_RECEIVED = 150  # in one feedback: even widely spaced they fit a datagram
+MAX_DELTA = 0x7FFF
+
+
+class TwccRecorder:
+    """Collects (transport sequence number, arrival) and makes feedback packets of them."""
+
+    def __init__(self) -> None:
+        self._arrivals: dict[int, float] = {}  # extended number -> arrival, in the order of arrival
+        self._highest = -1
+        self._start = 0  # first number that no feedback has covered
+        self._fresh = 0  # arrivals since the last feedback
+        self._emitted_at = -math.inf
+        self.deadline = math.inf  # when a feedback is due although few packets came
+        self._feedback_count = 0
+
+    def record(self, sequence: int, now: float, *, marker: bool) -> bool:
+        """Note one arrival; whether a feedback is due now."""
+        if self._highest < 0:
+            self._highest = number = sequence + 0x10000
+            self._start = number
+            self._emitted_at = now
+        else:
+            number = extend(sequence, self._highest)
+            if number > self._highest:
+                self._highest = number
+            elif number <= self._highest - MAX_BEHIND or number in self._arrivals:
+                return False
+            elif number < self._start:
+                self._start = number
+        self._arrivals[number] = now
+        fresh = self._fresh = self._fresh + 1
+        if fresh == 1:
+            self.deadline = now + EMIT_WITHIN
+        elif len(self._arrivals) > MAX_KEPT:
+            self._forget(now)
+        if fresh <= EMIT_ABOVE:
+            return False
+        waited = now - self._emitted_at
+        return fresh > EMIT_ANYHOW_ABOVE or waited >= EMIT_EVERY or (marker and waited >= EMIT_AT_MARKER)
+
+    def build(self, sender_ssrc: int, media_ssrc: int, now: float) -> list[TransportFeedback]:
+        """Feedback for everything since the last one; more than one packet when it does not fit."""
+        self._fresh = 0
+        self._emitted_at = now
+        self.deadline = math.inf
+        numbers = sorted(number for number in self._arrivals if number >= self._start)
+        feedbacks: list[TransportFeedback] = []
+        base = self._start
+        received: list[tuple[int, int]] = []
+        reference = ticks = 0
+        for number in numbers:
+            arrival = round(self._arrivals[number] / TICK)
+            delta = arrival - ticks
+            if received and (
+                number - base >= MAX_STATUSES or len(received) == MAX_RECEIVED or not -MAX_DELTA <= delta <= MAX_DELTA
+            ):
+                feedbacks.append(self._feedback(sender_ssrc, media_ssrc, base, reference, received))
+                base, received = number, []
+            if not received:
+                if number - base >= MAX_STATUSES:
+                    base = number
+                reference = arrival // TICKS_PER_REFERENCE
+                delta = arrival - reference * TICKS_PER_REFERENCE
+            received.append((number - base, delta))
+            ticks = arrival
+        if received:
+            feedbacks.append(self._feedback(sender_ssrc, media_ssrc, base, reference, received))
+        self._start = self._highest + 1
+        self._forget(now)
+        return feedbacks
+
+    def _feedback(
+        self, sender_ssrc: int, media_ssrc: int, base: int, reference: int, received: list[tuple[int, int]]
+    ) -> TransportFeedback:
+        count = self._feedback_count
+        self._feedback_count = (count + 1) & 0xFF
+        return TransportFeedback(
+            sender_ssrc=sender_ssrc,
+            media_ssrc=media_ssrc,
+            base_sequence=base & 0xFFFF,
+            status_count=received[-1][0] + 1,
+            reference_time=((reference + 0x800000) & 0xFFFFFF) - 0x800000,
+            feedback_count=count,
+            received=tuple(received),
+        )
+
+    def _forget(self, now: float) -> None:
+        arrivals = self._arrivals
+        while arrivals:
+            number = next(iter(arrivals))
+            if len(arrivals) <= MAX_KEPT and arrivals[number] >= now - KEEP:
+                return
+            del arrivals[number]

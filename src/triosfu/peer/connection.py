@@ -27,6 +27,7 @@ from triosfu.peer.transport import Transport
 from triosfu.peer.waiting import WaitingPlace
 from triosfu.rtp.rtcp import parse_compound
 from triosfu.sctp.core import Association
+from triosfu.sdp.directions import Setup
 from triosfu.sdp.negotiation import LocalTransport, Negotiation
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class PeerConnection:
     @property
     def round_trip_time(self) -> float:
         """The smoothed round trip to the client in seconds, from ICE checks; 0.07 while unknown."""
-        return self._transport.ice.round_trip_time or 0.07
+        return self._transport.ice.rtt or 0.07
 
     # --- descriptions ----------------------------------------------------------------------------------------------
 
@@ -223,15 +224,15 @@ class PeerConnection:
         remote = self.negotiation.remote
         if remote is None:
             raise UsageError("peer: a description was applied that names no transport")
-        client = self.negotiation.dtls_client
+        client = self.negotiation.setup is Setup.ACTIVE
         self._transport.connect(
             remote=Credentials(remote.ufrag, remote.pwd),
             lite=remote.ice_lite,
             role=Role.CLIENT if client else Role.SERVER,
-            fingerprints=[Fingerprint(algorithm, value) for algorithm, value in remote.fingerprints],
+            fingerprints=[Fingerprint(item.algorithm, item.value) for item in remote.fingerprints],
             now=now,
         )
-        self._data.set_role(dtls_client=bool(client), now=now)
+        self._data.set_role(dtls_client=client, now=now)
         self._data.remote_max_message_size = remote.max_message_size
         for candidate in remote.candidates:
             self.add_remote_candidate(candidate)
@@ -314,7 +315,7 @@ class PeerConnection:
 
     def transport_secured(self, now: float) -> None:
         """Start SCTP, if negotiated, now that there is a secure path."""
-        if self.negotiation.has_data:
+        if self.negotiation.remote is not None and self.negotiation.remote.sctp_port is not None:
             self._data.connect(now)
         self._update_state()
 
@@ -335,6 +336,10 @@ class PeerConnection:
     def transport_drain(self, now: float) -> None:
         """Drain after a batch of datagrams."""
         self._drain(now)
+
+    def transport_failed(self, error: Exception) -> None:
+        """Close because of a bug of ours; it has been logged where it was caught."""
+        self.close(f"internal error: {type(error).__name__}")
 
     def _update_state(self) -> None:
         if self._transport.ice.state is IceState.CONNECTED and self._transport.secured:

@@ -27,7 +27,7 @@ class PeerHandler(Protocol):
     """The owner of a peer connection. Every method is synchronous and short: it may enqueue, never wait."""
 
     def peer_state_changed(self, peer: PeerConnection, state: PeerState, reason: str) -> None:
-        """Tell that the connection moved to `state`; FAILED and CLOSED are told once and are the last."""
+        """Tell that the connection moved to `state`. After FAILED an ICE restart may follow; CLOSED is the last."""
 
     def peer_incoming_track(self, peer: PeerConnection, section: Section) -> None:
         """Tell that a description brought a section in which the client sends (new, or with changed media)."""
@@ -57,4 +57,3 @@ class PeerSettings:
     disconnected_after: float = 5.0  # seconds of silence
     failed_after: float = 15.0  # seconds of silence
     connect_timeout: float = 30.0  # seconds from the remote description to a working transport
-    advertised: tuple[tuple[str, int], ...] = ()  # addresses to announce instead of the sockets' own

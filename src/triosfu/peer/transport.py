@@ -53,6 +53,9 @@ class TransportOwner(Protocol):
     def transport_drain(self, now: float) -> None:
         """Drain all cores: a batch of datagrams has been taken in."""
 
+    def transport_failed(self, error: Exception) -> None:
+        """Learn that one of our own cores raised what it must not; the mux has already let go of this transport."""
+
 
 class Transport:
     """ICE, DTLS and SRTP of one peer connection over the shared UDP sockets."""
@@ -83,7 +86,7 @@ class Transport:
             rng=rng,
             transaction_prefix=mux.transaction_prefix(self),
         )
-        for candidate in mux.host_candidates(settings.advertised):
+        for candidate in mux.host_candidates():
             self.ice.add_local_candidate(candidate)
         mux.register(self.ice.local.ufrag, self)
         self._registered = {self.ice.local.ufrag}
@@ -95,7 +98,7 @@ class Transport:
         self._inbound: Inbound | None = None
         self.outbound: Outbound | None = None
         self.destination: Destination | None = None
-        self._destinations: dict[Address, Destination] = {}
+        self._destinations: dict[tuple[Address, Address], Destination] = {}
 
     # --- what the owner sets ---------------------------------------------------------------------------------------
 
@@ -193,6 +196,10 @@ class Transport:
         """Drain the cores after a batch of datagrams."""
         self._owner.transport_drain(now)
 
+    def receive_failed(self, error: Exception) -> None:
+        """Pass on that the mux removed this transport because one of the methods above raised."""
+        self._owner.transport_failed(error)
+
     # --- draining --------------------------------------------------------------------------------------------------
 
     def drain(self, now: float) -> bool:
@@ -208,19 +215,19 @@ class Transport:
         events = self.ice.events()
         for event in events:
             match event:
-                case TupleValidated(remote=remote):
+                case TupleValidated(local=local, remote=remote):
                     self._mux.bind(remote, self)
                     if self.destination is None:
-                        self.destination = self._destination(remote)
+                        self.destination = self._destination(local, remote)
                     self._start_dtls(now)
-                case SelectedPair(remote=remote):
-                    self.destination = self._destination(remote)
+                case SelectedPair(local=local, remote=remote):
+                    self.destination = self._destination(local, remote)
                     self._register_ufrags()
                     self._start_dtls(now)
                 case StateChanged(state=state):
                     self._owner.transport_ice_state(state, now)
         for transmit in self.ice.datagrams_to_send():
-            self._mux.egress.send(transmit.data, self._destination(transmit.destination))
+            self._mux.egress.send(transmit.data, self._destination(transmit.source, transmit.destination))
         return bool(events)
 
     def _drain_dtls(self, dtls: DtlsConnection, now: float) -> bool:
@@ -271,12 +278,12 @@ class Transport:
             return
         self._owner.transport_ended(reason)
 
-    def _destination(self, address: Address) -> Destination:
-        known = self._destinations.get(address)
+    def _destination(self, local: Address, remote: Address) -> Destination:
+        known = self._destinations.get((local, remote))
         if known is None:
             if len(self._destinations) >= 64:
                 self._destinations.clear()  # prepared addresses are a cache; candidates are bounded by ICE
-            known = self._destinations[address] = self._mux.egress.destination(address)
+            known = self._destinations[local, remote] = self._mux.egress.destination(remote, local)
         return known
 
     def _register_ufrags(self) -> None:

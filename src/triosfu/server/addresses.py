@@ -1,0 +1,86 @@
+"""Which addresses carry media: the sockets to open, and what clients are told about them."""
+
+from __future__ import annotations
+
+import ipaddress
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import ifaddr
+
+from triosfu.errors import ConfigError
+from triosfu.net.udp import UdpMux
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from triosfu.config import Config, Filter, NetworkFilter
+
+WILDCARDS = {"0.0.0.0": 4, "::": 6}  # noqa: S104  what an operator may write; IP version behind it
+
+
+def media_hosts(config: Config) -> list[str]:
+    """The numeric addresses to open UDP sockets on, those that clients should prefer first.
+
+    A wildcard among the bind addresses stands for every usable interface address of its family; ICE needs to know them
+    one by one. Loopback is left out unless it is configured, or all there is.
+
+    Raises:
+        ConfigError: No address is left.
+    """
+    hosts: dict[str, None] = {}
+    for address in config.bind_addresses:
+        version = WILDCARDS.get(address)
+        if version is None:
+            hosts[address] = None
+        else:
+            hosts.update(dict.fromkeys(_interface_addresses(config, version)))
+    if not hosts:
+        raise ConfigError("rtc.interfaces: no network address is left to receive media on")
+    return list(hosts)
+
+
+def _interface_addresses(config: Config, version: int) -> Iterator[str]:
+    loopback = []
+    for adapter in ifaddr.get_adapters():
+        if not _allowed_name(adapter.name, config.rtc.interfaces):
+            continue
+        for ip in adapter.ips:
+            text = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
+            address = ipaddress.ip_address(text)
+            if address.version != version or address.is_link_local or not _allowed(address, config.rtc.ips):
+                continue
+            if address.is_loopback and not config.rtc.enable_loopback_candidate:
+                loopback.append(text)
+            else:
+                yield text
+    if config.development:
+        yield from loopback  # a developer's machine may be offline
+
+
+def _allowed_name(name: str, names: Filter) -> bool:
+    return (not names.includes or name in names.includes) and name not in names.excludes
+
+
+def _allowed(address: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: NetworkFilter) -> bool:
+    included = not networks.includes or any(address in network for network in networks.includes)
+    return included and not any(address in network for network in networks.excludes)
+
+
+async def open_mux(config: Config, stack: AsyncExitStack) -> UdpMux:
+    """A mux on the first free port of `rtc.udp_port`; `stack` closes it.
+
+    Raises:
+        ConfigError: None of the ports is free on every address.
+    """
+    hosts = media_hosts(config)
+    ports = config.rtc.udp_port
+    problem: OSError | None = None
+    for port in range(ports.first, ports.last + 1):
+        advertised = [(str(ip), port) for ip in config.rtc.node_ip]
+        try:
+            return await stack.enter_async_context(UdpMux.open(hosts, port, advertised=advertised))
+        except OSError as error:
+            problem = error
+    reason = problem.strerror if problem is not None else "the range is empty"
+    raise ConfigError(f"rtc.udp_port: cannot open {ports.first} to {ports.last}: {reason}")

@@ -1,0 +1,168 @@
+"""The composition root: from a configuration to a running server, and back to nothing.
+
+    async with serve(config) as server:
+        print(server.url, server.create_token(identity="alice", room="demo"))
+
+Leaving the block ends every session: clients are told first, then everything is cancelled, within the grace.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from random import SystemRandom
+from typing import TYPE_CHECKING
+
+import trio
+
+from triosfu import tokens
+from triosfu.config import Config
+from triosfu.dtls.certificate import Certificate
+from triosfu.net.http import Request, Response, Upgrade, open_listeners, serve_http
+from triosfu.peer import PeerConnection, PeerHandler, PeerSettings
+from triosfu.rooms.directory import Rooms
+from triosfu.rooms.joining import Services
+from triosfu.sdp.policy import MediaPolicy
+from triosfu.server.addresses import open_mux
+from triosfu.server.demo import Demo
+from triosfu.server.settings import room_settings
+from triosfu.signalling.routes import Signalling
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from triosfu.net.udp import UdpMux
+
+GRACE = 5.0  # seconds for goodbyes
+
+
+@dataclass(slots=True)
+class PeerFactory:
+    """Makes the peer connections of one server."""
+
+    mux: UdpMux
+    certificate: Certificate
+    policy: MediaPolicy
+    settings: PeerSettings
+    rng: SystemRandom
+
+    def __call__(self, *, name: str, handler: PeerHandler, single: bool, offerer: bool) -> PeerConnection:
+        """A new peer connection that nobody runs yet."""
+        return PeerConnection(
+            name=name,
+            mux=self.mux,
+            certificate=self.certificate,
+            handler=handler,
+            policy=self.policy,
+            single=single,
+            offerer=offerer,
+            rng=self.rng,
+            settings=self.settings,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    config: Config
+    port: int
+    rooms: Rooms
+    mux: UdpMux
+    _keys: Mapping[str, str] = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        """The URL that LiveKit clients connect to."""
+        host = self.config.bind_addresses[0]
+        if host in {"0.0.0.0", "::"}:  # noqa: S104  compared, not bound
+            host = "127.0.0.1"
+        return f"ws://[{host}]:{self.port}" if ":" in host else f"ws://{host}:{self.port}"
+
+    @property
+    def http_url(self) -> str:
+        """The same for the server API and for browsers."""
+        return "http" + self.url.removeprefix("ws")
+
+    def create_token(
+        self,
+        *,
+        identity: str,
+        room: str,
+        name: str = "",
+        ttl: float = tokens.DEFAULT_TTL,
+        video: tokens.VideoGrant | None = None,
+        metadata: str = "",
+        attributes: Mapping[str, str] | None = None,
+        kind: str = "standard",
+    ) -> str:
+        """An access token for `identity` to join `room`, valid for `ttl` seconds; `video` replaces the usual grants."""
+        key, secret = next(iter(self._keys.items()))
+        return tokens.create_token(
+            key,
+            secret,
+            now=time.time(),
+            identity=identity,
+            room=room,
+            name=name,
+            ttl=ttl,
+            video=video,
+            metadata=metadata,
+            attributes=attributes,
+            kind=kind,
+        )
+
+
+@asynccontextmanager
+async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server]:
+    """Serve until the block is left; then everybody is told, and after at most `grace` seconds nothing is left.
+
+    Raises:
+        ConfigError: A port or an address cannot be had.
+    """
+    rng = SystemRandom()
+    keys = dict(config.keys)
+    if not keys:
+        # Nobody can make a token for these but this server's owner, by `create_token`.
+        keys = {f"API{rng.randbytes(6).hex()}": rng.randbytes(32).hex()}
+    async with AsyncExitStack() as stack:
+        mux = await open_mux(config, stack)
+        codecs = tuple(config.room.enabled_codecs)
+        peers = PeerFactory(
+            mux=mux,
+            certificate=Certificate.generate(),
+            policy=MediaPolicy(receive=codecs, send=codecs, playout_delay=config.room.playout_delay.enabled),
+            settings=PeerSettings(ice_lite=config.rtc.use_ice_lite),
+            rng=rng,
+        )
+        rooms = Rooms(Services(peers=peers, rng=rng, settings=room_settings(config, rng)))
+        signalling = Signalling(rooms, keys)
+        demo = Demo(keys) if config.development else None
+        listeners = await open_listeners(config.bind_addresses, config.port)
+        port = listeners[0].socket.getsockname()[1]
+
+        async def respond(request: Request) -> Response | Upgrade:
+            if request.path == "/":
+                return health(request)
+            if demo is not None and (page := demo.respond(request)) is not None:
+                return page
+            return await signalling.respond(request)
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(rooms.run, name="rooms")
+            await nursery.start(serve_http, listeners, respond, name="http")
+            try:
+                yield Server(config, port, rooms, mux, keys)
+            finally:
+                rooms.close()
+                with trio.move_on_after(grace, shield=True):
+                    await rooms.wait_empty()
+                nursery.cancel_scope.cancel()
+
+
+def health(request: Request) -> Response:
+    """LiveKit's health page."""
+    if request.method not in {"GET", "HEAD"}:
+        return Response.text(405, "Method Not Allowed")
+    return Response.text(200, "OK")

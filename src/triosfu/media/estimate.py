@@ -1,0 +1,54 @@
+"""What a subscriber's feedback says about the way to it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from triosfu.media.sent_log import SentLog
+    from triosfu.rtp.rtcp import Remb, TransportFeedback
+
+WINDOW = 1.0  # seconds of arrivals that the arrival rate is taken over
+SMOOTHING = 0.2  # weight of a new feedback's loss
+
+
+class Estimate:
+    """The latest view of one subscriber's downlink. It only observes; allocating is somebody else's."""
+
+    def __init__(self) -> None:
+        self.remb: int | None = None  # bits per second that the subscriber says it can take
+        self.remb_at: float | None = None
+        self.arrival_rate: int | None = None  # bits per second that arrived over the last second, from TWCC
+        self.loss = 0.0  # share of packets, smoothed, from TWCC
+        self.queueing = 0.0  # seconds of delay above the lowest seen, from TWCC
+        self.feedback_at: float | None = None
+        self._arrivals: deque[tuple[float, int]] = deque()
+        self._bytes = 0
+        self._lowest_delay: float | None = None
+
+    def receive_remb(self, remb: Remb, now: float) -> None:
+        """Take the subscriber's own estimate."""
+        self.remb, self.remb_at = remb.bitrate, now
+
+    def receive_feedback(self, feedback: TransportFeedback, log: SentLog, now: float) -> None:
+        """Take transport-wide feedback about packets in `log`."""
+        arrived, missing = log.resolve(feedback)
+        self.feedback_at = now
+        if arrived or missing:
+            share = missing / (len(feedback.received) + missing)
+            self.loss += SMOOTHING * (share - self.loss)
+        if not arrived:
+            return
+        for sent, arrival, size in arrived:
+            self._arrivals.append((arrival, size))
+            self._bytes += size
+            delay = arrival - sent  # of two clocks: only its change means something
+            if self._lowest_delay is None or not -WINDOW < delay - self._lowest_delay < 60 * WINDOW:
+                self._lowest_delay = delay  # the first, or the subscriber's clock has jumped
+            self._lowest_delay = min(self._lowest_delay, delay)
+            self.queueing = delay - self._lowest_delay
+        newest = arrived[-1][1]
+        while self._arrivals and not 0 <= newest - self._arrivals[0][0] <= WINDOW:
+            self._bytes -= self._arrivals.popleft()[1]
+        self.arrival_rate = round(8 * self._bytes / WINDOW)

@@ -1,0 +1,179 @@
+"""The part of an outgoing packet that is the same for every subscriber with the same negotiated extensions.
+
+A packet goes to all subscribers of a track in one run. What does not differ between them is made once, for the first of
+them: the extension block under the subscribers' identifiers, the payload, and the packer that writes both behind the
+header in a single call.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+from typing import TYPE_CHECKING
+
+from triosfu.errors import MalformedPacket
+from triosfu.media.codecs import DEPENDENCY_DESCRIPTOR
+from triosfu.media.codecs.red import Block, parse_red
+from triosfu.rtp.wire import EXTENSION, ONE_BYTE, TWO_BYTE, VERSION, RtpPacket, build_rtp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ABS_SEND_TIME = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
+TRANSPORT_SEQUENCE = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
+ABS_CAPTURE_TIME = "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time"
+VIDEO_ORIENTATION = "urn:3gpp:video-orientation"
+# What is passed on as the publisher wrote it. All else is about the publisher's own transport or sections.
+FORWARDED = (DEPENDENCY_DESCRIPTOR, ABS_CAPTURE_TIME, VIDEO_ORIENTATION)
+MAX_PACKET = 1456  # bytes before protection: with RTX, SRTP, UDP and IPv4 it still fits 1500
+HEADER_SIZE = 12
+MARKER = 0x80
+HIGHEST_ONE_BYTE = 14
+
+_extension_header = struct.Struct("!HH")
+
+
+@cache
+def packer(tail: int) -> Callable[..., None]:
+    """Writes a fixed RTP header and `tail` bytes behind it, in one call."""
+    return struct.Struct(f"!BBHII{tail}s").pack_into
+
+
+class Shape:
+    """Makes the common part of each packet of a track; `packet` says which one it holds now."""
+
+    __slots__ = (
+        "_pairs",
+        "_pairs_from",
+        "blocks",
+        "extension_ids",
+        "first",
+        "frame_at",
+        "marker",
+        "octets",
+        "oversized",
+        "pack",
+        "packet",
+        "payload_at",
+        "primary_only",
+        "size",
+        "tail",
+        "transport_at",
+    )
+
+    def __init__(self, extension_ids: Mapping[str, int], *, primary_only: bool) -> None:
+        self.extension_ids = {uri: number for uri, number in extension_ids.items() if 0 < number < 256}
+        self.primary_only = primary_only  # of RED: its last block, which is plain Opus
+        self.oversized = 0  # packets that went out without their payload
+        self.packet: RtpPacket | None = None
+        self.first = VERSION
+        self.marker = 0
+        self.tail = b""
+        self.pack = packer(0)
+        self.size = HEADER_SIZE
+        self.octets = 0  # of payload
+        self.payload_at = HEADER_SIZE
+        self.frame_at = 0  # where the dependency descriptor's frame number stands; 0 without one
+        self.transport_at = 0  # where the transport-wide sequence number goes; 0 without one
+        self.blocks: list[Block] = []
+        self._pairs_from: Mapping[str, int] = {}
+        self._pairs: dict[int, tuple[int, bool]] = {}
+
+    def matches(self, extension_ids: Mapping[str, int], *, primary_only: bool) -> bool:
+        """Whether a subscriber with these identifiers gets the same bytes."""
+        return self.primary_only == primary_only and self.extension_ids == extension_ids
+
+    def take(self, packet: RtpPacket, publisher_ids: Mapping[str, int], now: float) -> None:
+        """Hold `packet` from now on, as sent at `now`."""
+        if publisher_ids != self._pairs_from:
+            self._pair(publisher_ids)
+        block = self._extensions(packet, now)
+        data, start, end = packet.data, packet.payload_offset, packet.payload_end
+        if self.primary_only:
+            start, end = self._primary(data, start, end)
+        if HEADER_SIZE + len(block) + end - start > MAX_PACKET:
+            self.oversized += 1
+            end = start
+        self.packet = packet
+        self.marker = MARKER if packet.marker else 0
+        self.tail = tail = block + data[start:end]
+        self.pack = packer(len(tail))
+        self.size = HEADER_SIZE + len(tail)
+        self.payload_at = HEADER_SIZE + len(block)
+        self.octets = end - start
+
+    def recovered(self, distance: int) -> RtpPacket | None:
+        """The packet `distance` before the held one, from the redundancy that it carries; None if it carries none.
+
+        Senders put the packets directly before into the redundant blocks, the nearest last.
+        """
+        held = self.packet
+        if held is None or distance >= len(self.blocks):
+            return None
+        block = self.blocks[-1 - distance]
+        if block.start == block.end:
+            return None
+        data = build_rtp(
+            ssrc=held.ssrc,
+            payload_type=held.payload_type,
+            sequence=(held.sequence - distance) & 0xFFFF,
+            timestamp=(held.timestamp - block.age) & 0xFFFFFFFF,
+            payload=bytes([block.payload_type]) + held.data[block.start : block.end],
+        )
+        packet = RtpPacket.parse(data, held.arrival)
+        packet.index = held.index - distance
+        packet.spatial = held.spatial
+        return packet
+
+    def _pair(self, publisher_ids: Mapping[str, int]) -> None:
+        """Find out which of the publisher's extensions go on, and under which identifier."""
+        self._pairs_from = dict(publisher_ids)
+        self._pairs = {
+            publisher_ids[uri]: (self.extension_ids[uri], uri == DEPENDENCY_DESCRIPTOR)
+            for uri in FORWARDED
+            if uri in publisher_ids and uri in self.extension_ids
+        }
+
+    def _extensions(self, packet: RtpPacket, now: float) -> bytes:
+        """The extension block with its header; sets `first`, `frame_at` and `transport_at`."""
+        self.frame_at = self.transport_at = 0
+        # One of the two serves the estimate of the way to the subscriber; with both negotiated the newer does.
+        ids = self.extension_ids
+        elements: list[tuple[int, bytes]] = []
+        transport = ids.get(TRANSPORT_SEQUENCE, 0)
+        if transport:
+            elements.append((transport, b"\0\0"))
+        elif send_time := ids.get(ABS_SEND_TIME, 0):
+            elements.append((send_time, (int(now * 262144) & 0xFFFFFF).to_bytes(3, "big")))
+        descriptor = -1
+        if self._pairs and packet.extension_profile:
+            for number, start, end in packet.elements():
+                if pair := self._pairs.get(number):
+                    if pair[1] and end - start >= 3:
+                        descriptor = len(elements)
+                    elements.append((pair[0], packet.data[start:end]))
+        if not elements:
+            self.first = VERSION
+            return b""
+        self.first = VERSION | EXTENSION
+        if all(number <= HIGHEST_ONE_BYTE and 0 < len(value) <= 16 for number, value in elements):
+            profile, head = ONE_BYTE, 1
+            block = b"".join(bytes([number << 4 | len(value) - 1]) + value for number, value in elements)
+        else:
+            profile, head = TWO_BYTE, 2
+            block = b"".join(bytes([number, len(value)]) + value for number, value in elements)
+        if transport:
+            self.transport_at = HEADER_SIZE + 4 + head
+        if descriptor >= 0:
+            before = sum(head + len(value) for _, value in elements[:descriptor])
+            self.frame_at = HEADER_SIZE + 4 + before + head + 1
+        block += bytes(-len(block) % 4)
+        return _extension_header.pack(profile, len(block) // 4) + block
+
+    def _primary(self, data: bytes, start: int, end: int) -> tuple[int, int]:
+        try:
+            self.blocks = parse_red(data, start, end)
+        except MalformedPacket:
+            self.blocks = []
+            return end, end  # an empty packet keeps the sequence whole
+        return self.blocks[-1].start, self.blocks[-1].end

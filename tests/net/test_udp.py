@@ -1,0 +1,396 @@
+"""The UDP mux over loopback: who gets what, in batches and without them, whatever one route does."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import asynccontextmanager
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from triosfu.errors import UsageError
+from triosfu.net.batch import BATCH, SLOT
+from triosfu.net.udp import MAX_TUPLES, Route, UdpMux
+from triosfu.stun.wire import COOKIE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from triosfu.net.address import Address
+
+LIMIT = 10  # seconds; reached only by a failing test
+
+
+class RecordingRoute:
+    """Keeps what it is given, and tells when a batch has ended."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, bytes]] = []
+        self.sources: set[Address] = set()
+        self.locals: set[Address] = set()
+        self.batches = 0
+        self.failures: list[Exception] = []
+        self._ended = trio.Event()
+
+    def receive_stun(self, data: bytes, source: Address, local: Address, now: float) -> None:
+        self.got.append(("stun", data))
+        self.sources.add(source)
+        self.locals.add(local)
+
+    def receive_dtls(self, data: bytes, source: Address, now: float) -> None:
+        self.got.append(("dtls", data))
+        self.sources.add(source)
+
+    def receive_rtp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
+        self.got.append(("rtp", bytes(arena[:length])))
+
+    def receive_rtcp(self, data: bytes, now: float) -> None:
+        self.got.append(("rtcp", data))
+
+    def end_of_batch(self, now: float) -> None:
+        self.batches += 1
+        self._ended.set()
+
+    def receive_failed(self, error: Exception) -> None:
+        self.failures.append(error)
+        self._ended.set()
+
+    async def wait_for(self, count: int) -> None:
+        with trio.fail_after(LIMIT):
+            while len(self.got) < count:
+                await self.next_end()
+
+    async def next_end(self) -> None:
+        with trio.fail_after(LIMIT):
+            await self._ended.wait()
+        self._ended = trio.Event()
+
+
+class BrokenRoute(RecordingRoute):
+    """Raises on everything of one kind."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def receive_dtls(self, data: bytes, source: Address, now: float) -> None:
+        super().receive_dtls(data, source, now)
+        if self.kind == "dtls":
+            raise ValueError("a bug")
+
+    def end_of_batch(self, now: float) -> None:
+        if self.kind == "end":
+            raise KeyError("another bug")
+        super().end_of_batch(now)
+
+    def receive_failed(self, error: Exception) -> None:
+        super().receive_failed(error)
+        raise RuntimeError("a bug in the last words")
+
+
+class EchoRoute(RecordingRoute):
+    """Answers each DTLS datagram at the end of its batch, from the arena."""
+
+    def __init__(self, mux: UdpMux) -> None:
+        super().__init__()
+        self.mux = mux
+
+    def end_of_batch(self, now: float) -> None:
+        for source in self.sources:
+            destination = self.mux.egress.destination(source)
+            for _, data in self.got:
+                self.mux.egress.send(data[::-1], destination)
+        self.got.clear()
+        super().end_of_batch(now)
+
+
+@pytest.fixture(params=[True, False], ids=["batched", "plain"])
+def batched(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+class Client:
+    """A peer's socket."""
+
+    def __init__(self, mux: UdpMux, local: int = 0) -> None:
+        self.server = mux.local_addresses[local]
+        family = socket.AF_INET6 if ":" in self.server[0] else socket.AF_INET
+        self.sock = trio.socket.socket(family, trio.socket.SOCK_DGRAM)
+
+    async def bind(self) -> None:
+        await self.sock.bind((self.server[0], 0))
+
+    @property
+    def address(self) -> Address:
+        host, port = self.sock.getsockname()[:2]
+        return host, port
+
+    async def send(self, *datagrams: bytes) -> None:
+        for datagram in datagrams:
+            await self.sock.sendto(datagram, self.server)
+
+    async def receive(self) -> bytes:
+        with trio.fail_after(LIMIT):
+            return await self.sock.recv(4096)
+
+
+@asynccontextmanager
+async def client_of(mux: UdpMux, local: int = 0) -> AsyncIterator[Client]:
+    client = Client(mux, local)
+    with client.sock:
+        await client.bind()
+        yield client
+
+
+def stun_request(ufrag: str) -> bytes:
+    username = f"{ufrag}:them".encode()
+    padded = username + bytes(-len(username) % 4)
+    attribute = b"\x00\x06" + len(username).to_bytes(2, "big") + padded
+    return b"\x00\x01" + len(attribute).to_bytes(2, "big") + COOKIE_BYTES + bytes(12) + attribute
+
+
+def stun_response(transaction: bytes) -> bytes:
+    return b"\x01\x01\x00\x00" + COOKIE_BYTES + transaction
+
+
+DTLS, RTP, RTCP = b"\x16" + bytes(20), b"\x80\x60" + bytes(30), b"\x80\xc9" + bytes(10)
+
+
+async def test_each_protocol_finds_its_method(batched: bool) -> None:
+    async with UdpMux.open(["127.0.0.1"], 0, batched=batched) as mux, client_of(mux) as client:
+        route = RecordingRoute()
+        mux.register("ours", route)
+        prefix = mux.transaction_prefix(route)
+        mux.bind(client.address, route)
+        sent = [stun_request("ours"), stun_response(prefix + bytes(8)), DTLS, RTP, RTCP]
+        await client.send(*sent)
+        await route.wait_for(len(sent))
+        assert route.got == list(zip(("stun", "stun", "dtls", "rtp", "rtcp"), sent, strict=True))
+        assert route.sources == {client.address}
+        assert route.locals == {mux.local_addresses[0]}
+
+
+async def test_what_nobody_claims_is_counted_and_not_answered(batched: bool) -> None:
+    async with UdpMux.open(["127.0.0.1"], 0, batched=batched) as mux, client_of(mux) as client:
+        route = RecordingRoute()
+        mux.register("ours", route)
+        strangers = {
+            "unknown_ufrag": stun_request("theirs"),
+            "unknown_transaction": stun_response(bytes(12)),
+            "odd_stun": b"\x00\x01\x00",
+            "unbound_tuple": RTP,
+            "unknown_protocol": b"\xff" * 20,
+            "odd_size": b"\x80",
+        }
+        await client.send(*strangers.values(), b"\x16" + bytes(SLOT), b"", stun_request("ours"))
+        await route.wait_for(1)
+        for reason in strangers:
+            assert mux.counters[reason] == (3 if reason == "odd_size" else 1), reason
+        assert len(route.got) == 1
+        assert mux.egress.queued == 0
+
+
+async def test_more_datagrams_than_a_batch_arrive_once_each_and_in_order(batched: bool) -> None:
+    async with UdpMux.open(["127.0.0.1"], 0, batched=batched) as mux, client_of(mux) as client:
+        route = RecordingRoute()
+        mux.bind(client.address, route)
+        rng = Random(4)
+        sent = [b"\x80\x60" + index.to_bytes(2, "big") + rng.randbytes(rng.randrange(1, 1400)) for index in range(300)]
+        await client.send(*sent)
+        await route.wait_for(len(sent))
+        assert [data for _, data in route.got] == sent
+        assert mux.counters["datagrams"] == len(sent)
+        assert route.batches == mux.counters["batches"] >= len(sent) / BATCH
+
+
+async def test_both_families_are_served_on_one_port(batched: bool) -> None:
+    async with UdpMux.open(["127.0.0.1", "::1"], 0, batched=batched) as mux:
+        assert len({port for _, port in mux.local_addresses}) == 1
+        assert [str(candidate).split()[4] for candidate in mux.host_candidates()] == ["127.0.0.1", "::1"]
+        for local in (0, 1):
+            async with client_of(mux, local) as client:
+                route = EchoRoute(mux)
+                mux.bind(client.address, route)
+                await client.send(DTLS + b"once")
+                assert await client.receive() == (DTLS + b"once")[::-1]
+
+
+async def test_a_queue_with_both_families_reaches_both(batched: bool) -> None:
+    async with (
+        UdpMux.open(["127.0.0.1", "::1"], 0, batched=batched) as mux,
+        client_of(mux, 0) as four,
+        client_of(mux, 1) as six,
+    ):
+        for client in (four, six, four):
+            mux.egress.send(client.address[0].encode(), mux.egress.destination(client.address))
+        assert [await four.receive(), await six.receive(), await four.receive()] == [b"127.0.0.1", b"::1", b"127.0.0.1"]
+
+
+async def test_what_is_queued_outside_a_batch_leaves_without_being_flushed(batched: bool) -> None:
+    async with UdpMux.open(["127.0.0.1"], 0, batched=batched) as mux, client_of(mux) as client:
+        destination = mux.egress.destination(client.address)
+        for round_trip in range(3):
+            mux.egress.send(b"timer %d" % round_trip, destination)
+            assert mux.egress.queued == 1, "one system call for all that this turn queues"
+            assert await client.receive() == b"timer %d" % round_trip
+            assert mux.egress.queued == 0
+
+
+async def test_leaving_the_block_sends_what_is_queued(batched: bool) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind(("127.0.0.1", 0))
+        client.settimeout(LIMIT)
+        async with UdpMux.open(["127.0.0.1"], 0, batched=batched) as mux:
+            destination = mux.egress.destination(client.getsockname())
+            mux.egress.send(b"goodbye", destination)
+        assert client.recv(100) == b"goodbye"
+    mux.egress.send(b"too late", destination)
+    mux.egress.flush()
+    assert mux.counters["send_closed"] == 1
+
+
+@pytest.mark.parametrize("kind", ["dtls", "end"])
+async def test_a_route_that_raises_loses_itself_only(batched: bool, kind: str) -> None:
+    async with (
+        UdpMux.open(["127.0.0.1"], 0, batched=batched) as mux,
+        client_of(mux) as client,
+        client_of(mux) as other,
+    ):
+        broken, sound = BrokenRoute(kind), RecordingRoute()
+        mux.register("broken", broken)
+        mux.bind(client.address, broken)
+        mux.bind(other.address, sound)
+        await client.send(DTLS)
+        await other.send(DTLS)
+        await sound.wait_for(1)
+        if not broken.failures:
+            await broken.next_end()
+        assert [type(error) for error in broken.failures] == [ValueError if kind == "dtls" else KeyError]
+        assert mux.counters["route_failed"] == 2, "the bug, and the one in its last words"
+        await client.send(DTLS, stun_request("broken"))
+        await other.send(DTLS)
+        await sound.wait_for(2)
+        assert (mux.counters["unbound_tuple"], mux.counters["unknown_ufrag"]) == (1, 1)
+        assert len(broken.got) == 1
+
+
+async def test_a_removed_route_gets_nothing_any_more_not_even_the_end_of_the_batch(batched: bool) -> None:
+    async with (
+        UdpMux.open(["127.0.0.1"], 0, batched=batched) as mux,
+        client_of(mux) as client,
+        client_of(mux) as other,
+    ):
+        victim = RecordingRoute()
+
+        class Remover(RecordingRoute):
+            def receive_dtls(self, data: bytes, source: Address, now: float) -> None:
+                super().receive_dtls(data, source, now)
+                mux.remove(victim)
+
+        remover = Remover()
+        mux.register("victim", victim)
+        assert mux.transaction_prefix(victim) == mux.transaction_prefix(victim)
+        mux.bind(client.address, victim)
+        mux.bind(other.address, remover)
+        # Nothing is read before this task waits: both are of one batch.
+        await client.send(RTP)
+        await other.send(DTLS)
+        await client.send(RTP, stun_request("victim"), stun_response(mux.transaction_prefix(remover) + bytes(8)))
+        await remover.wait_for(2)
+        assert victim.batches in (0, 1)
+        assert len(victim.got) == 1
+        assert (mux.counters["unbound_tuple"], mux.counters["unknown_ufrag"]) == (1, 1)
+        mux.remove(victim)  # again: nothing happens
+
+
+async def test_an_address_belongs_to_the_route_bound_last(batched: bool) -> None:
+    async with UdpMux.open(["127.0.0.1"], 0, batched=batched) as mux, client_of(mux) as client:
+        first, second = RecordingRoute(), RecordingRoute()
+        mux.bind(client.address, first)
+        mux.bind(client.address, second)
+        mux.remove(first)
+        await client.send(DTLS)
+        await second.wait_for(1)
+        mux.unbind(second)
+        mux.register("second", second)
+        await client.send(DTLS, stun_request("second"))
+        await second.wait_for(2)
+        assert mux.counters["unbound_tuple"] == 1
+        assert first.got == []
+
+
+async def test_a_route_keeps_its_sixteen_latest_addresses() -> None:
+    async with UdpMux.open(["127.0.0.1"], 0) as mux, client_of(mux) as client:
+        route = RecordingRoute()
+        mux.bind(client.address, route)
+        for port in range(1, MAX_TUPLES):
+            mux.bind(("192.0.2.1", port), route)
+        mux.bind(client.address, route)  # again: the latest now
+        mux.bind(("192.0.2.2", 1), route)
+        await client.send(DTLS)
+        await route.wait_for(1)
+        for port in range(1, MAX_TUPLES):
+            mux.bind(("192.0.2.3", port), route)
+        mux.bind(("192.0.2.3", 999), route)
+        mux.register("ours", route)
+        await client.send(DTLS, stun_request("ours"))
+        await route.wait_for(2)
+        assert mux.counters["unbound_tuple"] == 1
+
+
+async def test_a_ufrag_has_one_owner() -> None:
+    async with UdpMux.open(["127.0.0.1"], 0) as mux:
+        route: Route = RecordingRoute()
+        mux.register("ours", route)
+        mux.register("ours", route)
+        with pytest.raises(UsageError):
+            mux.register("ours", RecordingRoute())
+        mux.unregister("ours")
+        mux.unregister("ours")
+        mux.register("ours", RecordingRoute())
+
+
+async def test_tables_are_empty_when_every_route_is_gone() -> None:
+    async with UdpMux.open(["127.0.0.1"], 0) as mux:
+        routes = [RecordingRoute() for _ in range(20)]
+        for index, route in enumerate(routes):
+            mux.register(f"ufrag{index}", route)
+            mux.transaction_prefix(route)
+            for port in range(1, 30):
+                mux.bind(("192.0.2.1", index * 100 + port), route)
+            mux.release_prefix(route)
+        for route in routes:
+            mux.remove(route)
+            mux.unbind(route)
+            mux.release_prefix(route)
+        tables = (mux._routes, mux._by_ufrag, mux._by_prefix, mux._by_tuple)
+        assert [len(table) for table in tables] == [0, 0, 0, 0]
+
+
+async def test_peers_are_told_the_advertised_address() -> None:
+    async with UdpMux.open(["127.0.0.1"], 0, advertised=[("203.0.113.5", 0)]) as mux:
+        [(host, port)] = mux.local_addresses
+        assert host == "203.0.113.5"
+        async with client_of_port(port) as client:
+            route = RecordingRoute()
+            mux.register("ours", route)
+            await client.sendto(stun_request("ours"), ("127.0.0.1", port))
+            await route.wait_for(1)
+            assert route.locals == {("203.0.113.5", port)}, "as ICE knows its candidate"
+        assert mux.host_candidates([("198.51.100.1", 7)])[0].address == ("198.51.100.1", 7)
+
+
+@asynccontextmanager
+async def client_of_port(port: int) -> AsyncIterator[trio.socket.SocketType]:
+    with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as sock:
+        await sock.bind(("127.0.0.1", 0))
+        yield sock
+
+
+async def test_a_taken_port_is_an_error_and_leaves_nothing_open() -> None:
+    async with UdpMux.open(["127.0.0.1"], 0) as mux:
+        with pytest.raises(OSError, match="in use"):
+            async with UdpMux.open(["::1", "127.0.0.1"], mux.local_addresses[0][1]):
+                pass

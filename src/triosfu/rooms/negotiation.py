@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 DEBOUNCE = "negotiate"
 WATCHDOG = "negotiation answer"
+MAX_FRUITLESS = 8
 TRIES = 2  # of asking a client to offer, before it is taken for stuck
 
 
@@ -41,8 +43,9 @@ class Negotiator:
         self._waiting = False  # for the client's answer, or for the offer that it was asked for
         self._tries = 0
         self._offer_id = owner.rng.randint(1, 256)
-        self._asked = (0, 0)  # audio and video sections that the client has been asked to add
-        self._in_offer = False
+        self._asked: Counter[str] = Counter()  # sections, by kind, that the client has been asked to add
+        self._fruitless = 0  # rounds in a row after which tracks still waited for a section
+        self.answering = False  # an offer has been read and its answer is in the making
 
     # --- the client's turns ----------------------------------------------------------------------------------------
 
@@ -55,14 +58,14 @@ class Negotiator:
         owner = self._owner
         peer = owner.shape.publisher
         try:
-            self._in_offer = True
+            self.answering = True
             peer.accept_offer(offer.sdp)
             owner.publications.settle()  # sets how sections are to be answered
             sdp = peer.create_answer()
         except MalformedPacket as error:
             raise PeerError(f"offer: {error}") from error
         finally:
-            self._in_offer = False
+            self.answering = False
         owner.send(
             rtc.SignalResponse(
                 answer=rtc.SessionDescription(
@@ -73,6 +76,7 @@ class Negotiator:
         if owner.shape.single:
             owner.deadlines.disarm(DEBOUNCE)  # this answer carried all that had a place
         self._described(peer)
+        owner.publications.answered()
         if owner.shape.single:
             self._round_ended()
 
@@ -124,7 +128,7 @@ class Negotiator:
         Ten milliseconds after a pause, 150 during a flurry of changes, so that many changes make one round.
         """
         owner, now = self._owner, trio.current_time()
-        if self._in_offer:
+        if self.answering:
             return  # the answer in the making carries it
         if self._waiting and owner.shape.single and not self._lacks_sections():
             return  # the offer that was asked for brings an answer that carries this too
@@ -173,29 +177,28 @@ class Negotiator:
 
     def _ask_for_offer(self) -> None:
         """Ask for what is missing, or with 0/0 just for an offer: nothing else makes the client re-offer (trap 12)."""
-        audios, videos = self._unplaced()
-        asked = self._asked
-        self._asked = max(audios, asked[0]), max(videos, asked[1])
-        requirement = rtc.MediaSectionsRequirement(
-            num_audios=max(0, audios - asked[0]), num_videos=max(0, videos - asked[1])
-        )
+        missing = self._owner.shape.subscriber.negotiation.missing_sections()
+        more = {kind: max(0, count - self._asked[kind]) for kind, count in missing.items()}
+        for kind, count in more.items():
+            self._asked[kind] += count
+        requirement = rtc.MediaSectionsRequirement(num_audios=more["audio"], num_videos=more["video"])
         self._owner.send(rtc.SignalResponse(media_sections_requirement=requirement))
 
-    def _unplaced(self) -> tuple[int, int]:
-        waiting = self._owner.shape.subscriber.negotiation.waiting
-        audios = sum(sender.kind == "audio" for sender in waiting)
-        return audios, len(waiting) - audios
-
     def _lacks_sections(self) -> bool:
-        return any(unplaced > asked for unplaced, asked in zip(self._unplaced(), self._asked, strict=True))
+        missing = self._owner.shape.subscriber.negotiation.missing_sections()
+        return any(count > self._asked[kind] for kind, count in missing.items())
 
     def _round_ended(self) -> None:
+        negotiation = self._owner.shape.subscriber.negotiation
         self._waiting = False
         self._tries = 0
+        self._asked.clear()
         self._owner.deadlines.disarm(WATCHDOG)
-        self._asked = 0, 0
-        if self._owner.shape.single and any(self._unplaced()):
-            self.begin()  # sections that the client could have added did not suffice
+        # A client that is asked again and again for sections and adds none would make this a loop.
+        self._fruitless = self._fruitless + 1 if negotiation.waiting else 0
+        if self._owner.shape.single:
+            if negotiation.needs_negotiation and self._fruitless < MAX_FRUITLESS:
+                self.begin()
         elif self._again:
             self.begin()
 
@@ -208,7 +211,7 @@ class Negotiator:
             # The join deadline or the transport's own end this. Look again, so that nothing waits unwatched.
             owner.deadlines.arm(WATCHDOG, trio.current_time() + owner.settings.times.negotiation, self._overdue)
         elif owner.shape.single and self._tries < TRIES:
-            self._asked = 0, 0
+            self._asked.clear()
             self.begin()
         else:
             owner.negotiation_failed("no answer from the client")
@@ -220,13 +223,13 @@ class Negotiator:
         """
         self._waiting = False
         self._tries = 0
-        self._asked = 0, 0
+        self._asked.clear()
         self._owner.deadlines.disarm(WATCHDOG)
         peer = self._owner.shape.subscriber
         if not self._owner.shape.single:
             if peer.negotiation.remote is not None or self._owner.shape.subscriber_primary or self._again:
                 self.begin(ice_restart=peer.negotiation.remote is not None)
-        elif self._again or any(self._unplaced()):
+        elif self._again or peer.negotiation.needs_negotiation:
             self.begin()
 
     # --- our candidates --------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from triosfu.rooms.joining import Applicant, JoinOptions, Services
     from triosfu.rooms.permissions import Permission
     from triosfu.rooms.room import Room
-    from triosfu.sdp.negotiation import Section
+    from triosfu.sdp.sections import Section
 
 log = structlog.get_logger(__name__)
 
@@ -254,7 +254,8 @@ class Participant:
         if link is not None and link is self.link:
             self.link = None
             self._link_lost_at = trio.current_time()
-            self.liveness.link_lost()
+            with self.guard("link lost"):
+                self.liveness.link_lost()
 
     def drop_link(self) -> None:
         """Close the signalling connection from our side."""

@@ -20,7 +20,7 @@ from triosfu.rooms import track_info
 from triosfu.rooms.dynacast import Dynacast
 from triosfu.rooms.sids import track_sid
 from triosfu.rooms.signals import RequestReason
-from triosfu.sdp.negotiation import AnswerPreferences
+from triosfu.sdp.sections import AnswerPreferences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from triosfu.peer import PeerConnection
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.subscription import Subscription
-    from triosfu.sdp.negotiation import Codec, Incoming, Section
+    from triosfu.sdp.codecs import Codec
+    from triosfu.sdp.sections import Incoming, Section
 
 RED = "audio/red"
 
@@ -74,6 +75,11 @@ class Publication:
         """The word that SDP has for the kind: audio or video."""
         return "audio" if self.info.type == models.TrackType.AUDIO else "video"
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether the payload is the clients' secret."""
+        return self.info.encryption != models.Encryption.Type.NONE
+
     def layers(self, mime: str) -> list[models.VideoLayer]:
         """Return the layers announced for one of the codecs."""
         for codec in self.info.codecs:
@@ -95,6 +101,8 @@ class Publications:
         self._pending: dict[str, Publication] = {}  # by cid
         self._queued: dict[str, list[rtc.AddTrackRequest]] = {}
         self._unmatched: dict[str, tuple[PeerConnection, Section]] = {}  # sections that came before their track, by mid
+        self._matched: list[tuple[Publication, PeerConnection, Section]] = []  # to be received after the answer
+        self._taken: dict[str, Publication] = {}  # by cid: no longer pending, not yet published
 
     def __iter__(self) -> Iterator[Publication]:
         return iter(list(self.published.values()))
@@ -106,7 +114,8 @@ class Publications:
         """Return the track `sid`, announced or published."""
         if publication := self.published.get(sid):
             return publication
-        return next((pending for pending in self._pending.values() if pending.sid == sid), None)
+        announced = [*self._pending.values(), *self._taken.values()]
+        return next((pending for pending in announced if pending.sid == sid), None)
 
     # --- announcements ---------------------------------------------------------------------------------------------
 
@@ -121,7 +130,7 @@ class Publications:
             self._refuse(request, *refusal)
         elif request.sid:
             self._add_codecs(self.published[request.sid], request)
-        elif request.cid in self._pending or any(one.cid == request.cid for one in self.published.values()):
+        elif self._knows(request.cid):
             queue = self._queued.setdefault(request.cid, [])
             if len(queue) >= self._owner.settings.limits.queued_tracks:
                 self._refuse(request, RequestReason.LIMIT_EXCEEDED, "too many requests for one cid")
@@ -130,6 +139,9 @@ class Publications:
             self._refuse(request, RequestReason.QUEUED, "")
         else:
             self._announce(request)
+
+    def _knows(self, cid: str) -> bool:
+        return cid in self._pending or cid in self._taken or any(one.cid == cid for one in self.published.values())
 
     def _refusal(self, request: rtc.AddTrackRequest) -> tuple[RequestReason, str] | None:
         limits = self._owner.settings.limits
@@ -143,8 +155,8 @@ class Publications:
             return RequestReason.LIMIT_EXCEEDED, str(error)
         if request.sid:
             return None if request.sid in self.published else (RequestReason.NOT_FOUND, "track not found")
-        queued = sum(map(len, self._queued.values()))
-        if len(self._pending) + queued >= limits.pending_tracks or len(self.published) >= limits.published_tracks:
+        waiting = len(self._pending) + len(self._taken) + sum(map(len, self._queued.values()))
+        if waiting >= limits.pending_tracks or len(self.published) >= limits.published_tracks:
             return RequestReason.LIMIT_EXCEEDED, "too many tracks"
         return None
 
@@ -180,19 +192,32 @@ class Publications:
 
     def incoming(self, peer: PeerConnection, section: Section) -> None:
         """Take note of a section in which the client sends; `settle` gives it to its track."""
-        if section.mid not in self._unmatched and len(self._unmatched) >= self._owner.settings.limits.sections:
-            return
-        self._unmatched[section.mid] = (peer, section)
+        if section.mid in self._unmatched or len(self._unmatched) < self._owner.settings.limits.sections:
+            self._unmatched[section.mid] = (peer, section)
 
     def settle(self) -> None:
-        """Match what is left over: called when an offer has been read whole, and after each announcement.
+        """Match sections and tracks: called when an offer has been read whole, and after each announcement.
 
         Exact names go first for all sections; only then may a section take the first pending track of its kind, which
-        is how a track is found whose id the browser changed (section 4.3).
+        is how a track is found whose id the browser changed (section 4.3). What is matched while an offer waits for
+        its answer shapes that answer, and is received from `answered` on.
         """
         for guess in (False, True):
             for peer, section in list(self._unmatched.values()):
                 self._match(peer, section, guess=guess)
+        if not self._owner.negotiator.answering:
+            self.answered()
+
+    def answered(self) -> None:
+        """Receive the media of the sections that were matched; their codecs are settled now."""
+        matched, self._matched = self._matched, []
+        for publication, peer, section in matched:
+            if (
+                section.incoming is not None
+                and section.incoming.codecs
+                and publication.state is not PublicationState.CLOSED
+            ):
+                self._attach(publication, peer, section, section.incoming)
 
     def _match(self, peer: PeerConnection, section: Section, *, guess: bool) -> None:
         incoming = section.incoming
@@ -203,13 +228,17 @@ class Publications:
         if publication is None:
             return
         del self._unmatched[section.mid]
-        if not any(incoming.track_id == codec.cid for codec in publication.info.codecs):
-            publication.info.codecs[0].sdp_cid = incoming.track_id
-        self._attach(publication, peer, section, incoming)
+        info = publication.info
+        if not publication.goes_by(incoming.track_id):
+            info.codecs[0].sdp_cid = incoming.track_id
+        self._pending.pop(publication.cid, None)
+        self._taken[publication.cid] = publication
+        section.preferences = _preferences(info, _codec_index(info, incoming.track_id))
+        self._matched.append((publication, peer, section))
 
     def _owner_of(self, section: Section, incoming: Incoming, *, guess: bool) -> Publication | None:
         kind = section.kind
-        for publication in self.published.values():
+        for publication in [*self.published.values(), *self._taken.values()]:
             if section.mid in publication.sections:
                 return publication
             if publication.kind == kind and publication.goes_by(incoming.track_id):
@@ -225,22 +254,21 @@ class Publications:
     def _attach(self, publication: Publication, peer: PeerConnection, section: Section, incoming: Incoming) -> None:
         """Receive the media of a section as (one codec of) a track."""
         info = publication.info
-        index = next((i for i, codec in enumerate(info.codecs) if codec.cid == incoming.track_id), 0)
-        section.preferences = _preferences(info, index)
-        codec = _first_codec(incoming.codecs, section.preferences)
-        if codec is None:
-            return  # nothing in common; the section is answered inactive
+        index = _codec_index(info, incoming.track_id)
+        codec = incoming.codecs[0]  # the client uses the first of the answer
         rids = track_info.quality_order(incoming.rids)
         fresh = section.mid not in publication.sections
-        if not fresh:
-            peer.ingress.remove_track(publication.receivers[publication.sections[section.mid]])
-        receiver = publication.receivers.get(publication.sections.get(section.mid, ""))
+        receiver = publication.receivers.get(publication.sections.get(section.mid, codec.mime))
         if receiver is None:
             receiver = TrackReceiver(
-                kind=publication.kind, mime=codec.mime, clock_rate=codec.clock_rate, now=trio.current_time()
+                kind=publication.kind,
+                mime=codec.mime,
+                clock_rate=codec.clock_rate,
+                now=trio.current_time(),
+                screenshare=info.source == models.TrackSource.SCREEN_SHARE,
             )
-        publication.sections[section.mid] = codec.mime
-        publication.receivers[codec.mime] = receiver
+            publication.receivers[codec.mime] = receiver
+        publication.sections[section.mid] = receiver.mime
         peer.ingress.add_track(
             receiver,
             mid=section.mid,
@@ -251,23 +279,23 @@ class Publications:
             extension_ids={uri: number for number, uri in incoming.extensions.items()},
         )
         track_info.set_published(
-            info, index, mime=codec.mime, mid=section.mid, rids=rids, version=self._owner.room.timed_version()
+            info, index, mime=receiver.mime, mid=section.mid, rids=rids, version=self._owner.room.timed_version()
         )
         if publication.kind == "video":
             publication.dynacast.set_codecs([_bare(each.mime_type) for each in info.codecs if each.mime_type])
-        if publication.state is PublicationState.PENDING:
-            self._pending.pop(publication.cid, None)
+        first = publication.state is PublicationState.PENDING
+        if first:
+            self._taken.pop(publication.cid, None)
             self.published[publication.sid] = publication
             publication.state = PublicationState.PUBLISHED
-            self._owner.changed(at_once=True)
-            self._owner.room.track_published(publication)
-        elif fresh:
+        if first or fresh:
             self._owner.changed(at_once=True)
             self._owner.room.track_published(publication)
 
     def ended(self, peer: PeerConnection, section: Section) -> None:
         """Close the track whose section the client stopped sending in; that is how clients unpublish (section 4.5)."""
         self._unmatched.pop(section.mid, None)
+        self._matched = [each for each in self._matched if each[2] is not section]
         for publication in self:
             mime = publication.sections.pop(section.mid, None)
             if mime is None:
@@ -334,6 +362,8 @@ class Publications:
         """Send the publisher what dynacast decided, and keep its next deadline."""
         if message is not None and publication.state is PublicationState.PUBLISHED:
             self._owner.send(message)
+            for receiver in publication.receivers.values():
+                receiver.expect(range(track_info.MAX_LAYERS))  # what starts again counts from its first packet
         name = ("dynacast", publication.sid)
         at = publication.dynacast.next_timeout()
         if at == math.inf or publication.state is PublicationState.CLOSED:
@@ -361,17 +391,21 @@ class Publications:
             self._close(publication)
             response = rtc.TrackUnpublishedResponse(track_sid=publication.sid)
             self._owner.send(rtc.SignalResponse(track_unpublished=response))
-        for cid, pending in list(self._pending.items()):
-            if not self._owner.permission.may_publish(pending.info.source):
-                del self._pending[cid]
+        for waiting in (self._pending, self._taken):
+            for cid, pending in list(waiting.items()):
+                if not self._owner.permission.may_publish(pending.info.source):
+                    del waiting[cid]
+                    pending.state = PublicationState.CLOSED
         if revoked:
             self._owner.changed(at_once=True)
 
     def close(self) -> None:
         """Close every track; the participant is leaving, and its last update tells."""
         self._pending.clear()
+        self._taken.clear()
         self._queued.clear()
         self._unmatched.clear()
+        self._matched.clear()
         for publication in self:
             self._detach(publication)
             self._close(publication)
@@ -404,30 +438,19 @@ def timed_version(previous: models.TimedVersion) -> models.TimedVersion:
     return models.TimedVersion(unix_micro=previous.unix_micro, ticks=previous.ticks + 1)
 
 
+def _codec_index(info: models.TrackInfo, track_id: str) -> int:
+    """Which of the track's codecs the client calls `track_id`; the primary one goes by any name."""
+    return next((index for index, codec in enumerate(info.codecs) if codec.cid == track_id), 0)
+
+
 def _preferences(info: models.TrackInfo, index: int) -> AnswerPreferences:
     """How the section of this track is to be answered (section 4.4)."""
-    codec = info.codecs[index]
-    audio = info.type == models.TrackType.AUDIO
-    mime = codec.mime_type or None
-    return AnswerPreferences(
-        mime=mime,
-        stereo=info.stereo,
-        dtx=not info.disable_dtx,
-        red=audio and not info.disable_red and mime in {None, RED},
-    )
-
-
-def _first_codec(codecs: list[Codec], preferences: AnswerPreferences) -> Codec | None:
-    """The codec that the client will send: the first of the answer."""
-    if preferences.mime is not None:
-        for codec in codecs:
-            if codec.mime.lower() == preferences.mime.lower():
-                return codec
-    if preferences.red:
-        for codec in codecs:
-            if codec.mime.lower() == RED:
-                return codec
-    return next((codec for codec in codecs if codec.mime.lower() != RED), None)
+    mime = info.codecs[index].mime_type or None
+    if info.type != models.TrackType.AUDIO:
+        return AnswerPreferences(mime=mime)
+    wanted = mime is None or mime.lower() == RED
+    red = False if info.disable_red else wanted or None  # None leaves the client's order
+    return AnswerPreferences(mime=mime, stereo=info.stereo, dtx=not info.disable_dtx, red=red)
 
 
 def _payload_types(codecs: list[Codec]) -> dict[int, str | int]:

@@ -134,6 +134,9 @@ class Room:
         self._nursery.start_soon(self._run, participant, name=f"participant {participant.identity}")
         with participant.guard("join"):
             participant.begin()
+        if older is not None:
+            # The others were told nothing of the older session's end: they learn of it by the new sid (trap 26).
+            participant.changed(at_once=True)
         self.counts_changed()
         log.info("joined", room=self.name, participant=participant.sid, single=options.single)
         return participant

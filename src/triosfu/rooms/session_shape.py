@@ -102,6 +102,7 @@ class DualShape:
     def open_channels(self) -> None:
         """Open the three channels towards the client, in the reference's order (section 6.1)."""
         if self.subscriber_primary:
+            self.subscriber.negotiation.enable_data()
             self.subscriber.open_channel(RELIABLE)
             self.subscriber.open_channel(LOSSY, ordered=False, max_retransmits=0)
             self.subscriber.open_channel(DATA_TRACK, ordered=False, max_retransmits=0)

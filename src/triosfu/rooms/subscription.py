@@ -19,7 +19,7 @@ from triosfu.media.down_track import DownTrack
 from triosfu.rooms import track_info
 from triosfu.rooms.dynacast import OFF
 from triosfu.rooms.publication import PublicationState
-from triosfu.sdp.negotiation import Sender
+from triosfu.sdp.sections import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from triosfu.media.receiver import TrackReceiver
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.publication import Publication
-    from triosfu.sdp.negotiation import Codec
+    from triosfu.sdp.codecs import Codec
 
 RED, OPUS = "audio/red", "audio/opus"
 SLOW_FPS, MEDIUM_FPS = 10, 20  # frames per second up to which one, or two, temporal layers are enough
@@ -79,7 +79,7 @@ class Subscription:
     def set_muted(self, *, muted: bool) -> None:
         """Follow the publisher's mute."""
         if self.down is not None:
-            self.down.set_muted(muted)
+            self.down.set_muted(muted, trio.current_time())
 
 
 class Subscriptions:
@@ -169,10 +169,17 @@ class Subscriptions:
                 self._reconcile(subscription)
 
     def negotiated(self) -> None:
-        """A description was agreed upon; bind what has its codecs now."""
+        """A description was agreed upon: bind what has its codecs now, give up what the client cannot decode."""
         for subscription in self:
-            if subscription.sender is not None and subscription.sender.negotiated:
+            sender = subscription.sender
+            if sender is None:
+                continue
+            if sender.refused:
+                self._unsupported(subscription)
+            elif sender.negotiated:
                 self._bind(subscription)
+            else:
+                self._unbind(subscription)  # it lost its section, and waits for another
 
     def connected(self) -> None:
         """The transport that carries media to this client is up."""
@@ -220,7 +227,7 @@ class Subscriptions:
     def _new_sender(self, publication: Publication) -> Sender:
         video = publication.kind == "video"
         codecs = list(publication.receivers)
-        if RED in codecs and OPUS not in codecs:
+        if RED in codecs and OPUS not in codecs and not publication.encrypted:
             codecs.append(OPUS)  # redundancy is taken off for those who cannot read it
         return Sender(
             kind=publication.kind,
@@ -229,6 +236,7 @@ class Subscriptions:
             ssrc=self._new_ssrc(),
             rtx_ssrc=self._new_ssrc() if video else None,
             codecs=codecs,
+            stereo=publication.info.stereo,
         )
 
     def _new_ssrc(self) -> int:
@@ -247,19 +255,21 @@ class Subscriptions:
             self._unsupported(subscription)
             return
         now = trio.current_time()
-        peer = self._owner.shape.subscriber
-        down = subscription.down
+        down, fresh = subscription.down, subscription.down is None
         if down is None:
-            down = subscription.down = DownTrack(
+            down = DownTrack(
                 receiver=receiver,
-                sink=peer.sink,
+                sink=self._owner.shape.subscriber.sink,
                 ssrc=sender.ssrc,
                 rtx_ssrc=sender.rtx_ssrc,
-                cname=sender.stream_id,
                 rng=self._owner.rng,
                 now=now,
+                cname=sender.stream_id,
+                mid=sender.mid or "",
+                encrypted=publication.encrypted,
             )
-            subscription.receiver = receiver
+            down.set_muted(publication.info.muted, now)
+            subscription.down, subscription.receiver = down, receiver
         down.bind(
             payload_types={codec.mime: codec.payload_type for codec in reversed(sender.negotiated)},
             rtx_payload_types={
@@ -270,12 +280,10 @@ class Subscriptions:
             extension_ids=sender.extensions,
             now=now,
         )
-        if down not in receiver.subscribers:
-            peer.sender.add(down)
-            receiver.subscribe(down)
+        if fresh:
+            self._owner.shape.subscriber.sender.add(down)
             self._publishers[publication.publisher.sid] += 1
             self._first_settings(publication)
-            down.set_muted(publication.info.muted)
             self._apply(subscription)
             self._owner.room.quality.introduce(publication.publisher, to=self._owner)
             self._owner.room.speakers.introduce(publication.publisher, to=self._owner)
@@ -285,8 +293,9 @@ class Subscriptions:
     def _started(self, subscription: Subscription, publication: Publication) -> None:
         if not self._owner.permission.hidden:
             publication.publisher.publications.tell_subscribed(publication)
-        if publication.kind == "video" and subscription.receiver is not None and subscription.down is not None:
-            subscription.down.request_keyframe(trio.current_time())  # trap 42
+        if subscription.down is not None:
+            # What came before the transport was up reached nobody: begin with a keyframe (trap 42).
+            subscription.down.resync(trio.current_time())
 
     def _unsupported(self, subscription: Subscription) -> None:
         self._wishes.pop(subscription.track_sid, None)
@@ -296,24 +305,29 @@ class Subscriptions:
         )
         self._owner.send(rtc.SignalResponse(subscription_response=response))
 
+    def _unbind(self, subscription: Subscription) -> None:
+        """Stop a subscription's media."""
+        publication, down = subscription.publication, subscription.down
+        subscription.down = subscription.receiver = None
+        if down is None:
+            return
+        down.unbind()
+        self._owner.shape.subscriber.sender.remove(down)
+        if publication is not None:
+            publisher = publication.publisher
+            self._publishers[publisher.sid] -= 1
+            if self._publishers[publisher.sid] <= 0:
+                del self._publishers[publisher.sid]
+                self._owner.room.speakers.forget(publisher, by=self._owner)
+            message = publication.dynacast.forget(self._owner.sid, trio.current_time())
+            publisher.publications.tell_quality(publication, message)
+
     def _release(self, subscription: Subscription) -> None:
         """Take a subscription's media and section away; the wish itself is not this function's business."""
-        publication, sender, down = subscription.publication, subscription.sender, subscription.down
-        receiver = subscription.receiver
-        subscription.sender = subscription.down = subscription.receiver = None
-        if down is not None and receiver is not None:
-            receiver.unsubscribe(down)
-            self._owner.shape.subscriber.sender.remove(down)
-        if publication is not None:
-            publication.subscriptions.pop(self._owner.sid, None)
-            if down is not None:
-                publisher = publication.publisher
-                self._publishers[publisher.sid] -= 1
-                if self._publishers[publisher.sid] <= 0:
-                    del self._publishers[publisher.sid]
-                    self._owner.room.speakers.forget(publisher, by=self._owner)
-                message = publication.dynacast.forget(self._owner.sid, trio.current_time())
-                publisher.publications.tell_quality(publication, message)
+        self._unbind(subscription)
+        sender, subscription.sender = subscription.sender, None
+        if subscription.publication is not None:
+            subscription.publication.subscriptions.pop(self._owner.sid, None)
         if sender is not None and not self._owner.closed:
             self._owner.shape.subscriber.negotiation.remove_sender(sender)
             self._owner.negotiator.request()
@@ -360,15 +374,16 @@ class Subscriptions:
         if publication is None or down is None or receiver is None:
             return
         settings = self._settings.get(publication.sid) or TrackSettings()
-        down.set_paused(not settings.enabled)
+        now = trio.current_time()
+        down.set_disabled(not settings.enabled, now)
         if publication.kind != "video":
             return
         layers = publication.layers(receiver.mime)
         quality = settings.wanted_quality(layers)
-        down.set_max_layer(track_info.spatial_for_quality(layers, quality), settings.max_temporal())
+        down.set_max_layer(track_info.spatial_for_quality(layers, quality), settings.max_temporal(), now)
         codec = receiver.mime.rpartition("/")[2].lower()
         wish = int(quality) if settings.enabled else OFF
-        message = publication.dynacast.wish(self._owner.sid, codec, wish, trio.current_time())
+        message = publication.dynacast.wish(self._owner.sid, codec, wish, now)
         publication.publisher.publications.tell_quality(publication, message)
 
     def close(self) -> None:
@@ -382,6 +397,6 @@ def _receiver_for(publication: Publication, negotiated: list[Codec]) -> TrackRec
     """The first codec of the publisher that the subscriber takes; RED serves Opus too, being taken apart."""
     mimes = {codec.mime.lower() for codec in negotiated}
     for mime, receiver in publication.receivers.items():
-        if mime.lower() in mimes or (mime.lower() == RED and OPUS in mimes):
+        if mime.lower() in mimes or (mime.lower() == RED and OPUS in mimes and not publication.encrypted):
             return receiver
     return None

@@ -138,6 +138,8 @@ def test_a_handshake_takes_two_round_trips_and_gives_keys_that_work() -> None:
     wire = pair()
     wire.start()
     assert wire.now == pytest.approx(4 * LATENCY)
+    assert len(wire.sent) == 4
+    assert wire.client._ssl.get_cleartext_mtu() > 1100, "OpenSSL has not forgotten the MTU"
     assert_works(wire)
     keys = wire.keys(wire.client).srtp
     assert keys is not None

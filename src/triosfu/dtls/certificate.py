@@ -98,6 +98,7 @@ class Certificate:
     def _make_context(self) -> SSL.Context:
         context = SSL.Context(SSL.DTLS_METHOD)
         context.set_min_proto_version(DTLS_1_2)
+        context.set_max_proto_version(DTLS_1_2)  # 1.3 has other records and retransmits in another way
         # Without NO_QUERY_MTU OpenSSL forgets the MTU it was told and cuts flights into 256-byte records.
         context.set_options(
             SSL.OP_NO_QUERY_MTU

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -28,9 +29,9 @@ DEFAULT_TTL: Final = 6 * 3600.0  # seconds; what LiveKit's SDKs choose
 MIN_REFRESHED_TTL: Final = 600.0  # seconds that a refreshed token lives at least
 MAX_TOKEN_LENGTH: Final = 1 << 20  # characters; metadata of 512 KiB in base64 still fits
 MAX_NAME_LENGTH: Final = 256  # bytes of an identity or a room name, unless configured otherwise
-_SOURCES: Final[Mapping[str, int]] = {name.lower(): value for name, value in TrackSource.items()}
-_KINDS: Final[Mapping[str, int]] = {name.lower(): value for name, value in ParticipantInfo.Kind.items()}
-_KIND_DETAILS: Final[Mapping[str, int]] = {name.lower(): value for name, value in ParticipantInfo.KindDetail.items()}
+SOURCES: Final[Mapping[str, int]] = {name.lower(): value for name, value in TrackSource.items() if value}
+KINDS: Final[Mapping[str, int]] = {name.lower(): value for name, value in ParticipantInfo.Kind.items()}
+KIND_DETAILS: Final[Mapping[str, int]] = {name.lower(): value for name, value in ParticipantInfo.KindDetail.items()}
 
 
 class TokenError(TriosfuError):
@@ -87,7 +88,7 @@ class VideoGrant:
 
     def allows_source(self, source: int) -> bool:
         """May publish a track of this `TrackSource`: all of them, unless a list was given."""
-        named = {_SOURCES.get(name) for name in self.can_publish_sources}
+        named = {SOURCES.get(name) for name in self.can_publish_sources}
         return self.allows_publish and (not named or source in named)
 
     def permission(self) -> ParticipantPermission:
@@ -98,7 +99,7 @@ class VideoGrant:
             can_publish_data=self.allows_publish_data,
             # An unknown name stays in the list: dropping the only one would turn "nothing we know" into "all".
             can_publish_sources=[
-                cast("TrackSource", _SOURCES.get(name, TrackSource.UNKNOWN)) for name in self.can_publish_sources
+                cast("TrackSource", SOURCES.get(name, TrackSource.UNKNOWN)) for name in self.can_publish_sources
             ],
             hidden=self.hidden,
             recorder=self.recorder,
@@ -181,12 +182,12 @@ class Claims:
     @property
     def participant_kind(self) -> int:
         """`kind` as a `ParticipantInfo.Kind`; an unknown name is an ordinary participant."""
-        return _KINDS.get(self.kind, ParticipantInfo.STANDARD)
+        return KINDS.get(self.kind, ParticipantInfo.STANDARD)
 
     @property
     def participant_kind_details(self) -> list[int]:
         """`kind_details` as `ParticipantInfo.KindDetail`s, without unknown names."""
-        return [_KIND_DETAILS[name] for name in self.kind_details if name in _KIND_DETAILS]
+        return [KIND_DETAILS[name] for name in self.kind_details if name in KIND_DETAILS]
 
     @property
     def is_dependent(self) -> bool:
@@ -200,7 +201,6 @@ def create_token(
     key: str,
     secret: str,
     *,
-    now: float,
     identity: str = "",
     room: str = "",
     ttl: float = DEFAULT_TTL,
@@ -214,8 +214,12 @@ def create_token(
     sip: SipGrant | None = None,
     agent: AgentGrant | None = None,
     sha256: str = "",
+    now: float | None = None,
 ) -> str:
-    """A token valid from `now` for `ttl` seconds; with `room` and no `video` grant, one to join that room."""
+    """A token valid for `ttl` seconds from `now` (by default by the wall clock).
+
+    With a `room` and no `video` grant it is one to join that room.
+    """
     if video is None and room:
         video = VideoGrant(room_join=True, room=room)
     claims = Claims(
@@ -231,7 +235,7 @@ def create_token(
         sip=sip,
         agent=agent,
     )
-    return sign(claims, key, secret, now=now, ttl=ttl)
+    return sign(claims, key, secret, now=time.time() if now is None else now, ttl=ttl)
 
 
 def refresh_token(claims: Claims, key: str, secret: str, *, now: float) -> str:

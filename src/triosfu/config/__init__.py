@@ -8,7 +8,7 @@ Every key that LiveKit knows is either a field here or refused by `load_config` 
 
 from __future__ import annotations
 
-from triosfu.config.load import DEVELOPMENT_KEY, DEVELOPMENT_SECRET, load_config, read_config_file
+from triosfu.config.load import DEVELOPMENT_KEY, DEVELOPMENT_SECRET, load_config, parse_keys, read_config_file
 from triosfu.config.model import (
     AudioConfig,
     Config,
@@ -23,7 +23,7 @@ from triosfu.config.model import (
     TurnServer,
     VideoConfig,
 )
-from triosfu.config.values import PortRange
+from triosfu.config.values import PortRange, parse_duration
 
 __all__ = [
     "DEVELOPMENT_KEY",
@@ -42,5 +42,7 @@ __all__ = [
     "TurnServer",
     "VideoConfig",
     "load_config",
+    "parse_duration",
+    "parse_keys",
     "read_config_file",
 ]

@@ -1,0 +1,57 @@
+"""What the server writes to standard error: one line an event, as text or JSON.
+
+Network addresses are personal data and stay out, except at level debug. Secrets never get in.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+SECRET: Final = frozenset({"secret", "token", "access_token", "authorization", "pwd", "password", "key_material"})
+ADDRESS: Final = frozenset({"address", "addresses", "candidate", "host", "ip", "local", "peer_address", "remote"})
+
+log = structlog.get_logger("triosfu")
+
+
+def configure(*, level: str = "info", json: bool = False, stream: TextIO | None = None) -> None:
+    """Log events of `level` and above to `stream` (standard error), for this process, from now on."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    stream = stream or sys.stderr
+    hidden = SECRET if number <= logging.DEBUG else SECRET | ADDRESS
+
+    def conceal(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        for name in hidden & event.keys():
+            event[name] = "…"
+        return event
+
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            conceal,
+            *([structlog.processors.format_exc_info] if json else []),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Forward()], force=True)
+
+
+class _Forward(logging.Handler):
+    """Passes on what libraries log by the standard library: trio when it runs out of descriptors, for one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger(record.name).log(record.levelno, record.getMessage(), exc_info=record.exc_info)

@@ -1,0 +1,103 @@
+"""`triosfu run`: serve until interrupted."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
+
+import trio
+import typer
+from rich.console import Console
+
+import triosfu
+from triosfu.cli import logs
+from triosfu.cli.options import ConfigBody, ConfigFile, Development, KeyFile, Keys, configure
+
+if TYPE_CHECKING:
+    from triosfu.server import Server
+
+SAFE_SECRET = 32  # characters
+
+Bind = Annotated[
+    list[str] | None,
+    typer.Option("--bind", metavar="ADDRESS", help="An address to listen on; may stand several times."),
+]
+HttpPort = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="For HTTP and WebSocket [7880].")]
+UdpPort = Annotated[
+    str | None, typer.Option(envvar="UDP_PORT", metavar="PORT", help="For media, one or a range [7882].")
+]
+NodeIp = Annotated[
+    str | None, typer.Option(envvar="NODE_IP", metavar="IP", help="The address that clients reach us at.")
+]
+Region = Annotated[str | None, typer.Option(envvar="LIVEKIT_REGION", help="What clients are told as our region.")]
+LogLevel = Annotated[
+    str | None, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error [info].")
+]
+
+
+def run(
+    *,
+    development: Development = False,
+    config: ConfigFile = None,
+    config_body: ConfigBody = None,
+    bind: Bind = None,
+    port: HttpPort = None,
+    udp_port: UdpPort = None,
+    node_ip: NodeIp = None,
+    keys: Keys = None,
+    key_file: KeyFile = None,
+    region: Region = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Serve LiveKit clients until Ctrl-C; a second Ctrl-C ends at once."""
+    given: dict[str, Any] = {
+        "bind_addresses": bind or None,
+        "port": port,
+        "region": region,
+        "rtc": _given(udp_port=udp_port, node_ip=node_ip),
+        "logging": _given(level=log_level),
+    }
+    chosen = configure(
+        config,
+        config_body,
+        keys=keys,
+        key_file=key_file,
+        development=development,
+        overrides=_given(**given),
+    )
+    # Not before it is needed: it imports everything, and the other commands are quick.
+    from triosfu.server import run_until_signalled  # noqa: PLC0415
+
+    logs.configure(level=chosen.logging.level, json=chosen.logging.json)
+    for name, secret in chosen.keys.items():
+        if len(secret) < SAFE_SECRET and not chosen.development:
+            logs.log.warning("keys.short_secret", key=name, advice="use at least 32 characters: triosfu keys generate")
+    trio.run(partial(run_until_signalled, chosen, on_ready=announce))
+
+
+def announce(server: Server) -> None:
+    """Tell the one who started us what to do next."""
+    # As wide as its lines: a wrapped link cannot be opened.
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    web = server.http_url.replace("//127.0.0.1", "//localhost")  # browsers give camera and microphone to localhost
+    ports = sorted({port for _, port in server.mux.local_addresses})
+    console.print(f"triosfu {triosfu.__version__} serves {web}", style="bold")
+    console.print(f"  LiveKit URL   {server.url}")
+    console.print(f"  media         UDP {', '.join(map(str, ports))}")
+    if not server.config.development:
+        console.print("  a token       triosfu token create --room demo --identity alice, with the same keys")
+        return
+    name, secret = next(iter(server.config.keys.items()))
+    console.print(f"  API key       {name}, secret {secret}: for development, never on a public address")
+    console.print("  demo          open both links, in two tabs:")
+    for identity in ("alice", "bob"):
+        token = server.create_token(identity=identity, room="demo")
+        query = urlencode({"room": "demo", "identity": identity, "token": token})
+        console.print(f"{web}/demo?{query}", style="cyan")
+    console.print("  a token       triosfu token create --dev --room demo --identity carol")
+    console.print("  Ctrl-C ends it.")
+
+
+def _given(**options: Any) -> dict[str, Any]:  # noqa: ANN401  options of any type
+    return {name: value for name, value in options.items() if value not in (None, {})}

@@ -27,7 +27,6 @@ from triosfu.peer.transport import Transport
 from triosfu.peer.waiting import WaitingPlace
 from triosfu.rtp.rtcp import parse_compound
 from triosfu.sctp.core import Association
-from triosfu.sdp.directions import Setup
 from triosfu.sdp.negotiation import LocalTransport, Negotiation
 
 if TYPE_CHECKING:
@@ -60,6 +59,7 @@ class PeerConnection:
         offerer: bool,
         rng: Random,
         settings: PeerSettings | None = None,
+        ntp_offset: float = 0.0,
     ) -> None:
         now = trio.current_time()
         self.name = name
@@ -82,7 +82,8 @@ class PeerConnection:
         self.sink = TransportSink(self._transport, mux.egress)
         self.negotiation = Negotiation(local=self._local_transport(), policy=policy, single=single, rng=rng)
         self.ingress = Ingress(rng=rng, now=now)
-        self.sender = Sender(rng=rng, now=now)
+        self.ingress.wake = self.drain_soon
+        self.sender = Sender(rng=rng, now=now, ntp_offset=ntp_offset)
         self._data = DataChannels(
             Association(now=now, rng=rng, max_message_size=self.settings.max_message_size),
             dtls_client=None,
@@ -138,6 +139,8 @@ class PeerConnection:
         self._reason = reason
         self.state = PeerState.CLOSED
         self.waiting.end(reason)
+        self.ingress.wake = None
+        self.sender.close()
         self._data.abort(reason, now)
         for datagram in self._data.datagrams_to_send():
             self._transport.send_data(datagram)
@@ -224,7 +227,7 @@ class PeerConnection:
         remote = self.negotiation.remote
         if remote is None:
             raise UsageError("peer: a description was applied that names no transport")
-        client = self.negotiation.setup is Setup.ACTIVE
+        client = bool(self.negotiation.dtls_client)
         self._transport.connect(
             remote=Credentials(remote.ufrag, remote.pwd),
             lite=remote.ice_lite,
@@ -239,10 +242,10 @@ class PeerConnection:
         if self.state in {PeerState.NEW, PeerState.FAILED}:
             self._connect_by = now + self.settings.connect_timeout
             self._move(PeerState.CONNECTING, "")
-        for section in changes.added:
-            self._handler.peer_incoming_track(self, section)
         for section in changes.ended:
             self._handler.peer_incoming_ended(self, section)
+        for section in [*changes.added, *changes.changed]:
+            self._handler.peer_incoming_track(self, section)
         self._drain(now)
 
     # --- data channels ---------------------------------------------------------------------------------------------
@@ -315,9 +318,10 @@ class PeerConnection:
 
     def transport_secured(self, now: float) -> None:
         """Start SCTP, if negotiated, now that there is a secure path."""
-        if self.negotiation.remote is not None and self.negotiation.remote.sctp_port is not None:
+        if self.negotiation.has_data:
             self._data.connect(now)
         self._update_state()
+        self.sender.resync(now)
 
     def transport_ice_state(self, state: IceState, now: float) -> None:
         """Follow ICE."""

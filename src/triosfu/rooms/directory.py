@@ -38,6 +38,8 @@ class Rooms:
         self._nursery: trio.Nursery | None = None
         self._draining = False
         self._creating = trio.Lock()
+        self._waiting = trio.lowlevel.ParkingLot()  # for the end of the last room
+        self._emptied = trio.lowlevel.ParkingLot()
 
     def __iter__(self) -> Iterator[Room]:
         return iter(list(self._rooms.values()))
@@ -61,6 +63,17 @@ class Rooms:
         self._draining = True
         for room in self:
             room.close(reason)
+
+    async def wait_empty(self) -> None:
+        """Wait until there is no room; bound the wait. Cancelled, nothing has happened."""
+        while self._rooms:
+            await self._emptied.park()
+
+    async def wait_empty(self) -> None:
+        """Wait until there is no room. After `close` that is soon; before it, give the wait a deadline."""
+        await trio.lowlevel.checkpoint()
+        while self._rooms:
+            await self._waiting.park()
 
     def find(self, name: str) -> Room | None:
         """Return the room of this name."""
@@ -95,6 +108,8 @@ class Rooms:
         finally:
             if self._rooms.get(room.name) is room:
                 del self._rooms[room.name]
+            if not self._rooms:
+                self._emptied.unpark_all()
 
     async def for_join(self, name: str, applicant: Applicant) -> Room:
         """Return the room that `applicant` may join, made if need be and allowed.

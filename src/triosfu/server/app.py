@@ -27,7 +27,7 @@ from triosfu.sdp.policy import MediaPolicy
 from triosfu.server.addresses import open_mux
 from triosfu.server.demo import Demo
 from triosfu.server.settings import room_settings
-from triosfu.signalling.routes import Signalling
+from triosfu.signalling.routes import Signalling, token_refresher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from triosfu.net.udp import UdpMux
 
 GRACE = 5.0  # seconds for goodbyes
+NTP_EPOCH = 2_208_988_800  # seconds from 1900, where NTP's time begins, to 1970
 
 
 @dataclass(slots=True)
@@ -59,6 +60,7 @@ class PeerFactory:
             offerer=offerer,
             rng=self.rng,
             settings=self.settings,
+            ntp_offset=time.time() + NTP_EPOCH - trio.current_time(),
         )
 
 
@@ -136,7 +138,14 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
             settings=PeerSettings(ice_lite=config.rtc.use_ice_lite),
             rng=rng,
         )
-        rooms = Rooms(Services(peers=peers, rng=rng, settings=room_settings(config, rng)))
+        rooms = Rooms(
+            Services(
+                peers=peers,
+                rng=rng,
+                settings=room_settings(config, rng),
+                refresh_token=token_refresher(keys),
+            )
+        )
         signalling = Signalling(rooms, keys)
         demo = Demo(keys) if config.development else None
         listeners = await open_listeners(config.bind_addresses, config.port)

@@ -11,12 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from triosfu.ice.candidate import Address, Candidate
-    from triosfu.ice.credentials import Credentials
     from triosfu.ice.transactions import Transaction
 
 MAX_PAIRS: Final = 100  # RFC 8445, section 6.1.2.5
-MAX_REMOTE_CANDIDATES: Final = 64
-MAX_EARLY_CANDIDATES: Final = 64
 
 
 class PairState(Enum):
@@ -46,9 +43,12 @@ class Pair:
     priority: int = 0
     state: PairState = PairState.WAITING
     transaction: Transaction | None = None  # the check that decides the state
+    in_use: bool = False  # selected, or about to be
+    probed: bool = False  # the peer checked it without nominating it
     wanted: bool = False  # the controlling peer nominated it, and our own check is not through yet
     heard_at: float = -math.inf  # the last authenticated request on it
-    valid_until: float = -math.inf  # consent by the last answered check
+    valid_since: float = math.inf  # the first answered check
+    valid_until: float = -math.inf  # consent by the last one
 
     @property
     def addresses(self) -> tuple[Address, Address]:
@@ -60,6 +60,12 @@ class Pair:
         mine, theirs = self.local.priority, self.remote.priority
         controls, controlled = (mine, theirs) if controlling else (theirs, mine)
         self.priority = (min(controls, controlled) << 32) + 2 * max(controls, controlled) + (controls > controlled)
+
+    def confirm(self, now: float, valid_until: float) -> None:
+        """Note that it works: a check was answered."""
+        self.settle(PairState.SUCCEEDED)
+        self.valid_since = min(self.valid_since, now)
+        self.valid_until = valid_until
 
     def settle(self, state: PairState) -> None:
         """End the check under way with this outcome."""
@@ -75,6 +81,7 @@ class Checklist:
     def __init__(self) -> None:
         self._pairs: dict[tuple[Address, Address], Pair] = {}
         self._triggered: dict[Pair, None] = {}  # an ordered set
+        self._floor = 0  # no ordinary checks of pairs below this priority
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self._pairs.values())
@@ -86,22 +93,24 @@ class Checklist:
         """The pair of these addresses."""
         return self._pairs.get((base, remote))
 
-    def add(self, pair: Pair, *, keep: tuple[Pair | None, ...], pressing: bool) -> bool:
-        """Take the pair in, if need be in the place of a worse one that is not in `keep`. Returns whether it is in.
+    def add(self, pair: Pair, *, pressing: bool) -> None:
+        """Take the pair in; when the list is full, in the place of a worse one that is not in use, or not at all.
 
         A pressing pair, one on which the peer has just spoken, always finds a place.
         """
         if len(self._pairs) >= MAX_PAIRS:
-            worst = min((each for each in self if each not in keep), key=_worth)
+            worst = min((each for each in self if not each.in_use), key=_worth)
             if not pressing and worst.state is not PairState.FAILED and worst.priority >= pair.priority:
-                return False
+                return
             self.remove(worst)
+        if not pressing and pair.priority < self._floor:
+            pair.state = PairState.FROZEN
         self._pairs[pair.addresses] = pair
-        return True
 
     def remove(self, pair: Pair) -> None:
-        """Forget the pair; an answer to its check will find nothing to change."""
+        """Forget the pair; an answer to its check will change nothing."""
         pair.settle(PairState.FAILED)
+        pair.wanted = False
         self._pairs.pop(pair.addresses, None)
         self._triggered.pop(pair, None)
 
@@ -116,6 +125,7 @@ class Checklist:
 
     def freeze_below(self, priority: int) -> None:
         """Stop ordinary checks of pairs that could not win any more (RFC 8445, section 8.1.2)."""
+        self._floor = priority
         for pair in self:
             if pair.priority < priority and pair.state in (PairState.WAITING, PairState.IN_PROGRESS):
                 pair.settle(PairState.FROZEN)
@@ -130,6 +140,20 @@ class Checklist:
         waiting = (pair for pair in self if pair.state is PairState.WAITING)
         return max(waiting, key=lambda pair: pair.priority, default=None)
 
+    def best_valid(self, now: float, *, heard_since: float = -math.inf) -> Pair | None:
+        """The best of the pairs that work, and on which the peer spoke lately if that is asked for."""
+        valid = (
+            pair
+            for pair in self
+            if pair.state is PairState.SUCCEEDED and now < pair.valid_until and pair.heard_at >= heard_since
+        )
+        return max(valid, key=lambda pair: pair.priority, default=None)
+
+    def may_beat(self, pair: Pair) -> bool:
+        """Whether a better pair than this is still being checked."""
+        hopes = (PairState.WAITING, PairState.IN_PROGRESS)
+        return any(other.priority > pair.priority and other.state in hopes for other in self)
+
     @property
     def has_work(self) -> bool:
         """Whether a check is waiting to be sent."""
@@ -139,20 +163,6 @@ class Checklist:
     def busy(self) -> int:
         """How many checks wait or are under way."""
         return sum(pair.state in (PairState.WAITING, PairState.IN_PROGRESS) for pair in self)
-
-
-class Generation:
-    """What one exchange of credentials brought; a restart begins the next one (RFC 8445, section 9)."""
-
-    def __init__(self, local: Credentials) -> None:
-        self.local = local
-        self.remote: Credentials | None = None
-        self.remotes: dict[Address, Candidate] = {}  # signalled ones
-        self.checklist = Checklist()
-
-    def is_for_later(self, candidate: Candidate) -> bool:
-        """Whether it belongs to credentials that we do not know yet (or not any more: then it never fits)."""
-        return self.remote is None or candidate.ufrag not in (None, self.remote.ufrag)
 
 
 def _worth(pair: Pair) -> tuple[bool, bool, float, int]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from random import Random
+
+    from triosfu.ice.checklist import Pair
+    from triosfu.ice.generation import Generation
 
 CONSENT_LIFETIME: Final = 30.0  # seconds since the last answer; RFC 7675, section 5.1
 
@@ -76,3 +80,12 @@ class Consent:
         """When to look again."""
         silent_at = math.inf if self.silent else self.heard_at + self._disconnected_after
         return min(self._ask_at, silent_at, self.heard_at + self._failed_after, self._valid_until)
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The selected pair, whose generation's credentials its checks carry, and whether the peer still consents."""
+
+    pair: Pair
+    generation: Generation
+    consent: Consent

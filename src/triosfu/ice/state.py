@@ -57,6 +57,8 @@ TRANSITIONS: Final[Mapping[tuple[IceState, On], IceState]] = {
     (DISCONNECTED, On.RESTART): DISCONNECTED,
     (DISCONNECTED, On.CREDENTIALS): DISCONNECTED,
     (DISCONNECTED, On.PATH_LOST): CHECKING,
+    # The old pair died before the answer to our restart came.
+    (FAILED, On.CREDENTIALS): CHECKING,
     **{(state, On.CLOSE): CLOSED for state in IceState},
 }
 

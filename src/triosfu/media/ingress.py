@@ -204,7 +204,6 @@ class Ingress:
             first,
             feedback=self._feedback,
             payload_types=binding.track.codecs,
-            previous=previous,
             now=now,
         )
         if previous is not None:

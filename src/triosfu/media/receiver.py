@@ -84,8 +84,9 @@ class TrackReceiver:
     # --- for the send side -----------------------------------------------------------------------------------------
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Feed `subscriber` from the next packet on."""
-        self.subscribers = [*self.subscribers, subscriber]
+        """Feed `subscriber` from the next packet on; once, however often it is said."""
+        if all(other is not subscriber for other in self.subscribers):
+            self.subscribers = [*self.subscribers, subscriber]
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Feed `subscriber` no more; nothing happens when it was not fed."""

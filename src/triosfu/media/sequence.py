@@ -19,25 +19,25 @@ class Exclusions:
     hundred ranges are remembered, for packets that come late.
     """
 
-    def __init__(self, *, offset: int = 0, floor: int = 0) -> None:
-        self.offset = offset  # index = number - offset, behind the newest range
-        self._floor = floor  # nothing is known about numbers below
+    def __init__(self) -> None:
+        self.offset = 0  # index = number - offset, behind the newest range
+        self._floor = 0  # nothing is known about numbers below
         self._starts: list[int] = []
         self._ends: list[int] = []  # inclusive
         self._before: list[int] = []  # the offset in front of each range
 
-    def exclude(self, first: int, last: int) -> None:
-        """Take `first` to `last` out; they are newer than everything that has an index."""
-        if self._ends and self._ends[-1] == first - 1:
-            self._ends[-1] = last
+    def exclude(self, number: int) -> None:
+        """Take `number` out; it is newer than everything that has an index."""
+        if self._ends and self._ends[-1] == number - 1:
+            self._ends[-1] = number
         else:
-            self._starts.append(first)
-            self._ends.append(last)
+            self._starts.append(number)
+            self._ends.append(number)
             self._before.append(self.offset)
             if len(self._starts) > MAX_RANGES:
                 self._floor = self._ends[0] + 1
                 del self._starts[0], self._ends[0], self._before[0]
-        self.offset += last - first + 1
+        self.offset += 1
 
     def index(self, number: int) -> int | None:
         """The index of `number`; None when it was taken out, or is too old to tell."""

@@ -39,7 +39,6 @@ class ReceiveStream:
         *,
         feedback: Feedback,
         payload_types: Mapping[int, str],
-        previous: ReceiveStream | None,
         now: float,
     ) -> None:
         self.ssrc = first.ssrc
@@ -56,11 +55,7 @@ class ReceiveStream:
         self._inspect = receiver.inspect
         self._video = receiver.kind == "video"
         self._number = self.reception.highest  # the newest seen
-        if previous is None:
-            self._exclusions = Exclusions()
-        else:
-            # A layer that moves to another SSRC goes on where it was: its subscribers see one stream.
-            self._exclusions = Exclusions(offset=self._number - previous.newest_index, floor=self._number + 1)
+        self._exclusions = Exclusions()
         self._reported = 0  # packets at the last report
         self.describe(payload_types)
         if self._video:
@@ -73,11 +68,6 @@ class ReceiveStream:
         self._payload_types = payload_types
         self._own = frozenset(number for number, name in payload_types.items() if name.lower() == mime)
         self._red = min(self._own, default=0) if mime == "audio/red" else 0
-
-    @property
-    def newest_index(self) -> int:
-        """The index of the newest packet."""
-        return self._number - self._exclusions.offset
 
     # --- packets ---------------------------------------------------------------------------------------------------
 
@@ -97,12 +87,12 @@ class ReceiveStream:
             self._skip(newest, number, now)
         if packet.payload_offset == packet.payload_end:
             self.padding += 1
-            self._exclusions.exclude(number, number)
+            self._exclusions.exclude(number)
             return
         if packet.payload_type not in self._own:
             translated = self._translate(packet)
             if translated is None:
-                self._exclusions.exclude(number, number)
+                self._exclusions.exclude(number)
                 return
             packet = translated
         packet.index = number - self._exclusions.offset
@@ -156,7 +146,7 @@ class ReceiveStream:
     def _skip(self, newest: int, number: int, now: float) -> None:
         """Packets are missing between `newest` and `number`; or the stream began anew."""
         if number - newest > MAX_DROPOUT:
-            self._exclusions.exclude(newest + 1, number - 1)
+            # The hole stays, longer than anybody's history: subscribers make a new beginning of it.
             self.nacks.clear()
             self.sender_report = None
             self.request_keyframe(now)

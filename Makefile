@@ -1,0 +1,60 @@
+# Two commands for a newcomer, each does all set-up by itself: `make run` and `make test`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+JS := tests/clients/js
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test check lint format clean
+
+help:
+	@echo "make run    serve the demo on http://localhost:7880 (ARGS=... goes to triosfu run)"
+	@echo "make test   set up everything, browser included, and run all checks and tests"
+	@echo "make check  the same without real browsers and clients (ARGS=... goes to pytest)"
+	@echo "make lint   style and types only"
+	@echo "make format rewrite the code in the project's style"
+	@echo "make clean  remove everything that make made"
+
+run: .make/package
+	$(BIN)/triosfu run --dev $(ARGS)
+
+# pytest comes last, so that its closing line does.
+test: lint .make/clients
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(ARGS)
+
+check: lint
+	@$(BIN)/python -m pytest --ignore=tests/clients $(ARGS)
+
+lint: .make/development
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .make/development
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf .make $(VENV) $(JS)/node_modules
+
+.make/venv:
+	@mkdir -p .make
+	.ci/venv $(VENV)
+	@touch $@
+
+.make/package: pyproject.toml .make/venv
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+.make/development: .make/package
+	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	@touch $@
+
+# What the tests with real clients need: a browser, Node with its packages, and network namespaces.
+.make/clients: .make/development $(wildcard $(JS)/package-lock.json)
+	.ci/packages ip=iproute2 node=nodejs npm=npm
+	.ci/chromium $(VENV)
+	if [ -f $(JS)/package-lock.json ]; then npm ci --prefix $(JS) --no-audit --no-fund --loglevel=error; fi
+	@touch $@

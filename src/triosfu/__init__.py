@@ -1,7 +1,7 @@
 """triosfu: a WebRTC SFU that LiveKit clients use unchanged and that cannot wedge.
 
-    async with triosfu.serve(triosfu.load_config(development=True)) as server:
-        print(server.url, server.create_token(identity="alice", room="demo"))
+async with triosfu.serve(triosfu.load_config(development=True)) as server:
+    print(server.url, server.create_token(identity="alice", room="demo"))
 """
 
 from typing import TYPE_CHECKING

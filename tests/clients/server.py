@@ -10,13 +10,13 @@ import sys
 import time
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triosfu.tokens import VideoGrant, create_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 KEY, SECRET = "devkey", "secret"
 
@@ -42,16 +42,16 @@ class RunningServer:
     def token(self, identity: str, room: str, **grants: bool) -> str:
         """A token that lets `identity` join `room`."""
         video = VideoGrant(room_join=True, room=room, **grants)
-        return create_token(KEY, SECRET, identity=identity, video=video)
+        return create_token(KEY, SECRET, now=time.time(), identity=identity, video=video)
 
     def descriptors(self) -> int:
         """Open file descriptors of the server process."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
 
     def resident(self) -> int:
         """Resident memory of the server process, in bytes."""
-        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:  # noqa: PTH123  a file of the kernel
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager

@@ -323,7 +323,7 @@ class PeerConnection:
         self._update_state()
         self.sender.resync(now)
 
-    def transport_ice_state(self, state: IceState, now: float) -> None:
+    def transport_ice_state(self, state: IceState) -> None:
         """Follow ICE."""
         if state is IceState.FAILED:
             self._connect_by = math.inf
@@ -372,7 +372,7 @@ class PeerConnection:
         try:
             while self._again and self.state is not PeerState.CLOSED:
                 self._again = False
-                self._again |= self._drain_data(now)
+                self._again |= self._drain_data()
                 self._again |= self._transport.drain(now)
         finally:
             self._draining = False
@@ -386,7 +386,7 @@ class PeerConnection:
         self.waiting.notify()
         self._alarm.deadline = self._next_timeout()
 
-    def _drain_data(self, now: float) -> bool:
+    def _drain_data(self) -> bool:
         events = self._data.events()
         for event in events:
             match event:

@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
-import trio
-
 from triosfu.dtls.core import ApplicationData, Closed, Connected, DtlsConnection, Fingerprint, Role
 from triosfu.errors import MalformedPacket
-from triosfu.ice.candidate import Candidate
 from triosfu.ice.core import Credentials, IceAgent, IceState, SelectedPair, StateChanged, TupleValidated
 from triosfu.srtp.core import Inbound, Outbound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from random import Random
 
     from triosfu.dtls.certificate import Certificate
+    from triosfu.ice.candidate import Candidate
     from triosfu.net.udp import Address, Destination, UdpMux
     from triosfu.peer.state import PeerSettings
     from triosfu.srtp.core import SrtpKeys
@@ -44,7 +42,7 @@ class TransportOwner(Protocol):
     def transport_secured(self, now: float) -> None:
         """Learn that DTLS is up and media keys are in place."""
 
-    def transport_ice_state(self, state: IceState, now: float) -> None:
+    def transport_ice_state(self, state: IceState) -> None:
         """Learn of an ICE state change."""
 
     def transport_ended(self, reason: str) -> None:
@@ -158,7 +156,7 @@ class Transport:
         except MalformedPacket:
             self.counters["malformed_stun"] += 1
 
-    def receive_dtls(self, data: bytes, source: Address, now: float) -> None:
+    def receive_dtls(self, data: bytes, source: Address, now: float) -> None:  # noqa: ARG002  of the Route contract
         """Give one datagram from an ICE-validated tuple to DTLS."""
         if self._dtls is None:
             self.counters["early_dtls"] += 1
@@ -225,7 +223,7 @@ class Transport:
                     self._register_ufrags()
                     self._start_dtls(now)
                 case StateChanged(state=state):
-                    self._owner.transport_ice_state(state, now)
+                    self._owner.transport_ice_state(state)
         for transmit in self.ice.datagrams_to_send():
             self._mux.egress.send(transmit.data, self._destination(transmit.source, transmit.destination))
         return bool(events)

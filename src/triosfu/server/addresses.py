@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import ifaddr
@@ -13,6 +12,7 @@ from triosfu.net.udp import UdpMux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AsyncExitStack
 
     from triosfu.config import Config, Filter, NetworkFilter
 

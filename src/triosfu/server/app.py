@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from triosfu import tokens
-from triosfu.config import Config
 from triosfu.dtls.certificate import Certificate
 from triosfu.net.http import Request, Response, Upgrade, open_listeners, serve_http
 from triosfu.peer import PeerConnection, PeerHandler, PeerSettings
@@ -32,6 +31,7 @@ from triosfu.signalling.routes import Signalling, token_refresher
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from triosfu.config import Config
     from triosfu.net.udp import UdpMux
 
 GRACE = 5.0  # seconds for goodbyes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -46,4 +47,6 @@ class Demo:
         if not 0 < len(room) <= MAX_NAME or not 0 < len(identity) <= MAX_NAME:
             return Response.text(400, "room and identity are needed")
         grant = VideoGrant(room_join=True, room=room)
-        return Response.text(200, create_token(self._key, self._secret, identity=identity, video=grant))
+        return Response.text(
+            200, create_token(self._key, self._secret, now=time.time(), identity=identity, video=grant)
+        )

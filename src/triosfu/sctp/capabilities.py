@@ -1,11 +1,18 @@
-"""What two ends agree on in INIT and INIT ACK."""
+"""What an end announces in INIT and INIT ACK (RFC 9260, sections 3.3.2 and 3.3.3)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntFlag
+from typing import TYPE_CHECKING
 
 from triosfu.sctp.parameters import ParameterType, Tlv, find
 from triosfu.sctp.wire import ChunkType, Init
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_MAX_REPORTED = 512  # bytes of unrecognized parameters that we send back
 
 
 class Capability(IntFlag):
@@ -22,24 +29,40 @@ OURS = (
 )
 
 
-def announced(init: Init) -> Capability:
-    """What the sender of this INIT or INIT ACK can do, of what we can."""
-    extensions = find(init.parameters, ParameterType.SUPPORTED_EXTENSIONS) or b""
-    found = Capability.NONE
-    if ChunkType.FORWARD_TSN in extensions or find(init.parameters, ParameterType.FORWARD_TSN) is not None:
-        found |= Capability.PARTIAL_RELIABILITY
-    if ChunkType.RE_CONFIG in extensions:
-        found |= Capability.RECONFIG
-    return found
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What the peer has announced."""
+
+    tag: int
+    initial_tsn: int
+    a_rwnd: int
+    outbound_streams: int
+    inbound_streams: int
+    capabilities: Capability
+
+    @classmethod
+    def announced(cls, init: Init) -> Self | None:
+        """The peer behind an INIT or INIT ACK; None if it announces what RFC 9260 forbids."""
+        if not init.tag or not init.outbound_streams or not init.inbound_streams or init.a_rwnd < 1500:
+            return None
+        extensions = find(init.parameters, ParameterType.SUPPORTED_EXTENSIONS) or b""
+        found = Capability.NONE
+        if ChunkType.FORWARD_TSN in extensions or find(init.parameters, ParameterType.FORWARD_TSN) is not None:
+            found |= Capability.PARTIAL_RELIABILITY
+        if ChunkType.RE_CONFIG in extensions:
+            found |= Capability.RECONFIG
+        return cls(init.tag, init.tsn, init.a_rwnd, init.outbound_streams, init.inbound_streams, found)
 
 
 def unrecognized(init: Init) -> tuple[Tlv, ...]:
     """Parameters to report back: unknown ones whose type asks for it, until one that says stop."""
     found: list[Tlv] = []
+    room = _MAX_REPORTED
     for parameter in init.parameters:
         if parameter.known:
             continue
-        if parameter.type & 0x4000:
+        room -= 8 + len(parameter.body)
+        if parameter.type & 0x4000 and room >= 0:
             found.append(Tlv(ParameterType.UNRECOGNIZED, parameter.serialize()[: 4 + len(parameter.body)]))
         if not parameter.type & 0x8000:
             break

@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from triosfu.errors import MalformedPacket, UsageError
-from triosfu.sctp.capabilities import OURS, Capability, announced, unrecognized
-from triosfu.sctp.cookie import Case, Cookie, CookieJar, judge
+from triosfu.sctp.capabilities import Capability, Peer
 from triosfu.sctp.events import Ended, Established, Event, Message, ResetDone, Restarted, StreamReset
+from triosfu.sctp.handshake import Case, Handshake
 from triosfu.sctp.inbound import Inbound, Violation
+from triosfu.sctp.liveness import Liveness
 from triosfu.sctp.outbound import Outbound
-from triosfu.sctp.parameters import (
-    CauseCode,
-    OutgoingReset,
-    ParameterType,
-    ReconfigResponse,
-    Tlv,
-    cause,
-    describe_causes,
-    find,
-    parse_reconfig,
-)
+from triosfu.sctp.packer import Packer
+from triosfu.sctp.parameters import CauseCode, ParameterType, Tlv, cause, describe_causes, find
 from triosfu.sctp.reconfig import Reconfig
 from triosfu.sctp.rto import RetransmissionTimeout
 from triosfu.sctp.sendqueue import OutMessage
 from triosfu.sctp.serial import TSN_MASK
+from triosfu.sctp.settings import Settings
 from triosfu.sctp.state import MAY_RECEIVE_DATA, MAY_SEND_DATA, OPENING, TRANSITIONS, On, State
 from triosfu.sctp.timers import Timer, Timers
 from triosfu.sctp.wire import (
@@ -48,7 +40,6 @@ from triosfu.sctp.wire import (
     IData,
     IForwardTsn,
     Init,
-    PacketHeader,
     ReConfig,
     Sack,
     Shutdown,
@@ -62,6 +53,8 @@ from triosfu.sctp.wire import (
 if TYPE_CHECKING:
     from random import Random
 
+    from triosfu.sctp.cookie import Cookie
+
 __all__ = [
     "Association",
     "Ended",
@@ -74,26 +67,6 @@ __all__ = [
     "State",
     "StreamReset",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Constants of an association; the defaults suit WebRTC."""
-
-    mtu: int = 1191  # an SCTP packet in DTLS in TURN in UDP in IPv6, within 1280 bytes
-    streams: int = 65535
-    receive_buffer: int = 1 << 20
-    # A peer delays its SACKs by 200 ms at most, so a lower minimum than RFC 9260's second is safe; the low maximum
-    # makes eleven expiries take 33 s at most.
-    rto_initial: float = 1.0
-    rto_min: float = 0.4
-    rto_max: float = 3.0
-    max_init_retransmits: int = 8
-    max_retransmits: int = 10
-    max_burst: int = 4  # packets of DATA for each event
-    delayed_sack: float = 0.2
-    heartbeat_interval: float = 30.0
-    cookie_life: float = 60.0
 
 
 class Association:
@@ -114,42 +87,42 @@ class Association:
         settings: Settings | None = None,
         initial_tsn: int | None = None,
     ) -> None:
-        self._settings = settings or Settings()
+        self._settings = settings = settings or Settings()
         self._rng = rng
         self._now = now
         self._ports = (local_port, remote_port)
         self._max_message_size = max_message_size
-        self._unit = (self._settings.mtu - PACKET_HEADER_SIZE) & ~3
+        self._unit = settings.unit
         self._state = State.CLOSED
-        self._tag = self._draw_tag()
-        self._initial_tsn = rng.getrandbits(32) if initial_tsn is None else initial_tsn
-        self._tie_tag = rng.getrandbits(64) | 1
-        self._jar = CookieJar(life=self._settings.cookie_life)
-        self._peer_tag = 0
-        self._header = PacketHeader(local_port, remote_port, 0)
-        self._rto = self._fresh_rto()
-        self._outbound = self._fresh_outbound(self._initial_tsn)
-        self._inbound: Inbound | None = None  # from the moment that the peer's initial TSN is known
-        self._reconfig: Reconfig | None = None
-        self._capabilities = Capability.NONE
-        self._resets_wanted: dict[int, None] = {}  # streams to reset, asked for before the peer was known
-        self._outbound_streams = self._settings.streams
-        self._timers = Timers()
+        self._events: list[Event] = []
+        self.dropped: Counter[str] = Counter()
+        self._packer = Packer(ports=self._ports, unit=self._unit)
+        self._handshake = Handshake(rng=rng, settings=settings, initial_tsn=initial_tsn)
+        self._cookie_echo = b""
         self._attempts = 0  # of T1
         self._stale_cookies = 0
-        self._errors = 0  # consecutive failures of the peer to answer
         self._init_sent_at = now
-        self._cookie_echo = b""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Set up all that belongs to one association: at first, after a restart, and empty at the end."""
+        settings = self._settings
+        self._timers = Timers()
+        self._rto = RetransmissionTimeout(
+            initial=settings.rto_initial, minimum=settings.rto_min, maximum=settings.rto_max
+        )
+        self._liveness = Liveness(rng=self._rng, rto=self._rto, max_retransmits=settings.max_retransmits)
+        self._outbound = Outbound(initial_tsn=self._handshake.initial_tsn, unit=self._unit, rto=self._rto)
+        self._outbound_streams = settings.streams
+        self._inbound: Inbound | None = None  # from the moment that the peer's initial TSN is known
+        self._reconfig = Reconfig(
+            initial_tsn=self._handshake.initial_tsn, queue=self._outbound.queue, events=self._events
+        )
+        self._packer.replies.clear()
         self._cookie_echo_due = False
-        self._heartbeat_nonce: bytes | None = None
-        self._replies: list[bytes] = []  # control chunks to bundle into the next packets
-        self._reply_room = 0  # bytes of replies that the datagram at hand may still cause
         self._sack_due = False
         self._packets_unacknowledged = 0
         self._burst = 0
-        self._outbox: list[bytes] = []
-        self._events: list[Event] = []
-        self.dropped: Counter[str] = Counter()
 
     # What the user does
 
@@ -166,7 +139,7 @@ class Association:
     @property
     def partial_reliability(self) -> bool:
         """Can messages be given up? If not, all are reliable; final once established."""
-        return Capability.PARTIAL_RELIABILITY in self._capabilities
+        return self._outbound.partial_reliability
 
     @property
     def round_trip_time(self) -> float | None:
@@ -241,17 +214,11 @@ class Association:
     def reset_stream(self, stream_id: int, now: float) -> None:
         """End our side of the stream once what is queued on it is sent; `ResetDone` tells how it went."""
         self._now = now
-        if self._state is State.ENDED or self.is_resetting(stream_id):
-            return
-        if self._reconfig is not None:
-            self._start_reset(stream_id)
-        else:
-            self._resets_wanted[stream_id] = None
+        if self._state is not State.ENDED and not self.is_resetting(stream_id):
+            self._reconfig.reset(stream_id)
 
     def is_resetting(self, stream_id: int) -> bool:
         """Has a reset of our side of the stream been asked for, and not been answered?"""
-        if self._reconfig is None:
-            return stream_id in self._resets_wanted
         return self._reconfig.is_resetting(stream_id)
 
     def drop_unsent(self, stream_id: int) -> None:
@@ -304,12 +271,12 @@ class Association:
     def datagrams_to_send(self) -> list[bytes]:
         """The packets to send now, drained."""
         self._transmit()
-        drained, self._outbox = self._outbox, []
-        return drained
+        return self._packer.drain()
 
     def events(self) -> list[Event]:
         """What has happened since the last call, drained."""
-        drained, self._events = self._events, []
+        drained = self._events[:]
+        self._events.clear()  # the same list throughout: the two halves append to it
         return drained
 
     # State
@@ -324,116 +291,60 @@ class Association:
 
     def _end(self, reason: str) -> None:
         """Be over: no timer, nothing queued, one last event."""
-        if not self._move(On.END):
-            return
-        self._forget_all()
-        self._events.append(Ended(reason))
+        self._finish(On.END, reason)
 
     def _finish(self, on: On, reason: str) -> None:
-        """The graceful end."""
         if self._move(on):
-            self._transmit_replies()
-            self._forget_all()
+            self._packer.flush_replies()
+            self._begin()
             self._events.append(Ended(reason))
-
-    def _forget_all(self) -> None:
-        self._timers.clear()
-        self._replies.clear()
-        self._cookie_echo_due = self._sack_due = False
-        self._outbound = self._fresh_outbound(self._initial_tsn)
-        self._inbound = None
-        self._reconfig = None
-        self._resets_wanted.clear()
 
     def _abort(self, reason: str, *causes: Tlv) -> None:
         """End the association and tell the peer why."""
         if self._state is State.ENDED:
             return
-        header = self._header
-        known = self._peer_tag != 0
+        self._packer.replies.clear()
         self._end(reason)
-        if known:
-            self._outbox.append(header.packet([Abort(False, causes).serialize()]))
+        if self._handshake.peer is not None:
+            self._packer.send([Abort(False, causes).serialize()])
 
     def _failed_once_more(self, what: str) -> None:
         """Count a sign of the peer's death; after too many in a row it is dead (RFC 9260, section 8.1)."""
-        self._errors += 1
-        self._rto.back_off()
-        if self._errors > self._settings.max_retransmits:
-            self._abort(f"{what} went unanswered too often", cause(CauseCode.USER_ABORT, "no answer"))
+        if self._liveness.failed():
+            self._give_up(f"{what} went unanswered too often")
 
-    def _peer_is_alive(self) -> None:
-        self._errors = 0
-        self._rto.recovered()
-
-    def _draw_tag(self) -> int:
-        return self._rng.randrange(1, 1 << 32)
-
-    def _fresh_rto(self) -> RetransmissionTimeout:
-        settings = self._settings
-        return RetransmissionTimeout(initial=settings.rto_initial, minimum=settings.rto_min, maximum=settings.rto_max)
-
-    def _fresh_outbound(self, initial_tsn: int) -> Outbound:
-        return Outbound(initial_tsn=initial_tsn, unit=self._unit, rto=self._rto)
+    def _give_up(self, reason: str) -> None:
+        self._abort(reason, cause(CauseCode.USER_ABORT, reason))
 
     # Handshake
 
-    def _init(self, *, ack: bool, tag: int, tsn: int, parameters: tuple[Tlv, ...] = ()) -> Init:
-        settings = self._settings
-        return Init(ack, tag, settings.receive_buffer, settings.streams, settings.streams, tsn, (*parameters, *OURS))
-
     def _send_init(self) -> None:
-        init = self._init(ack=False, tag=self._tag, tsn=self._initial_tsn)
-        self._outbox.append(PacketHeader(*self._ports, 0).packet([init.serialize()]))
+        self._packer.send_with_tag(0, self._handshake.init())
         self._init_sent_at = self._now
         self._timers[Timer.T1_INIT] = self._now + self._rto.value
 
     def _receive_init(self, init: Init) -> None:
         """Answer an INIT with a cookie; whatever our state, nothing in it changes before the cookie comes back."""
-        if not init.tag or not init.outbound_streams or not init.inbound_streams or init.a_rwnd < 1500:
+        peer = Peer.announced(init)
+        if peer is None:
             self.dropped["init"] += 1
-            return
-        if self._state is State.SHUTDOWN_ACK_SENT:
-            self._replies.append(ShutdownAck().serialize())
-            return
-        if self._state in OPENING:
-            # The same values for every INIT: both ends may connect at once and must come to one association.
-            tag, tsn, tie_tag = self._tag, self._initial_tsn, 0
+        elif self._state is State.SHUTDOWN_ACK_SENT:
+            self._packer.replies.append(ShutdownAck().serialize())
         else:
-            tag, tsn, tie_tag = self._draw_tag(), self._rng.getrandbits(32), self._tie_tag
-        cookie = Cookie(
-            made_at=self._now,
-            local_tag=tag,
-            peer_tag=init.tag,
-            local_tsn=tsn,
-            peer_tsn=init.tsn,
-            peer_rwnd=init.a_rwnd,
-            tie_tag=tie_tag,
-            outbound_streams=init.outbound_streams,
-            inbound_streams=init.inbound_streams,
-            capabilities=announced(init),
-        )
-        sealed = Tlv(ParameterType.STATE_COOKIE, self._jar.seal(cookie))
-        reply = self._init(ack=True, tag=tag, tsn=tsn, parameters=(sealed, *unrecognized(init)))
-        self._outbox.append(PacketHeader(*self._ports, init.tag).packet([reply.serialize()]))
+            ack = self._handshake.init_ack(init, peer, self._now, opening=self._state in OPENING)
+            self._packer.send_with_tag(init.tag, ack)
 
     def _receive_init_ack(self, init: Init) -> None:
         cookie = find(init.parameters, ParameterType.STATE_COOKIE)
-        if not init.tag or not init.outbound_streams or not init.inbound_streams or init.a_rwnd < 1500 or not cookie:
+        peer = Peer.announced(init)
+        if peer is None or not cookie or len(cookie) > self._unit - 4:
             self.dropped["init ack"] += 1
             return
         if not self._move(On.INIT_ACK):
             return
         if self._attempts == 0:
             self._rto.measured(self._now - self._init_sent_at)
-        self._adopt_peer(
-            tag=init.tag,
-            tsn=init.tsn,
-            rwnd=init.a_rwnd,
-            their_outbound=init.outbound_streams,
-            their_inbound=init.inbound_streams,
-            capabilities=announced(init),
-        )
+        self._adopt(peer)
         self._timers.pop(Timer.T1_INIT, None)
         self._attempts = 0
         self._cookie_echo = CookieEcho(cookie).serialize()
@@ -443,83 +354,56 @@ class Association:
         self._cookie_echo_due = True
         self._timers[Timer.T1_COOKIE] = self._now + self._rto.value
 
-    def _adopt_peer(
-        self, *, tag: int, tsn: int, rwnd: int, their_outbound: int, their_inbound: int, capabilities: Capability
-    ) -> None:
+    def _adopt(self, peer: Peer) -> None:
         """Take over what the peer has announced, in INIT ACK or in the INIT behind a cookie."""
         settings = self._settings
-        self._peer_tag = tag
-        self._header = PacketHeader(*self._ports, tag)
-        self._capabilities = capabilities
-        self._outbound_streams = min(settings.streams, their_inbound)
-        self._outbound.a_rwnd = rwnd
-        self._outbound.partial_reliability = Capability.PARTIAL_RELIABILITY in capabilities
+        self._handshake.peer = peer
+        self._packer.address(peer.tag)
+        self._outbound_streams = min(settings.streams, peer.inbound_streams)
+        self._outbound.a_rwnd = peer.a_rwnd
+        self._outbound.partial_reliability = Capability.PARTIAL_RELIABILITY in peer.capabilities
         self._inbound = Inbound(
-            initial_tsn=tsn,
+            initial_tsn=peer.initial_tsn,
             buffer=settings.receive_buffer,
             max_message_size=self._max_message_size,
-            streams=min(settings.streams, their_outbound),
+            streams=min(settings.streams, peer.outbound_streams),
             partial_reliability=self._outbound.partial_reliability,
+            events=self._events,
         )
-        self._reconfig = Reconfig(initial_tsn=self._initial_tsn, peer_initial_tsn=tsn)
-
-    def _adopt_cookie(self, cookie: Cookie) -> None:
-        self._adopt_peer(
-            tag=cookie.peer_tag,
-            tsn=cookie.peer_tsn,
-            rwnd=cookie.peer_rwnd,
-            their_outbound=cookie.outbound_streams,
-            their_inbound=cookie.inbound_streams,
-            capabilities=Capability(cookie.capabilities),
-        )
+        self._reconfig.peer_known(peer)
 
     def _receive_cookie_echo(self, chunk: CookieEcho, tag: int) -> bool:
         """Act on a COOKIE ECHO; False if it is none of ours and the rest of its packet is void too."""
-        cookie = self._jar.open(chunk.cookie)
-        if cookie is None or cookie.local_tag != tag:
-            self.dropped["cookie"] += 1
-            return False
-        case = Case.COLLISION
-        if self._state is not State.CLOSED:
-            case = judge(cookie, local_tag=self._tag, peer_tag=self._peer_tag, tie_tag=self._tie_tag)
-        if case is not Case.DUPLICATE and self._jar.is_stale(cookie, self._now):
-            staleness = min(int((self._now - cookie.made_at - self._settings.cookie_life) * 1e6), TSN_MASK)
-            error = Error((cause(CauseCode.STALE_COOKIE, staleness.to_bytes(4, "big")),))
-            self._outbox.append(PacketHeader(*self._ports, cookie.peer_tag).packet([error.serialize()]))
-            return False
-        match case:
-            case Case.DUPLICATE:
-                self._replies.append(CookieAck().serialize())
-                if self._move(On.COOKIE_ECHO):
+        case, cookie = self._handshake.examine(chunk, tag, self._now)
+        if cookie is not None:
+            match case:
+                case Case.DUPLICATE:
+                    self._packer.replies.append(CookieAck().serialize())
+                    if self._move(On.COOKIE_ECHO):
+                        self._established()
+                    return True
+                case Case.COLLISION if self._move(On.COOKIE_ECHO):
+                    self._adopt(cookie.peer)
+                    self._packer.replies.append(CookieAck().serialize())
                     self._established()
-                return True
-            case Case.COLLISION if self._move(On.COOKIE_ECHO):
-                self._adopt_cookie(cookie)
-                self._replies.append(CookieAck().serialize())
-                self._established()
-                return True
-            case Case.RESTART:
-                return self._restart(cookie)
+                    return True
+                case Case.RESTART:
+                    return self._restart(cookie)
+                case Case.STALE:
+                    self._packer.send_with_tag(cookie.peer.tag, self._handshake.stale_error(cookie, self._now))
+                    return False
         self.dropped["cookie"] += 1
         return False
 
     def _restart(self, cookie: Cookie) -> bool:
-        if self._state is State.SHUTDOWN_ACK_SENT:
-            error = Error((cause(CauseCode.COOKIE_WHILE_SHUTTING_DOWN),))
-            pieces = [ShutdownAck().serialize(), error.serialize()]
-            self._outbox.append(PacketHeader(*self._ports, cookie.peer_tag).packet(pieces))
-            return False
         if not self._move(On.RESTART):
+            error = Error((cause(CauseCode.COOKIE_WHILE_SHUTTING_DOWN),))
+            self._packer.send_with_tag(cookie.peer.tag, ShutdownAck().serialize(), error.serialize())
             return False
-        self._forget_all()
-        self._tag, self._initial_tsn = cookie.local_tag, cookie.local_tsn
-        self._tie_tag = self._rng.getrandbits(64) | 1
-        self._rto = self._fresh_rto()
-        self._outbound = self._fresh_outbound(self._initial_tsn)
-        self._adopt_cookie(cookie)
-        self._replies.append(CookieAck().serialize())
-        self._errors = self._packets_unacknowledged = 0
-        self._heartbeat_nonce = None
+        self._handshake.restart(cookie)
+        self._begin()
+        self._adopt(cookie.peer)
+        self._packer.replies.append(CookieAck().serialize())
         self._arm_heartbeat()
         self._events.append(Restarted())
         return True
@@ -528,13 +412,9 @@ class Association:
         self._timers.pop(Timer.T1_INIT, None)
         self._timers.pop(Timer.T1_COOKIE, None)
         self._cookie_echo_due = False
-        self._errors = 0
-        self._rto.recovered()
+        self._liveness.proven()
         self._arm_heartbeat()
         self._events.append(Established())
-        wanted, self._resets_wanted = self._resets_wanted, {}
-        for stream_id in wanted:
-            self._start_reset(stream_id)
 
     def _arm_heartbeat(self) -> None:
         interval = self._settings.heartbeat_interval * self._rng.uniform(0.5, 1.5)
@@ -556,12 +436,12 @@ class Association:
         if not chunks:
             return
         first = chunks[0]
-        self._reply_room = self._unit
+        self._packer.begin_datagram()
         if type(first) is CookieEcho:
             if not self._receive_cookie_echo(first, tag):
                 return
             del chunks[0]
-        elif tag != self._tag or (type(first) is Init and not first.ack):
+        elif tag != self._handshake.tag or (type(first) is Init and not first.ack):
             self._receive_with_other_tag(first, tag, alone=len(chunks) == 1)
             return
         self._receive_chunks(chunks)
@@ -572,16 +452,15 @@ class Association:
             case Init(ack=False) if tag == 0 and alone:
                 self._receive_init(chunk)
                 return
-            case Abort(reflected=True) if self._peer_tag and tag == self._peer_tag:
+            case Abort(reflected=True) if tag == self._handshake.peer_tag != 0:
                 self._end(f"aborted by the peer: {describe_causes(chunk.causes)}")
                 return
-            case ShutdownComplete(reflected=True) if self._peer_tag and tag == self._peer_tag:
+            case ShutdownComplete(reflected=True) if tag == self._handshake.peer_tag != 0:
                 self._finish(On.SHUTDOWN_COMPLETE, "shut down")
                 return
             case ShutdownAck() if self._state in (State.COOKIE_WAIT, State.COOKIE_ECHOED):
                 # The peer is still ending an association that we know nothing of.
-                pieces = [ShutdownComplete(True).serialize()]
-                self._outbox.append(PacketHeader(*self._ports, tag).packet(pieces))
+                self._packer.send_with_tag(tag, ShutdownComplete(True).serialize())
                 return
         self.dropped["tag"] += 1
 
@@ -605,9 +484,6 @@ class Association:
 
     def _after_data(self, inbound: Inbound, *, has_data: bool) -> None:
         """Deliver what the packet completed, and decide when to acknowledge it."""
-        if inbound.messages:
-            self._events += inbound.messages
-            inbound.messages.clear()
         if inbound.unknown_streams:
             for stream_id in inbound.unknown_streams:
                 body = stream_id.to_bytes(2, "big") + b"\0\0"
@@ -623,11 +499,9 @@ class Association:
         elif has_data:
             delay = min(self._settings.delayed_sack, self._rto.value / 2)
             self._timers.setdefault(Timer.DELAYED_SACK, self._now + delay)
-        if self._reconfig is not None:
-            released = self._reconfig.release_held(inbound.cumulative)
-            if released is not None:
-                self._reply(ReConfig((released[0],)).serialize())
-                self._reset_inbound(inbound, released[1])
+        released = self._reconfig.release_held(inbound)
+        if released is not None:
+            self._reply(released)
 
     def _receive_sack(self, sack: Sack) -> None:
         if self._state in OPENING:
@@ -638,7 +512,7 @@ class Association:
             return
         # A receiver without room proves with every SACK that it lives, though it takes nothing.
         if result.size or result.cumulative_moved or sack.a_rwnd < self._unit:
-            self._peer_is_alive()
+            self._liveness.proven()
         if result.cumulative_moved:
             self._timers.pop(Timer.T3_RTX, None)  # it starts anew for what is still outstanding
         self._burst += self._settings.max_burst
@@ -650,7 +524,9 @@ class Association:
                 if self._state not in (State.CLOSED, State.COOKIE_WAIT):
                     self._reply(Heartbeat(True, chunk.body).serialize())
             case Heartbeat(ack=True):
-                self._receive_heartbeat_ack(chunk)
+                if self._liveness.is_answer(chunk):
+                    self._timers.pop(Timer.HEARTBEAT_ACK, None)
+                    self._liveness.proven()
             case ForwardTsn():
                 self._receive_forward_tsn(chunk)
             case ReConfig():
@@ -688,63 +564,31 @@ class Association:
             return
         self._stale_cookies += 1
         if self._stale_cookies > 1:
-            self._abort("the peer calls every cookie stale", cause(CauseCode.USER_ABORT, "stale cookie"))
+            self._give_up("the peer calls every cookie stale")
         elif self._move(On.STALE_COOKIE):
             self._timers.pop(Timer.T1_COOKIE, None)
             self._cookie_echo_due = False
             self._attempts = 0
             self._send_init()
 
-    def _receive_heartbeat_ack(self, chunk: Heartbeat) -> None:
-        if self._heartbeat_nonce is None or chunk.body != self._heartbeat_info(self._heartbeat_nonce):
-            return
-        sent_at = self._timers.pop(Timer.HEARTBEAT_ACK, None)
-        self._heartbeat_nonce = None
-        if sent_at is not None:
-            self._peer_is_alive()
-
     def _receive_forward_tsn(self, chunk: ForwardTsn) -> None:
         if self._inbound is None or self._state not in MAY_RECEIVE_DATA:
             return
-        if Capability.PARTIAL_RELIABILITY not in self._capabilities:
+        if not self._outbound.partial_reliability:
             raise Violation(CauseCode.PROTOCOL_VIOLATION, "FORWARD-TSN was not negotiated")
         self._inbound.receive_forward(chunk)
 
     def _receive_reconfig(self, chunk: ReConfig) -> None:
-        reconfig, inbound = self._reconfig, self._inbound
-        if reconfig is None or inbound is None or self._state in OPENING or not 1 <= len(chunk.parameters) <= 2:
+        if self._inbound is None or self._state in OPENING:
             self.dropped["re-config"] += 1
             return
-        answers: list[Tlv] = []
-        for parameter in [parse_reconfig(parameter) for parameter in chunk.parameters]:
-            if isinstance(parameter, ReconfigResponse):
-                self._receive_reconfig_response(reconfig, parameter)
-                continue
-            answer, accepted = reconfig.receive_request(parameter, inbound.cumulative)
-            answers.append(answer)
-            if accepted is not None:
-                self._reset_inbound(inbound, accepted)
-        if answers:
-            self._reply(ReConfig(tuple(answers)).serialize())
-
-    def _receive_reconfig_response(self, reconfig: Reconfig, response: ReconfigResponse) -> None:
-        was = reconfig.in_flight
-        answered = reconfig.receive_response(response)
-        if was is not None and (answered is not None or reconfig.in_progress):
-            self._peer_is_alive()
-        if answered is None:
-            return
-        self._timers.pop(Timer.RECONFIG, None)
-        for stream_id in answered.streams:
-            if answered.ok:
-                self._outbound.queue.restart(stream_id)
-            self._events.append(ResetDone(stream_id, answered.ok))
-
-    def _reset_inbound(self, inbound: Inbound, request: OutgoingReset) -> None:
-        streams = request.streams or tuple(sorted({*inbound.known_streams(), *self._outbound.queue.known_streams()}))
-        for stream_id in dict.fromkeys(streams):
-            inbound.reset(stream_id)
-            self._events.append(StreamReset(stream_id))
+        answer, heard = self._reconfig.receive(chunk, self._inbound)
+        if heard:
+            self._liveness.proven()
+            if not self._reconfig.in_progress:
+                self._timers.pop(Timer.RECONFIG, None)
+        if answer is not None:
+            self._reply(answer)
 
     def _receive_shutdown(self, chunk: Shutdown | ShutdownAck | ShutdownComplete) -> None:
         if isinstance(chunk, ShutdownAck):
@@ -755,7 +599,7 @@ class Association:
             self._finish(On.SHUTDOWN_COMPLETE, "shut down by the peer")
             return
         if self._state not in OPENING and self._outbound.acknowledge(chunk.cumulative_tsn, self._now) is not None:
-            self._peer_is_alive()
+            self._liveness.proven()
             self._timers.pop(Timer.T3_RTX, None)
         crossed = self._state is State.SHUTDOWN_SENT
         if not self._move(On.SHUTDOWN):
@@ -766,32 +610,8 @@ class Association:
 
     def _reply(self, chunk: bytes) -> None:
         """Answer with a chunk, within what one datagram may cause."""
-        if len(chunk) <= self._reply_room:
-            self._reply_room -= len(chunk)
-            self._replies.append(chunk)
-        else:
+        if not self._packer.answer(chunk):
             self.dropped["reply"] += 1
-
-    # Stream resets
-
-    def _start_reset(self, stream_id: int) -> None:
-        if self._reconfig is not None and Capability.RECONFIG in self._capabilities:
-            self._reconfig.reset(stream_id)
-        else:
-            self._events.append(ResetDone(stream_id, False))
-
-    def _request_resets(self, reconfig: Reconfig) -> None:
-        """Send the request for all streams whose data has been sent."""
-        queue = self._outbound.queue
-        drained = [stream_id for stream_id in reconfig.queued if queue.drained(stream_id)]
-        if drained:
-            reconfig.request(drained, self._outbound.next_tsn - 1)
-            self._send_reset_request(reconfig)
-
-    def _send_reset_request(self, reconfig: Reconfig) -> None:
-        if reconfig.in_flight is not None:
-            self._replies.append(ReConfig((reconfig.in_flight.tlv(),)).serialize())
-            self._timers[Timer.RECONFIG] = self._now + self._rto.value
 
     # Timers
 
@@ -806,7 +626,7 @@ class Association:
                 elif self._state is State.SHUTDOWN_ACK_SENT:
                     self._send_shutdown_ack()
             case Timer.T5_GUARD:
-                self._abort("the shutdown took too long", cause(CauseCode.USER_ABORT, "shutdown took too long"))
+                self._give_up("the shutdown took too long")
             case Timer.T3_RTX:
                 self._failed_once_more("DATA")
                 if self._state is not State.ENDED:
@@ -818,18 +638,17 @@ class Association:
             case Timer.HEARTBEAT:
                 self._arm_heartbeat()
                 if self._state is State.ESTABLISHED and not self._outbound.outstanding:
-                    self._heartbeat_nonce = self._rng.randbytes(16)
-                    self._replies.append(Heartbeat(False, self._heartbeat_info(self._heartbeat_nonce)).serialize())
+                    self._packer.replies.append(self._liveness.heartbeat())
                     self._timers[Timer.HEARTBEAT_ACK] = self._now + self._rto.value
             case Timer.HEARTBEAT_ACK:
-                self._heartbeat_nonce = None
-                self._failed_once_more("HEARTBEAT")
+                if self._liveness.heartbeat_lost():
+                    self._give_up("HEARTBEAT went unanswered too often")
 
     def _expired_t1(self, timer: Timer) -> None:
         self._attempts += 1
         self._rto.back_off()
         if self._attempts > self._settings.max_init_retransmits:
-            self._abort("the peer does not answer the handshake", cause(CauseCode.USER_ABORT, "no answer"))
+            self._give_up("the peer does not answer the handshake")
         elif timer is Timer.T1_INIT:
             self._send_init()
         else:
@@ -838,34 +657,27 @@ class Association:
             self._echo_cookie()
 
     def _expired_reconfig(self) -> None:
-        reconfig = self._reconfig
-        if reconfig is None:
-            return
         # While T3 runs it counts the peer's silence, and twice would be too fast. "In progress" is no silence.
-        if not reconfig.in_progress and not self._outbound.outstanding:
+        if not self._reconfig.in_progress and not self._outbound.outstanding:
             self._failed_once_more("RE-CONFIG")
         if self._state is not State.ENDED:
-            reconfig.in_progress = False
-            self._send_reset_request(reconfig)
-
-    def _heartbeat_info(self, nonce: bytes) -> bytes:
-        return Tlv(ParameterType.HEARTBEAT_INFO, nonce).serialize()
+            self._request_reset(self._reconfig.repeat())
 
     # Sending
 
     def _send_shutdown(self) -> None:
         if self._inbound is not None:
-            self._replies.append(Shutdown(self._inbound.cumulative & TSN_MASK).serialize())
+            self._packer.replies.append(Shutdown(self._inbound.cumulative & TSN_MASK).serialize())
         self._timers[Timer.T2_SHUTDOWN] = self._now + self._rto.value
 
     def _send_shutdown_ack(self) -> None:
-        self._replies.append(ShutdownAck().serialize())
+        self._packer.replies.append(ShutdownAck().serialize())
         self._timers[Timer.T2_SHUTDOWN] = self._now + self._rto.value
 
     def _transmit(self) -> None:
         """Make packets of all that may go out at `self._now`; again without a new input it makes none."""
         if self._state in (State.CLOSED, State.COOKIE_WAIT, State.ENDED):
-            self._transmit_replies()
+            self._packer.flush_replies()
             return
         outbound = self._outbound
         if outbound.idle:
@@ -890,8 +702,8 @@ class Association:
             self._cookie_echo_due = False
             pieces = [self._cookie_echo]
             self._outbound.fill(pieces, self._unit - len(self._cookie_echo), self._now)
-            self._outbox.append(self._header.packet(pieces))
-        self._transmit_replies()
+            self._packer.send(pieces)
+        self._packer.flush_replies()
 
     def _transmit_data(self) -> None:
         outbound, now = self._outbound, self._now
@@ -900,7 +712,7 @@ class Association:
         self._burst = 0
         while True:
             pieces: list[bytes] = []
-            room = self._take_replies(pieces)
+            room = self._packer.take_replies(pieces)
             if self._sack_due and room >= 256:
                 room -= self._take_sack(pieces)
             if may_send and budget > 0:
@@ -914,27 +726,16 @@ class Association:
                     budget -= 1
                     if Timer.DELAYED_SACK in self._timers and room >= 256:
                         self._take_sack(pieces)
-            if self._reconfig is not None and self._reconfig.waiting:
-                self._request_resets(self._reconfig)
+            self._request_reset(self._reconfig.request(outbound.next_tsn - 1))
             if pieces:
-                self._outbox.append(self._header.packet(pieces))
-            elif not self._replies and not self._sack_due and not outbound.forward_is_due:
+                self._packer.send(pieces)
+            elif not self._packer.replies and not self._sack_due and not outbound.forward_is_due:
                 return
 
-    def _take_replies(self, pieces: list[bytes]) -> int:
-        """Move control chunks into the packet while they fit; the room that is left."""
-        room = self._unit
-        replies = self._replies
-        while replies and (len(replies[0]) <= room or not pieces):
-            room -= len(replies[0])
-            pieces.append(replies.pop(0))
-        return room
-
-    def _transmit_replies(self) -> None:
-        while self._replies:
-            pieces: list[bytes] = []
-            self._take_replies(pieces)
-            self._outbox.append(self._header.packet(pieces))
+    def _request_reset(self, request: bytes | None) -> None:
+        if request is not None:
+            self._packer.replies.append(request)
+            self._timers[Timer.RECONFIG] = self._now + self._rto.value
 
     def _take_sack(self, pieces: list[bytes]) -> int:
         self._sack_due = False

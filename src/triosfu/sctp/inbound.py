@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import deque
 
 from triosfu.errors import PeerError
-from triosfu.sctp.events import Message
+from triosfu.sctp.events import Event, Message
 from triosfu.sctp.parameters import CauseCode
 from triosfu.sctp.serial import SSN_MASK, TSN_MASK, ssn_is_ahead, unwrap
 from triosfu.sctp.wire import BEGIN, END, IMMEDIATE, UNORDERED, Data, ForwardTsn, Sack
@@ -58,7 +58,7 @@ class _Run:
 
 
 class Inbound:
-    """Takes DATA and FORWARD-TSN, gives `messages` to deliver and SACKs to send.
+    """Takes DATA and FORWARD-TSN, reports each `Message` into `events`, and gives SACKs to send.
 
     Memory is bounded by `buffer` (plus one message), by `max_message_size` for each message and by the number of TSNs
     that may be ahead of the cumulative one, whatever the peer sends.
@@ -70,6 +70,7 @@ class Inbound:
         "_by_start",
         "_duplicates",
         "_ends",
+        "_events",
         "_max_message_size",
         "_next_ssn",
         "_partial_reliability",
@@ -80,14 +81,21 @@ class Inbound:
         "cumulative",
         "dropped",
         "held",
-        "messages",
         "sack_now",
         "unknown_streams",
     )
 
     def __init__(
-        self, *, initial_tsn: int, buffer: int, max_message_size: int, streams: int, partial_reliability: bool
+        self,
+        *,
+        initial_tsn: int,
+        buffer: int,
+        max_message_size: int,
+        streams: int,
+        partial_reliability: bool,
+        events: list[Event],
     ) -> None:
+        self._events = events
         self._buffer, self._max_message_size, self._streams = buffer, max_message_size, streams
         self._window = min(max(4 * buffer // 500, 2_000), 40_000)
         self._partial_reliability = partial_reliability
@@ -100,7 +108,6 @@ class Inbound:
         self._next_ssn: dict[int, int] = {}
         self._waiting: dict[int, dict[int, tuple[int, bytes]]] = {}
         self.held = 0  # bytes of fragments, and of messages that wait for an earlier one
-        self.messages: list[Message] = []
         self.unknown_streams: list[int] = []  # to be reported in an ERROR
         self.sack_now = True  # the first DATA is acknowledged at once
         self.dropped = 0
@@ -276,11 +283,11 @@ class Inbound:
     def _complete(self, stream_id: int, ssn: int, unordered: int, ppid: int, data: bytes) -> None:
         """Deliver a whole message, and those that waited for it, or let it wait for an earlier one."""
         if unordered:
-            self.messages.append(Message(stream_id, ppid, data))
+            self._events.append(Message(stream_id, ppid, data))
             return
         expected = self._next_ssn.get(stream_id, 0)
         if ssn == expected:
-            self.messages.append(Message(stream_id, ppid, data))
+            self._events.append(Message(stream_id, ppid, data))
             self._next_ssn[stream_id] = (expected + 1) & SSN_MASK
             if stream_id in self._waiting:
                 self._deliver_waiting(stream_id)
@@ -297,7 +304,7 @@ class Inbound:
         while ssn in waiting:
             ppid, data = waiting.pop(ssn)
             self.held -= len(data)
-            self.messages.append(Message(stream_id, ppid, data))
+            self._events.append(Message(stream_id, ppid, data))
             ssn = (ssn + 1) & SSN_MASK
         self._next_ssn[stream_id] = ssn
         if not waiting:
@@ -313,7 +320,7 @@ class Inbound:
         for early in sorted((s for s in waiting if ssn_is_ahead(after, s)), key=lambda s: (s - expected) & SSN_MASK):
             ppid, data = waiting.pop(early)
             self.held -= len(data)
-            self.messages.append(Message(stream_id, ppid, data))
+            self._events.append(Message(stream_id, ppid, data))
         self._next_ssn[stream_id] = after
         if stream_id in self._waiting:
             self._deliver_waiting(stream_id)

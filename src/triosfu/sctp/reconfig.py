@@ -6,101 +6,155 @@ answered "in progress" until all data that was sent before it has arrived.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from triosfu.sctp.parameters import OtherRequest, OutgoingReset, ReconfigResponse, ReconfigResult, Tlv
+from triosfu.sctp.capabilities import Capability, Peer
+from triosfu.sctp.events import Event, ResetDone, StreamReset
+from triosfu.sctp.parameters import (
+    OtherRequest,
+    OutgoingReset,
+    ReconfigResponse,
+    ReconfigResult,
+    Tlv,
+    parse_reconfig,
+)
 from triosfu.sctp.serial import TSN_MASK, unwrap
+from triosfu.sctp.wire import ReConfig
+
+if TYPE_CHECKING:
+    from triosfu.sctp.inbound import Inbound
+    from triosfu.sctp.sendqueue import SendQueue
 
 _MAX_STREAMS_PER_REQUEST = 500  # one packet holds 578 ids
 
 
-class Answered(NamedTuple):
-    """The end of a request of ours."""
-
-    streams: tuple[int, ...]
-    ok: bool
-
-
 class Reconfig:
-    """Both halves of stream re-configuration."""
+    """Both halves of stream re-configuration; reports `ResetDone` and `StreamReset` into `events`."""
 
-    __slots__ = ("_answers", "_expected", "_held", "_next_request", "_queued", "in_flight", "in_progress")
+    __slots__ = (
+        "_answers",
+        "_events",
+        "_expected",
+        "_held",
+        "_in_flight",
+        "_next_request",
+        "_queue",
+        "_queued",
+        "_supported",
+        "in_progress",
+    )
 
-    def __init__(self, *, initial_tsn: int, peer_initial_tsn: int) -> None:
+    def __init__(self, *, initial_tsn: int, queue: SendQueue, events: list[Event]) -> None:
+        self._queue, self._events = queue, events
         self._next_request = initial_tsn & TSN_MASK
-        self._expected = peer_initial_tsn & TSN_MASK
+        self._expected = 0
+        self._supported: bool | None = None  # None while the peer is unknown
         self._queued: dict[int, None] = {}  # streams to reset, in order
+        self._in_flight: OutgoingReset | None = None
         self._answers: dict[int, Tlv] = {}  # the last two answers, for requests that come again
         self._held: OutgoingReset | None = None  # a request of the peer that waits for data
-        self.in_flight: OutgoingReset | None = None
-        self.in_progress = False  # the peer has said that it is working on ours
+        self.in_progress = False  # the peer has said that it is working on our request
+
+    def peer_known(self, peer: Peer) -> None:
+        """The peer's first request bears its initial TSN; what was asked for before can go out if it takes requests."""
+        self._expected = peer.initial_tsn
+        self._supported = Capability.RECONFIG in peer.capabilities
+        if not self._supported:
+            self._events += [ResetDone(stream_id, False) for stream_id in self._queued]
+            self._queued.clear()
 
     # Our requests
 
     def reset(self, stream_id: int) -> None:
         """Ask for a reset of our side of the stream as soon as its data is sent."""
-        self._queued[stream_id] = None
+        if self._supported is False:
+            self._events.append(ResetDone(stream_id, False))
+        elif not self.is_resetting(stream_id):
+            self._queued[stream_id] = None
 
     def is_resetting(self, stream_id: int) -> bool:
         """Is the stream waiting for a reset or for the peer's answer?"""
-        return stream_id in self._queued or (self.in_flight is not None and stream_id in self.in_flight.streams)
+        return stream_id in self._queued or (self._in_flight is not None and stream_id in self._in_flight.streams)
 
-    @property
-    def waiting(self) -> bool:
-        """Could a request be sent if its streams were drained?"""
-        return self.in_flight is None and bool(self._queued)
-
-    @property
-    def queued(self) -> tuple[int, ...]:
-        """The streams that wait for their request."""
-        return tuple(self._queued)
-
-    def request(self, streams: list[int], last_tsn: int) -> None:
-        """Put the request for these streams in flight."""
-        chosen = tuple(streams[:_MAX_STREAMS_PER_REQUEST])
-        for stream_id in chosen:
+    def request(self, last_tsn: int) -> bytes | None:
+        """A new request for all streams whose data is sent, if there are any and none is in flight."""
+        if self._in_flight is not None or not self._queued:
+            return None
+        drained = [stream_id for stream_id in self._queued if self._queue.drained(stream_id)]
+        if not drained:
+            return None
+        streams = tuple(drained[:_MAX_STREAMS_PER_REQUEST])
+        for stream_id in streams:
             del self._queued[stream_id]
-        self.in_flight = OutgoingReset(self._next_request, (self._expected - 1) & TSN_MASK, last_tsn & TSN_MASK, chosen)
-        self.in_progress = False
+        answered = (self._expected - 1) & TSN_MASK
+        self._in_flight = OutgoingReset(self._next_request, answered, last_tsn & TSN_MASK, streams)
         self._next_request = (self._next_request + 1) & TSN_MASK
+        return self.repeat()
 
-    def receive_response(self, response: ReconfigResponse) -> Answered | None:
-        """The peer's answer; None unless it ends the request in flight."""
-        request = self.in_flight
+    def repeat(self) -> bytes | None:
+        """The request in flight, unchanged."""
+        self.in_progress = False
+        return None if self._in_flight is None else ReConfig((self._in_flight.tlv(),)).serialize()
+
+    # What the peer sends
+
+    def receive(self, chunk: ReConfig, inbound: Inbound) -> tuple[bytes | None, bool]:
+        """Act on a RE-CONFIG: the chunk to answer with, and whether it answered our own request.
+
+        Raises:
+            MalformedPacket: One of its parameters is none, or is broken; then none of them has been acted on.
+        """
+        answers: list[Tlv] = []
+        answered = False
+        for parameter in [parse_reconfig(tlv) for tlv in chunk.parameters[:2]]:
+            if isinstance(parameter, ReconfigResponse):
+                answered |= self._receive_response(parameter)
+            else:
+                answers.append(self._receive_request(parameter, inbound))
+        return (ReConfig(tuple(answers)).serialize() if answers else None), answered
+
+    def release_held(self, inbound: Inbound) -> bytes | None:
+        """The answer to a request that waited for data, once that has arrived."""
+        held = self._held
+        if held is None or unwrap(held.last_tsn, inbound.cumulative) > inbound.cumulative:
+            return None
+        return ReConfig((self._perform(held, inbound),)).serialize()
+
+    def _receive_response(self, response: ReconfigResponse) -> bool:
+        request = self._in_flight
         if request is None or response.response != request.request:
-            return None
+            return False
         self.in_progress = response.result == ReconfigResult.IN_PROGRESS
-        if self.in_progress:
-            return None
-        self.in_flight = None
-        ok = response.result in (ReconfigResult.NOTHING_TO_DO, ReconfigResult.PERFORMED)
-        return Answered(request.streams, ok)
+        if not self.in_progress:
+            self._in_flight = None
+            ok = response.result in (ReconfigResult.NOTHING_TO_DO, ReconfigResult.PERFORMED)
+            for stream_id in request.streams:
+                if ok:
+                    self._queue.restart(stream_id)
+                self._events.append(ResetDone(stream_id, ok))
+        return True
 
-    # The peer's requests
-
-    def receive_request(
-        self, request: OutgoingReset | OtherRequest, cumulative: int
-    ) -> tuple[Tlv, OutgoingReset | None]:
-        """The answer to a request, and the request itself if it is to be carried out now."""
+    def _receive_request(self, request: OutgoingReset | OtherRequest, inbound: Inbound) -> Tlv:
         known = self._answers.get(request.request)
         if known is not None:
-            return known, None
+            return known
         if request.request != self._expected:
-            return ReconfigResponse(request.request, ReconfigResult.BAD_SEQUENCE_NUMBER).tlv(), None
+            return ReconfigResponse(request.request, ReconfigResult.BAD_SEQUENCE_NUMBER).tlv()
         if isinstance(request, OtherRequest):
             # Nothing in WebRTC asks for these; to refuse is always allowed.
-            return self._answer(request.request, ReconfigResult.DENIED), None
-        if unwrap(request.last_tsn, cumulative) > cumulative:
+            return self._answer(request.request, ReconfigResult.DENIED)
+        if unwrap(request.last_tsn, inbound.cumulative) > inbound.cumulative:
             self._held = request
-            return ReconfigResponse(request.request, ReconfigResult.IN_PROGRESS).tlv(), None
-        return self._answer(request.request, ReconfigResult.PERFORMED), request
+            return ReconfigResponse(request.request, ReconfigResult.IN_PROGRESS).tlv()
+        return self._perform(request, inbound)
 
-    def release_held(self, cumulative: int) -> tuple[Tlv, OutgoingReset] | None:
-        """A held request whose data has now arrived, with its answer."""
-        held = self._held
-        if held is None or unwrap(held.last_tsn, cumulative) > cumulative:
-            return None
-        return self._answer(held.request, ReconfigResult.PERFORMED), held
+    def _perform(self, request: OutgoingReset, inbound: Inbound) -> Tlv:
+        # No stream named is every stream (RFC 6525, section 4.1): those that either end has used.
+        streams = request.streams or sorted({*inbound.known_streams(), *self._queue.known_streams()})
+        for stream_id in dict.fromkeys(streams):
+            inbound.reset(stream_id)
+            self._events.append(StreamReset(stream_id))
+        return self._answer(request.request, ReconfigResult.PERFORMED)
 
     def _answer(self, sequence: int, result: ReconfigResult) -> Tlv:
         self._held = None

@@ -1,0 +1,104 @@
+"""Who we are and who the peer is: INIT, INIT ACK, and what a returning cookie means (RFC 9260, section 5)."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from triosfu.sctp.capabilities import OURS, Peer, unrecognized
+from triosfu.sctp.cookie import Cookie, CookieJar
+from triosfu.sctp.parameters import CauseCode, ParameterType, Tlv, cause
+from triosfu.sctp.serial import TSN_MASK
+from triosfu.sctp.wire import CookieEcho, Error, Init
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from triosfu.sctp.settings import Settings
+
+
+class Case(Enum):
+    """What a COOKIE ECHO means to us (RFC 9260, section 5.2.4, table 12)."""
+
+    RESTART = auto()  # A: the peer begins anew and knows nothing of the old association
+    COLLISION = auto()  # B: both sent an INIT, or we sent none; the peer's tag is the cookie's
+    LATE = auto()  # C: the answer to an INIT of ours that is long forgotten
+    DUPLICATE = auto()  # D: all as we know it
+    STALE = auto()  # it was ours, too long ago
+    FOREIGN = auto()
+
+
+class Handshake:
+    """The local end's tag and first TSN, and the peer's once it is known.
+
+    As long as there is no association, every INIT is answered with the same local values: both ends may connect at
+    once and must come to one association. An INIT that arrives later gets new ones, which its cookie brings back.
+    """
+
+    __slots__ = ("_jar", "_rng", "_settings", "_tie_tag", "initial_tsn", "peer", "tag")
+
+    def __init__(self, *, rng: Random, settings: Settings, initial_tsn: int | None) -> None:
+        self._rng, self._settings = rng, settings
+        self._jar = CookieJar()
+        self.tag = self._draw_tag()
+        self.initial_tsn = rng.getrandbits(32) if initial_tsn is None else initial_tsn
+        self._tie_tag = rng.getrandbits(64) | 1  # names this association in cookies; 0 names none
+        self.peer: Peer | None = None
+
+    @property
+    def peer_tag(self) -> int:
+        """The peer's verification tag, 0 while it is unknown."""
+        return 0 if self.peer is None else self.peer.tag
+
+    def init(self) -> bytes:
+        """Our INIT chunk."""
+        return self._announce(False, self.tag, self.initial_tsn, OURS).serialize()
+
+    def init_ack(self, init: Init, peer: Peer, now: float, *, opening: bool) -> bytes:
+        """The INIT ACK chunk that answers `init`. Nothing is remembered: all of it is in the cookie."""
+        if opening:
+            tag, tsn, tie_tag = self.tag, self.initial_tsn, 0
+        else:
+            tag, tsn, tie_tag = self._draw_tag(), self._rng.getrandbits(32), self._tie_tag
+        sealed = self._jar.seal(Cookie(now, tag, tsn, tie_tag, peer))
+        parameters = (Tlv(ParameterType.STATE_COOKIE, sealed), *OURS, *unrecognized(init))
+        return self._announce(True, tag, tsn, parameters).serialize()
+
+    def examine(self, echo: CookieEcho, tag: int, now: float) -> tuple[Case, Cookie | None]:
+        """What a COOKIE ECHO in a packet with verification tag `tag` means; the cookie if it is one of ours."""
+        cookie = self._jar.open(echo.cookie)
+        if cookie is None or cookie.local_tag != tag:
+            return Case.FOREIGN, None
+        case = self._judge(cookie)
+        if case is not Case.DUPLICATE and now - cookie.made_at > self._settings.cookie_life:
+            return Case.STALE, cookie
+        return case, cookie
+
+    def restart(self, cookie: Cookie) -> None:
+        """Become what the cookie says that we are."""
+        self.tag, self.initial_tsn, self.peer = cookie.local_tag, cookie.local_tsn, cookie.peer
+        self._tie_tag = self._rng.getrandbits(64) | 1
+
+    def stale_error(self, cookie: Cookie, now: float) -> bytes:
+        """The ERROR chunk that tells how stale, in microseconds."""
+        staleness = min(int((now - cookie.made_at - self._settings.cookie_life) * 1e6), TSN_MASK)
+        return Error((cause(CauseCode.STALE_COOKIE, staleness.to_bytes(4, "big")),)).serialize()
+
+    def _judge(self, cookie: Cookie) -> Case:
+        match cookie.local_tag == self.tag, cookie.peer.tag == self.peer_tag:
+            case True, True:
+                return Case.DUPLICATE
+            case True, False:
+                return Case.COLLISION
+            case False, True if cookie.tie_tag == 0:
+                return Case.LATE
+            case False, False if cookie.tie_tag == self._tie_tag:
+                return Case.RESTART
+        return Case.FOREIGN
+
+    def _announce(self, ack: bool, tag: int, tsn: int, parameters: tuple[Tlv, ...]) -> Init:  # noqa: FBT001  a chunk type
+        settings = self._settings
+        return Init(ack, tag, settings.receive_buffer, settings.streams, settings.streams, tsn, parameters)
+
+    def _draw_tag(self) -> int:
+        return self._rng.randrange(1, 1 << 32)

@@ -1,0 +1,65 @@
+"""From chunks to packets: control chunks wait here to be bundled, packets to be drained."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from triosfu.sctp.wire import PacketHeader
+
+
+class Packer:
+    """Bundles chunks into packets of at most `unit` bytes of chunks."""
+
+    __slots__ = ("_allowance", "_header", "_outbox", "_ports", "_unit", "replies")
+
+    def __init__(self, *, ports: tuple[int, int], unit: int) -> None:
+        self._ports, self._unit = ports, unit
+        self._header = PacketHeader(*ports, 0)
+        self._outbox: list[bytes] = []
+        self._allowance = 0
+        self.replies: deque[bytes] = deque()  # control chunks for the next packets
+
+    def address(self, tag: int) -> None:
+        """Send to the peer with this verification tag from now on."""
+        self._header = PacketHeader(*self._ports, tag)
+
+    def begin_datagram(self) -> None:
+        """A datagram has come: the answers to it fill one packet at most."""
+        self._allowance = self._unit
+
+    def answer(self, chunk: bytes) -> bool:
+        """Queue a chunk that the datagram at hand asks for; False if it has asked for too much."""
+        if len(chunk) > self._allowance:
+            return False
+        self._allowance -= len(chunk)
+        self.replies.append(chunk)
+        return True
+
+    def take_replies(self, pieces: list[bytes]) -> int:
+        """Move queued control chunks into a packet while they fit; the room that is left in it."""
+        room, replies = self._unit, self.replies
+        while replies and (len(replies[0]) <= room or not pieces):
+            chunk = replies.popleft()
+            room -= len(chunk)
+            pieces.append(chunk)
+        return room
+
+    def flush_replies(self) -> None:
+        """Make packets of the queued control chunks alone."""
+        while self.replies:
+            pieces: list[bytes] = []
+            self.take_replies(pieces)
+            self.send(pieces)
+
+    def send(self, pieces: list[bytes]) -> None:
+        """Queue a packet of these chunks to the peer."""
+        self._outbox.append(self._header.packet(pieces))
+
+    def send_with_tag(self, tag: int, *chunks: bytes) -> None:
+        """Queue a packet that does not belong to the association as it stands."""
+        self._outbox.append(PacketHeader(*self._ports, tag).packet(chunks))
+
+    def drain(self) -> list[bytes]:
+        """All queued packets."""
+        drained, self._outbox = self._outbox, []
+        return drained

@@ -1,0 +1,32 @@
+"""The constants of an association."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from triosfu.sctp.wire import PACKET_HEADER_SIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Limits and times; the defaults suit WebRTC."""
+
+    mtu: int = 1191  # an SCTP packet in DTLS in TURN in UDP in IPv6, within 1280 bytes
+    streams: int = 65535
+    receive_buffer: int = 1 << 20
+    # A peer delays its SACKs by 200 ms at most, so a lower minimum than RFC 9260's second is safe; the low maximum
+    # makes eleven expiries take 33 s at most.
+    rto_initial: float = 1.0
+    rto_min: float = 0.4
+    rto_max: float = 3.0
+    max_init_retransmits: int = 8
+    max_retransmits: int = 10
+    max_burst: int = 4  # packets of DATA for each event
+    delayed_sack: float = 0.2
+    heartbeat_interval: float = 30.0
+    cookie_life: float = 60.0
+
+    @property
+    def unit(self) -> int:
+        """The bytes of chunks that fit into one packet, padding included."""
+        return (self.mtu - PACKET_HEADER_SIZE) & ~3

@@ -185,6 +185,25 @@ def test_streams_a_peer_can_open_are_bounded_and_the_talking_ones_stay() -> None
         assert theirs.streams <= 16
 
 
+def test_a_stream_that_fell_silent_is_really_freed() -> None:
+    keys = keys_for(SrtpProfile.AEAD_AES_128_GCM)
+    ours, theirs = Outbound(keys), Inbound(keys.swapped(), max_streams=16)
+    first = ours.protect(rtp(1, ssrc=1))
+    theirs.unprotect(first)
+    for other in range(2, 40):
+        theirs.unprotect(ours.protect(rtp(1, ssrc=other)))
+    assert theirs.unprotect(first) == rtp(1, ssrc=1), "its replay window is gone with it"
+
+
+def test_what_does_not_fit_the_buffer_is_refused(copying: bool) -> None:
+    ours, theirs = pair(SrtpProfile.AEAD_AES_128_GCM, copying=copying)
+    for size in (2017, 2048, 5000):
+        for operation in (ours.protect, ours.protect_rtcp, theirs.unprotect, theirs.unprotect_rtcp):
+            with pytest.raises(SrtpError) as refused:
+                operation(rtp(1, size))
+            assert refused.value.reason == "other"
+
+
 def test_a_removed_stream_starts_afresh() -> None:
     ours, theirs = pair(SrtpProfile.AES128_CM_SHA1_80)
     packet = ours.protect(rtp(7))

@@ -15,7 +15,6 @@ __all__ = ["TAIL", "Inbound", "Outbound", "SrtpError", "SrtpKeys"]
 TAIL = 32  # bytes of room that protection may need behind a packet; the largest overhead is 20
 SCRATCH = 2048  # bytes of buffer for the `bytes` calls; more than any datagram we send or accept
 MAX_STREAMS = 1024  # SSRCs that one peer may keep alive in our memory
-RTP_HEADER, RTCP_HEADER = 12, 8
 
 
 class Outbound:
@@ -68,8 +67,6 @@ class Inbound:
 
     def unprotect_in_place(self, pointer: Pointer, length: int) -> int:
         """Decrypt `length` bytes of SRTP at a cffi `char *`; returns the length of the RTP packet."""
-        if length < RTP_HEADER:
-            raise SrtpError("other")
         size = self._session.unprotect(pointer, length)
         ssrc = ffi.unpack(pointer + 8, 4)
         if ssrc not in self._newer:
@@ -82,8 +79,6 @@ class Inbound:
 
     def unprotect_rtcp(self, data: bytes) -> bytes:
         """The compound RTCP packet inside one SRTCP packet."""
-        if len(data) < RTCP_HEADER:
-            raise SrtpError("other")
         plain = _on_scratch(self._session.unprotect_rtcp, self._scratch, data)
         if (ssrc := plain[4:8]) not in self._newer:
             self._keep(ssrc)

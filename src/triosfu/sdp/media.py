@@ -59,7 +59,7 @@ class MediaDescription:
     protocol: str = RTP_PROTOCOL
     formats: tuple[str, ...] = ()  # only of sections without codecs
     mid: str | None = None
-    direction: Direction = Direction.SENDRECV
+    direction: Direction = Direction.SENDRECV  # without meaning, and not written, for data
     codecs: tuple[Codec, ...] = ()
     extensions: tuple[Extension, ...] = ()
     msids: tuple[Msid, ...] = ()
@@ -106,7 +106,7 @@ class MediaDescription:
             protocol=protocol,
             formats=() if codecs else tuple(formats),
             mid=None if mid is None else token(mid, "mid"),
-            direction=_direction(attributes, session),
+            direction=Direction.SENDRECV if kind == "application" else _direction(attributes, session),
             codecs=codecs,
             extensions=read_extensions([*session.get("extmap", []), *attributes.get("extmap", [])]),
             msids=read_msids(attributes),

@@ -79,7 +79,8 @@ class Section:
     rejected: bool = False  # port 0
     remote: MediaDescription | None = field(default=None, repr=False)  # the client's latest words on this section
     # The track that the client believes to be here. A section must have been inactive in the client's eyes before
-    # another track moves in, or JavaScript clients never learn of it: `ontrack` fires on that transition.
+    # another track moves in: `ontrack` fires on that transition (W3C webrtc-pc, 4.4.1.5); that Chromium also fires
+    # it when only the msid changes is its own kindness.
     announced: Sender | None = None
 
     @property

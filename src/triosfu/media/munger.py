@@ -8,7 +8,7 @@ the recent past are kept, so that a packet that comes late, or is asked for agai
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,6 @@ class Shifts:
 
     source: int  # ssrc
     first_index: int
-    first_out: int  # extended sequence number
     sequence: int = 0
     timestamp: int = 0
     picture: int = 0  # VP8 picture id
@@ -35,6 +34,26 @@ class Shifts:
     # Whether any of the last four is not zero: the payload or an extension must be changed.
     renumbers: bool = False
     temporal: int = 7  # the highest temporal layer that passes meanwhile
+
+    @property
+    def first_out(self) -> int:
+        """The extended outgoing sequence number of the first packet."""
+        return self.first_index + self.sequence
+
+    def from_index(self, index: int, sequence: int) -> Shifts:
+        """The same shifts, but for the sequence number, from the packet `index` on."""
+        return Shifts(
+            self.source,
+            index,
+            sequence,
+            self.timestamp,
+            self.picture,
+            self.tl0,
+            self.key,
+            self.frame,
+            self.renumbers,
+            self.temporal,
+        )
 
 
 class Munger:
@@ -49,7 +68,7 @@ class Munger:
         # The third quarter of the space: far from a wrap that would confuse SRTP's guess of its roll-over counter.
         self.start = 2**15 + rng.randrange(2**14)
         self.history = history
-        self.current = Shifts(NOWHERE, NOWHERE, self.start, sequence=self.start)
+        self.current = Shifts(NOWHERE, 0, self.start)
         self.next_index = 0
         self._past: list[Shifts] = []  # ends with the current one, once there is a source
 
@@ -61,7 +80,7 @@ class Munger:
     def switch(self, source: int, index: int, timestamp_shift: int) -> Shifts:
         """Carry on with `source`, whose packet `index` comes next; its numbers follow the last one sent."""
         out = self.next_out
-        shifts = Shifts(source, index, out, sequence=out - index, timestamp=timestamp_shift)
+        shifts = Shifts(source, index, out - index, timestamp_shift)
         self.next_index = index
         self._begin(shifts)
         return shifts
@@ -69,34 +88,34 @@ class Munger:
     def stop(self) -> None:
         """Leave the source: no packet is in order until the next `switch`."""
         out = self.next_out
-        self.current = Shifts(NOWHERE, NOWHERE, out, sequence=out - NOWHERE)
+        self.current = Shifts(NOWHERE, NOWHERE, out - NOWHERE)
         self.next_index = NOWHERE
 
     def skip(self, index: int, *, picture: int = 0) -> None:
         """Take the packet `index`, in order, out of the stream; `picture` is added to the picture ids behind it."""
         current = self.current
         self.next_index = index + 1
-        self._begin(
-            replace(
-                current,
-                first_index=index + 1,
-                first_out=index + current.sequence,
-                sequence=current.sequence - 1,
-                picture=current.picture + picture,
-                renumbers=current.renumbers or picture != 0,
-            )
-        )
+        if current.first_index == index:
+            # Nothing was sent under the current shifts yet: they can begin one packet later.
+            current.first_index = index + 1
+            current.sequence -= 1
+        else:
+            current = current.from_index(index + 1, current.sequence - 1)
+            self._begin(current)
+        if picture:
+            current.picture += picture
+            current.renumbers = True
 
     def limit(self, index: int, temporal: int) -> None:
         """Note that from the packet `index` on, in order, temporal layers up to `temporal` pass."""
-        current = self.current
-        self._begin(replace(current, first_index=index, first_out=index + current.sequence, temporal=temporal))
+        limited = self.current.from_index(index, self.current.sequence)
+        limited.temporal = temporal
+        self._begin(limited)
 
     def insert(self) -> int:
         """Make room for one packet of the server's own; its extended sequence number."""
         out = self.next_out
-        current = self.current
-        self._begin(replace(current, first_index=self.next_index, first_out=out + 1, sequence=current.sequence + 1))
+        self._begin(self.current.from_index(self.next_index, self.current.sequence + 1))
         return out
 
     def late(self, source: int, index: int) -> Shifts | None:
@@ -129,8 +148,9 @@ class Munger:
         self.current = shifts
         past = self._past
         if past and past[-1].first_out == shifts.first_out:
-            past.pop()  # nothing was sent under it
-        past.append(shifts)
+            past[-1] = shifts  # nothing was sent under it
+        else:
+            past.append(shifts)
         if len(past) > 1 and past[1].first_out <= shifts.first_out - self.history:
             oldest = shifts.first_out - self.history
             del past[: bisect_right(past, oldest, key=_first_out) - 1]

@@ -73,7 +73,7 @@ class Sender:
         self._tracks[track.ssrc] = track
         if track.rtx_ssrc is not None:
             self._by_rtx[track.rtx_ssrc] = track
-        track.sent_log = self.sent_log
+        track.log_sent(self.sent_log)
 
     def remove(self, track: DownTrack) -> None:
         """Send `track` no more: it is unbound, and its SSRCs are free. Nothing happens when it was not sent."""
@@ -83,7 +83,7 @@ class Sender:
         self._fir_numbers.pop(track.ssrc, None)
         if track.rtx_ssrc is not None:
             del self._by_rtx[track.rtx_ssrc]
-        track.sent_log = None
+        track.log_sent(None)
         track.unbind()
 
     def resync(self, now: float) -> None:

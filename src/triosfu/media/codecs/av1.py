@@ -172,6 +172,7 @@ def with_dependency_descriptor(extension_ids: Mapping[str, int]) -> Callable[[Rt
         try:
             descriptor = DependencyDescriptor.parse(data, structures.get(packet.ssrc))
         except MalformedPacket:
+            inspect_av1(packet)
             return
         if descriptor.structure is not None:
             if packet.ssrc not in structures and len(structures) >= MAX_STREAMS:

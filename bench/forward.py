@@ -1,0 +1,105 @@
+"""Microseconds of Python for one packet forwarded to one of a hundred subscribers, without protection and system calls.
+
+Run: `python -m bench.forward`. One line per kind of track.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import timeit
+from random import Random
+
+from triosfu.media.codecs import DEPENDENCY_DESCRIPTOR
+from triosfu.media.down_track import DownTrack
+from triosfu.media.receiver import TrackReceiver
+from triosfu.media.shape import ABS_SEND_TIME
+from triosfu.rtp.wire import RtpPacket, build_rtp
+
+SUBSCRIBERS = 100
+PACKETS = 500
+SLOTS = 128
+
+
+class Arena:
+    """An egress that throws everything away."""
+
+    def __init__(self) -> None:
+        self.arena = memoryview(bytearray(2048 * SLOTS))
+        self._next = 0
+
+    def reserve(self) -> int:
+        """The next slot."""
+        self._next = (self._next + 2048) % (2048 * SLOTS)
+        return self._next
+
+    def commit_rtp(self, offset: int, length: int) -> None:
+        """Protect nothing, send nothing."""
+
+
+def vp8_packet(index: int, size: int, *, temporal: int = 0) -> bytes:
+    frame, part = divmod(index, 5)
+    descriptor = bytes([0x90 if part == 0 else 0x80, 0xF0, 0x80 | frame >> 8 & 0x7F, frame & 0xFF, frame & 0xFF])
+    layer = bytes([temporal << 6 | 0x20 | 1])
+    return descriptor + layer + bytes([index != 0]) + bytes(size - 7)
+
+
+def packets(kind: str, layers: int = 1) -> list[RtpPacket]:
+    made = []
+    for index in range(PACKETS):
+        for spatial in range(layers):
+            video = kind == "video"
+            data = build_rtp(
+                ssrc=1000 + spatial,
+                payload_type=96 if video else 111,
+                sequence=index & 0xFFFF,
+                timestamp=index // 5 * 3000 if video else index * 960,
+                marker=index % 5 == 4,
+                payload=vp8_packet(index, 1100, temporal=index // 5 % 2) if video else bytes(80),
+                extensions={1: b"\x30", 4: b"0"},
+            )
+            packet = RtpPacket.parse(data, index / 100)
+            packet.spatial, packet.index = spatial, index
+            made.append(packet)
+    return made
+
+
+def bench(kind: str, *, extensions: dict[str, int], layers: int = 1, temporal: int = 3) -> float:
+    """Microseconds a packet and subscriber, best of seven."""
+    mime = "video/VP8" if kind == "video" else "audio/opus"
+    receiver = TrackReceiver(kind=kind, mime=mime, clock_rate=90000 if kind == "video" else 48000, now=0.0)
+    receiver.available = tuple(range(layers))
+    sink = Arena()
+    for number in range(SUBSCRIBERS):
+        track = DownTrack(
+            receiver=receiver, sink=sink, ssrc=number + 1, rtx_ssrc=None, rng=Random(number), now=0.0, cname="bench"
+        )
+        track.bind(payload_types={mime: 96}, rtx_payload_types={}, extension_ids=extensions, now=0.0)
+        track.set_max_layer(0, temporal, 0.0)
+    stream = packets(kind, layers)
+    for packet in stream:
+        receiver.inspect(packet)
+    run = 0
+
+    def once() -> None:
+        nonlocal run
+        for packet in stream:
+            packet.index += PACKETS if run else 0
+            receiver.deliver(packet, packet.arrival)
+        run += 1
+
+    return min(timeit.repeat(once, number=1, repeat=7)) / (PACKETS * SUBSCRIBERS) * 1e6
+
+
+def main() -> None:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    print(f"commit {commit.stdout.strip()}, {SUBSCRIBERS} subscribers, us per packet and subscriber")
+    send_time = {ABS_SEND_TIME: 3}
+    print(f"opus                      {bench('audio', extensions={}):6.2f}")
+    print(f"vp8                       {bench('video', extensions=send_time):6.2f}")
+    print(f"vp8, two extensions       {bench('video', extensions={**send_time, DEPENDENCY_DESCRIPTOR: 4}):6.2f}")
+    print(f"vp8, half dropped         {bench('video', extensions=send_time, temporal=0):6.2f}")
+    print(f"vp8, 3 layers in, 1 out   {bench('video', extensions=send_time, layers=3):6.2f}")
+
+
+if __name__ == "__main__":
+    main()

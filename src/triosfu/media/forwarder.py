@@ -1,0 +1,502 @@
+"""The hot path of the server: from the packets of one track to the packets of one subscriber.
+
+`Forwarder.forward` takes every packet of every layer of the track. For a packet of the layer that flows, next in order,
+it decides nothing: the numbers are shifted, the common part (`Shape`) is written into the egress arena, and the sink
+protects and queues it. All that changes the shifts goes the slow way, through `_admit`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from triosfu.media.codecs.av1 import DependencyDescriptor
+from triosfu.media.codecs.vp8 import Vp8Descriptor
+from triosfu.media.codecs.vp9 import Vp9Descriptor
+from triosfu.media.handover import Left, continue_numbers, continue_time, leave
+from triosfu.media.hunt import KeyframeHunt
+from triosfu.media.layers import NO_LAYER, TOP, ScalableFilter, SimulcastSelector, TemporalFilter
+from triosfu.media.munger import Munger
+from triosfu.media.sequencer import Sequencer
+from triosfu.media.shape import HEADER_SIZE, MARKER, Shape, packer
+from triosfu.media.timeline import WRAP, Change, carried_over
+from triosfu.rtp.wire import PADDING, VERSION, RtpPacket, build_rtp
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from triosfu.media.munger import Shifts
+    from triosfu.media.receiver import SenderReportInfo, TrackReceiver
+    from triosfu.media.send_reports import SendStats
+    from triosfu.media.sent_log import SentLog
+    from triosfu.media.sink import MediaSink
+
+HISTORY = {"audio": 256, "video": 512}  # packets that can be sent again; powers of two, at least 200 and 500
+STALLED = 1.0  # seconds without a packet while other layers flow: the layer has gone
+ALIVE = 0.25  # seconds; a layer with a packet this fresh still flows
+LAYER_PATIENCE = 1.0  # seconds that switch points are refused because timestamps do not fit yet
+MAX_STALE = 20  # packets in a row from before the history: the publisher has started anew
+PAD = bytes(3) + b"\4"
+SCALABLE_FRAMES = Vp9Descriptor, DependencyDescriptor
+
+
+class Forwarder:
+    """Makes one continuous stream, on one SSRC, of the sources that a track has.
+
+    Its `DownTrack` sets what may flow (`open`, `selector`, `temporal`, `layered`) and how it is written (`shape`,
+    payload types); then it calls `look`, so that keyframes are asked for.
+    """
+
+    __slots__ = (
+        "_gate",
+        "_left",
+        "_marked",
+        "_receiver",
+        "_refused_since",
+        "_reports_from",
+        "_ring",
+        "_ring_mask",
+        "_rng",
+        "_rtx_sequence",
+        "_sink",
+        "_stale",
+        "_stats",
+        "_video",
+        "change",
+        "hunt",
+        "last",
+        "layered",
+        "munger",
+        "open",
+        "payload_type",
+        "rtx_payload_type",
+        "rtx_ssrc",
+        "selector",
+        "sent_log",
+        "sequencer",
+        "shape",
+        "ssrc",
+        "started_at",
+        "temporal",
+    )
+
+    def __init__(
+        self,
+        *,
+        receiver: TrackReceiver,
+        sink: MediaSink,
+        ssrc: int,
+        rtx_ssrc: int | None,
+        rng: Random,
+        stats: SendStats,
+    ) -> None:
+        self.ssrc, self.rtx_ssrc = ssrc, rtx_ssrc
+        self.payload_type = 0
+        self.rtx_payload_type: int | None = None
+        self.shape = Shape({}, primary_only=False)
+        self.sent_log: SentLog | None = None
+        self.open = False
+        self.selector = SimulcastSelector()
+        self.temporal: TemporalFilter | None = None  # for VP8
+        self.layered: ScalableFilter | None = None  # for VP9 and AV1
+        self.hunt = KeyframeHunt(receiver, self.selector, stats)
+        self.change = Change.RESUMED  # why the next source, after none, begins
+        self.started_at = math.inf
+        history = HISTORY[receiver.kind]
+        self.munger = Munger(rng=rng, history=history)
+        self.sequencer = Sequencer(history)
+        self.last: RtpPacket | None = None  # the newest packet of the source that flows; None while none does
+        self._left: Left | None = None
+        self._receiver = receiver
+        self._sink = sink
+        self._rng = rng
+        self._stats = stats
+        self._video = receiver.kind == "video"
+        self._ring, self._ring_mask = self.sequencer.ring, self.sequencer.mask
+        self._marked: set[int] = set()  # sent with a marker that the publisher's packet does not have
+        self._rtx_sequence = 2**15 + rng.randrange(2**14)
+        # Packets of a temporal layer above the gate take the slow way; below 0 all do.
+        self._gate = TOP
+        self._refused_since = math.inf
+        self._stale = (0, 0)  # next_index at which, and how many packets were from before the history
+        self._reports_from = -math.inf  # older reports of the layer are those of a source that is gone
+
+    # --- the hot path ----------------------------------------------------------------------------------------------
+
+    def forward(self, packet: RtpPacket, now: float) -> None:
+        """Send `packet` on if it is one the subscriber should get."""
+        munger = self.munger
+        shifts = munger.current
+        if packet.index != munger.next_index or packet.ssrc != shifts.source or packet.temporal > self._gate:
+            if not self._admit(packet, now):
+                return
+            shifts = munger.current
+        munger.next_index = packet.index + 1
+        self.last = packet
+        self._send(packet, packet.index + shifts.sequence, shifts, now)
+
+    def _send(self, packet: RtpPacket, out: int, shifts: Shifts, now: float, marker: int = 0) -> None:
+        shape = self.shape
+        if shape.packet is not packet:
+            shape.take(packet, self._receiver.extension_ids, now)
+        sink = self._sink
+        at = sink.reserve()
+        shape.pack(
+            sink.arena,
+            at,
+            shape.first,
+            shape.marker | marker | self.payload_type,
+            out & 0xFFFF,
+            (packet.timestamp + shifts.timestamp) & 0xFFFFFFFF,
+            self.ssrc,
+            shape.tail,
+        )
+        if shifts.renumbers:
+            self._renumber(sink.arena, at, packet, shifts)
+        if shape.transport_at:
+            self._stamp(sink.arena, at, shape.size, now)
+        sink.commit_rtp(at, shape.size)
+        self._ring[out & self._ring_mask] = packet
+        stats = self._stats
+        stats.packets += 1
+        stats.octets += shape.octets
+
+    def _renumber(self, arena: memoryview, at: int, packet: RtpPacket, shifts: Shifts, moved: int = 0) -> None:
+        """Shift the numbers inside the payload and the extensions of the packet written at `at`."""
+        shape = self.shape
+        descriptor = packet.descriptor
+        if isinstance(descriptor, Vp8Descriptor) and shape.octets >= descriptor.size:
+            descriptor.renumber(arena, at + shape.payload_at + moved, shifts.picture, shifts.tl0, shifts.key)
+        if shape.frame_at and shifts.frame:
+            place = at + shape.frame_at
+            number = (arena[place] << 8 | arena[place + 1]) + shifts.frame & 0xFFFF
+            arena[place], arena[place + 1] = number >> 8, number & 0xFF
+
+    def _stamp(self, arena: memoryview, at: int, size: int, now: float) -> None:
+        """Write the transport-wide sequence number, and remember the packet under it."""
+        if self.sent_log is not None:
+            number = self.sent_log.sent(size, now)
+            place = at + self.shape.transport_at
+            arena[place], arena[place + 1] = number >> 8, number & 0xFF
+
+    # --- the slow way ----------------------------------------------------------------------------------------------
+
+    def _admit(self, packet: RtpPacket, now: float) -> bool:
+        """Whether `packet` goes out as the next in order, with what are now the current shifts."""
+        if not self.open:
+            return False
+        munger = self.munger
+        if packet.ssrc != munger.current.source:
+            if not self._turn(packet, now):
+                return False
+        elif packet.index != munger.next_index and not self._out_of_order(packet, now):
+            return False
+        if packet.keyframe:
+            self._keyframe(packet)
+        if self.layered is not None:
+            return self._admit_layered(self.layered, packet, now)
+        return self._admit_temporal(packet)
+
+    def _out_of_order(self, packet: RtpPacket, now: float) -> bool:
+        """Whether `packet` of the flowing source, which is not the next one, goes out as the next one."""
+        munger = self.munger
+        missing = packet.index - munger.next_index
+        if missing < 0:
+            if not self._late(packet, now):
+                return False
+            self.resync(now)
+            return self._turn(packet, now)
+        if missing <= munger.history:
+            self._gap(packet, missing, now)
+            return True
+        # More is missing than could be asked for again: this is a new beginning.
+        if self._video and not packet.keyframe:
+            self.resync(now)
+            return False
+        return self._switch(packet, now, Change.RESUMED)
+
+    def _gap(self, packet: RtpPacket, missing: int, now: float) -> None:
+        """Leave room for the `missing` packets before this one, so that the subscriber asks for them."""
+        munger = self.munger
+        first = munger.next_out
+        self.sequencer.leave_out(first, first + missing)
+        shape = self.shape
+        if not shape.primary_only:
+            return
+        shape.take(packet, self._receiver.extension_ids, now)
+        found = [shape.recovered(distance) for distance in range(min(missing, len(shape.blocks) - 1), 0, -1)]
+        for recovered in found:
+            if recovered is not None:
+                self._send(recovered, recovered.index + munger.current.sequence, munger.current, now)
+
+    def _late(self, packet: RtpPacket, now: float) -> bool:
+        """Send a packet that others have overtaken, if it still has a place; whether its source must have restarted."""
+        munger = self.munger
+        shifts = munger.late(packet.ssrc, packet.index)
+        if shifts is None:
+            if munger.next_index - packet.index <= munger.history:
+                return False
+            at, count = self._stale
+            count = count + 1 if at == munger.next_index else 1
+            self._stale = munger.next_index, count
+            return count >= MAX_STALE
+        out = packet.index + shifts.sequence
+        if self._ring[out & self._ring_mask] is None:
+            if not self._passes_late(packet, shifts):
+                packet = _emptied(packet)  # its number is taken: without this it would be asked for in vain
+            self._send(packet, out, shifts, now)
+        return False
+
+    def _passes_late(self, packet: RtpPacket, shifts: Shifts) -> bool:
+        frame = packet.descriptor
+        if self.layered is not None and isinstance(frame, SCALABLE_FRAMES):
+            return frame.spatial <= self.layered.spatial and frame.temporal <= self.layered.temporal
+        return packet.temporal <= shifts.temporal
+
+    def _admit_temporal(self, packet: RtpPacket) -> bool:
+        temporal, descriptor, last = self.temporal, packet.descriptor, self.last
+        if temporal is None or not isinstance(descriptor, Vp8Descriptor):
+            return True
+        if packet.temporal <= min(temporal.current, temporal.target):
+            return True
+        if last is not None and last.timestamp == packet.timestamp and last.ssrc == packet.ssrc:
+            return True  # a frame that has begun is finished
+        before = temporal.current
+        passes, first = temporal.passes(descriptor, packet.timestamp)
+        if temporal.current != before:
+            self.munger.limit(packet.index, temporal.current)
+            self.set_gate()
+        if not passes:
+            self.munger.skip(packet.index, picture=-1 if first and descriptor.picture_id >= 0 else 0)
+        return passes
+
+    def _admit_layered(self, layered: ScalableFilter, packet: RtpPacket, now: float) -> bool:
+        frame, munger = packet.descriptor, self.munger
+        if not isinstance(frame, SCALABLE_FRAMES):
+            return True
+        if not layered.passes(frame, packet.timestamp):
+            munger.skip(packet.index)
+            return False
+        out = munger.current.sequence + packet.index
+        self._marked.discard(out - munger.history)
+        if packet.marker or not layered.ends_picture(frame):
+            return True
+        self._marked.add(out)
+        munger.next_index = packet.index + 1
+        self.last = packet
+        self._send(packet, out, munger.current, now, MARKER)
+        return False
+
+    def _keyframe(self, packet: RtpPacket) -> None:
+        """A keyframe of the source that flows begins: every layer may be entered, what came before is outdated."""
+        self.hunt.outdated_until = -math.inf
+        if self.layered is not None:
+            self.layered.restart(packet.timestamp)
+        if self.temporal is not None:
+            self.temporal.restart()
+            if self.munger.current.temporal != self.temporal.current:
+                self.munger.limit(packet.index, self.temporal.current)
+        self.set_gate()
+
+    # --- from source to source -------------------------------------------------------------------------------------
+
+    def _turn(self, packet: RtpPacket, now: float) -> bool:
+        """Whether to forward the source of `packet` from now on; then the switch has been made."""
+        if not self._video:
+            return self._switch(packet, now, self.change)
+        selector, last = self.selector, self.last
+        if not packet.keyframe:
+            if last is None:
+                self.hunt.nudge(now, None)
+            elif now - last.arrival > STALLED:
+                self.resync(now)
+            return False
+        available = self._receiver.available
+        selector.retarget(available if packet.spatial in available else (*available, packet.spatial))
+        restarted = last is not None and packet.spatial == last.spatial
+        if not restarted and not selector.turns_to(packet.spatial):
+            self._hunt_on(now)
+            return False
+        flows = last is not None and not restarted and now - last.arrival < ALIVE
+        if not self._switch(packet, now, Change.LAYER if flows else self.change):
+            self._hunt_on(now)
+            return False
+        selector.current = packet.spatial
+        self._hunt_on(now)
+        return True
+
+    def _switch(self, packet: RtpPacket, now: float, change: Change) -> bool:
+        """Continue with the source of `packet`, unless its timestamps do not fit yet."""
+        receiver = self._receiver
+        self._leave()
+        left = self._left
+        if left is None:
+            timestamp: int | None = 2**31 + self._rng.randrange(2**30)
+        else:
+            timestamp = continue_time(
+                change,
+                left,
+                now=now,
+                reference=self._reference(packet, left),
+                clock_rate=receiver.clock_rate,
+                insist=now - self._refused_since >= LAYER_PATIENCE,
+            )
+        if timestamp is None:
+            self._refused_since = min(self._refused_since, now)
+            return False
+        self._refused_since = math.inf
+        shifts = self.munger.switch(packet.ssrc, packet.index, (timestamp - packet.timestamp) % WRAP)
+        if left is not None:
+            continue_numbers(shifts, packet, left, receiver.extension_ids)
+            if left.spatial == packet.spatial and left.source != packet.ssrc:
+                self._reports_from = now
+            elif left.spatial != packet.spatial:
+                self._reports_from = -math.inf
+        if self.started_at == math.inf:
+            self.started_at = now
+        self.change = Change.RESUMED
+        return True
+
+    def _reference(self, packet: RtpPacket, left: Left) -> int | None:
+        """The timestamp of `packet` on our timeline by the publisher's clock, if its reports tell."""
+        if packet.ssrc == left.source:
+            return (packet.timestamp + left.timestamp_shift) % WRAP
+        if left.spatial in (NO_LAYER, packet.spatial):
+            return None  # nothing came before; or a new source on the old layer, and the report may be of either
+        new, old = self._receiver.sender_report(packet.spatial), self.report_of(left.spatial)
+        if new is None or old is None:
+            return None
+        return carried_over(packet.timestamp, new, old, left.timestamp_shift, self._receiver.clock_rate)
+
+    def report_of(self, spatial: int) -> SenderReportInfo | None:
+        """The publisher's last report of the layer that flows or flowed last, if it is of its present source."""
+        info = self._receiver.sender_report(spatial)
+        return None if info is None or info.arrival < self._reports_from else info
+
+    def _leave(self) -> None:
+        """Note the last numbers of the source that flows, if one does, before anything else is sent."""
+        last = self.last
+        if last is not None:
+            shifts = self.munger.late(last.ssrc, last.index) or self.munger.current
+            self._left = leave(last, shifts, self._receiver.extension_ids)
+
+    def detach(self) -> None:
+        """Leave the source: the next one begins at a keyframe, or with audio's next packet."""
+        self._leave()
+        self.last = None
+        self.munger.stop()
+        self.selector.current = NO_LAYER
+        self._refused_since = math.inf
+
+    # --- keyframes -------------------------------------------------------------------------------------------------
+
+    @property
+    def hunting(self) -> bool:
+        """Whether a keyframe is needed to get where the subscriber should be."""
+        if not self._video or not self.open:
+            return False
+        if self.last is None or not self.selector.locked or self.hunt.renewing:
+            return True
+        return self.layered is not None and not self.layered.locked
+
+    def look(self, now: float) -> None:
+        """Look again at what is wanted and what the publisher sends; ask for a keyframe if one is needed."""
+        self.selector.retarget(self._receiver.available)
+        last = self.last
+        if last is not None and now - last.arrival < STALLED:
+            self.selector.current = last.spatial  # alive, whatever the receiver's statistics say
+        if self.hunting:
+            self.hunt.ask(now, None if last is None else last.spatial)
+        else:
+            self.hunt.end()
+            self._refused_since = math.inf
+
+    def resync(self, now: float) -> None:
+        """Begin again at the next keyframe."""
+        self.detach()
+        self.look(now)
+
+    def renew(self, now: float) -> None:
+        """The subscriber lost the picture: let a keyframe pass as soon as the publisher makes one."""
+        if self._video and self.open:
+            self.hunt.renew(now)
+            self.set_gate()
+            self.look(now)
+
+    def set_gate(self) -> None:
+        """Decide which packets may take the fast way; again whenever a filter or a wish changes."""
+        if self.layered is not None or self.hunt.renewing:
+            self._gate = -1
+        elif self.temporal is not None:
+            self._gate = min(self.temporal.current, self.temporal.target)
+        else:
+            self._gate = TOP
+
+    def _hunt_on(self, now: float) -> None:
+        if self.hunting:
+            self.hunt.keep(now)
+        else:
+            self.hunt.end()
+
+    # --- resends, padding ------------------------------------------------------------------------------------------
+
+    def resend(self, sequence: int, now: float) -> bool:
+        """Send the packet with this number again, if it is in the history and was not resent too often or just now."""
+        out = self.munger.unwrap(sequence)
+        shifts = self.munger.sent(out)
+        packet = None if shifts is None else self.sequencer.resend(out, now, self._stats.rtt)
+        if packet is None or shifts is None:
+            return False
+        self._repeat(packet, out, shifts, now)
+        return True
+
+    def _repeat(self, packet: RtpPacket, out: int, shifts: Shifts, now: float) -> None:
+        """Send `packet` as it was sent: in an RTX packet (RFC 4588, section 4), or again where there is no RTX."""
+        shape, sink = self.shape, self._sink
+        shape.take(packet, self._receiver.extension_ids, now)
+        at = sink.reserve()
+        marker = shape.marker | (MARKER if out in self._marked else 0)
+        timestamp = (packet.timestamp + shifts.timestamp) % WRAP
+        ssrc, payload_type, sequence, tail = self.ssrc, self.payload_type, out & 0xFFFF, shape.tail
+        moved = 0
+        if self.rtx_ssrc is not None and self.rtx_payload_type is not None:
+            moved = 2
+            extensions = shape.payload_at - HEADER_SIZE
+            tail = tail[:extensions] + sequence.to_bytes(2, "big") + tail[extensions:]
+            ssrc, payload_type, sequence = self.rtx_ssrc, self.rtx_payload_type, self._rtx_sequence
+            self._rtx_sequence = sequence + 1 & 0xFFFF
+        size = HEADER_SIZE + len(tail)
+        packer(len(tail))(sink.arena, at, shape.first, marker | payload_type, sequence, timestamp, ssrc, tail)
+        if shifts.renumbers:
+            self._renumber(sink.arena, at, packet, shifts, moved)
+        if shape.transport_at:
+            self._stamp(sink.arena, at, size, now)
+        sink.commit_rtp(at, size)
+        self._stats.resent_packets += 1
+        self._stats.resent_octets += shape.octets + moved
+
+    def pad(self, now: float) -> None:
+        """Send a packet of nothing but padding, on a timeline that the media will continue."""
+        left = self._left
+        if left is None:
+            timestamp = 2**31 + self._rng.randrange(2**30)
+        else:
+            timestamp = (left.timestamp + round((now - left.at) * self._receiver.clock_rate)) % WRAP
+        self._left = Left(timestamp, now)
+        out = self.munger.insert()
+        at = self._sink.reserve()
+        packer(len(PAD))(
+            self._sink.arena, at, VERSION | PADDING, self.payload_type, out & 0xFFFF, timestamp, self.ssrc, PAD
+        )
+        self._sink.commit_rtp(at, HEADER_SIZE + len(PAD))
+        self._stats.packets += 1
+
+
+def _emptied(packet: RtpPacket) -> RtpPacket:
+    """A packet with the numbers of `packet` and nothing in it."""
+    data = build_rtp(
+        ssrc=packet.ssrc, payload_type=packet.payload_type, sequence=packet.sequence, timestamp=packet.timestamp
+    )
+    empty = RtpPacket.parse(data, packet.arrival)
+    empty.index, empty.spatial = packet.index, packet.spatial
+    return empty

@@ -46,9 +46,10 @@ __all__ = [
 
 NOMINATION_WAIT: Final = 0.3  # how long a valid pair waits for a better one,
 RELAYED_NOMINATION_WAIT: Final = 1.0  # and how long if it costs somebody a relay
+STALE_AFTER: Final = 3.0  # a selected pair so long unheard yields to any other that works
+LITE_PATIENCE: Final = 10.0  # the same for a lite agent: it cannot ask, and some peers speak only every six seconds
 MIN_CONSENT: Final = 15.0  # a pair whose consent ends sooner is checked again before it is used
 MAX_EARLY_CANDIDATES: Final = 64
-STALE_AFTER: Final = 3.0  # a selected pair so long unheard yields to any other that works
 MAX_OUTBOX: Final = 256
 
 
@@ -93,9 +94,10 @@ class IceAgent:
         self._rng = rng
         self._role = Role(controlling=controlling and not lite, rng=rng)
         self._check_timeout = check_timeout
-        self._disconnected_after = max(disconnected_after, 10.0) if lite else disconnected_after
+        self._disconnected_after = max(disconnected_after, LITE_PATIENCE) if lite else disconnected_after
         self._failed_after = failed_after
         self._keepalive = math.inf if lite else keepalive
+        self._stale_after = LITE_PATIENCE if lite else STALE_AFTER
         self._addresses = LocalAddresses()
         self._early: deque[Candidate] = deque(maxlen=MAX_EARLY_CANDIDATES)
         self._generation = self._begin(local)
@@ -330,7 +332,7 @@ class IceAgent:
         if pair.state is PairState.SUCCEEDED and now < pair.valid_until - MIN_CONSENT:
             self._follow_nomination(pair, now)
             self._nominate_if_ready(now)
-        elif pair.state is not PairState.SUCCEEDED or pair.wanted:
+        else:
             self._generation.checklist.trigger(pair)
 
     # Responses: what the peer answers (RFC 8445, section 7.2.5)
@@ -451,7 +453,7 @@ class IceAgent:
             return
         checklist, current = self._generation.checklist, self._selected_now
         # A peer that moved is followed to the path it uses now, though RFC 8445 would have it restart first.
-        best = checklist.best_valid(now, heard_since=-math.inf if current is None else now - STALE_AFTER)
+        best = checklist.best_valid(now, heard_since=-math.inf if current is None else now - self._stale_after)
         if best is None or best is current:
             return
         wait = RELAYED_NOMINATION_WAIT if best.remote.type == "relay" else NOMINATION_WAIT
@@ -465,22 +467,26 @@ class IceAgent:
     def _follow_nomination(self, pair: Pair, now: float) -> None:
         """As controlled agent: use the pair that the peer nominated, once it works both ways.
 
-        A peer that nominates aggressively nominates in every check, and means the best of its pairs. A peer that probed
-        this one first has thought about it, and means it; as does a peer whose network has changed, when the pair in use
-        has fallen silent.
+        An aggressive peer nominates in every check, and means the best of its pairs. A peer that probed this one first
+        has thought about it, and means it. And when the pair in use has fallen silent while the peer speaks on this
+        one, then its network has changed, and not every peer says so by a nomination.
         """
-        if not pair.wanted or pair.state is not PairState.SUCCEEDED or self.remote is None:
+        if pair.state is not PairState.SUCCEEDED or self.remote is None or self.controlling:
             return
-        pair.wanted = False
+        wanted, pair.wanted = pair.wanted, False
         current = self._selected_now
         if pair is current:
             return
-        if current is None or pair.probed or pair.priority > current.priority or self._stale(now):
+        if current is not None and self._stale(now):
+            follow = wanted or pair.heard_at >= now - self._stale_after
+        else:
+            follow = wanted and (current is None or pair.probed or pair.priority > current.priority)
+        if follow:
             pair.probed = False
             self._select(pair, now)
 
     def _stale(self, now: float) -> bool:
-        return self._path is not None and now >= self._path.consent.heard_at + STALE_AFTER
+        return self._path is not None and now >= self._path.consent.heard_at + self._stale_after
 
     def _stop_nominating(self) -> None:
         if self._nominating is not None:

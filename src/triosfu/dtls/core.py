@@ -32,6 +32,7 @@ MAX_EARLY = 8  # datagrams kept for `start`
 MAX_FINAL_ANSWERS = 32  # repetitions of our last flight for a peer that seems not to have it
 MAX_MESSAGE = 2**14  # bytes of one record's content
 EXPANSION = 128  # bytes that a record may be longer than its content, with room
+EVERYTHING = 2**16  # records; OpenSSL itself keeps a hundred that overtook the end of the handshake
 READ = 2**16  # bytes asked of a BIO at once: more than any flight
 
 
@@ -145,10 +146,10 @@ class DtlsConnection:
         if self.state is State.HANDSHAKING:
             self._write(records)
             self._advance(now)
-            self._read()
+            self._read(EVERYTHING)
         elif genuine := self._without_plaintext_alerts(records):
             self._write(genuine)
-            self._read()
+            self._read(len(genuine))
             if any(record.content_type != APPLICATION_DATA for record in genuine):
                 self._answer_repetition(genuine)
 
@@ -284,12 +285,15 @@ class DtlsConnection:
     def _write(self, records: list[Record]) -> None:
         self._ssl.bio_write(b"".join(record.data for record in records))
 
-    def _read(self) -> None:
-        """Deliver what has come, all of it: bytes left in the BIO would run into the next datagram's."""
+    def _read(self, records: int) -> None:
+        """Deliver what came in `records` records, all of it: bytes left in the BIO would run into the next datagram's.
+
+        Each call of OpenSSL's returns one record's data, or finds nothing in all that is left.
+        """
         if self.state is not State.CONNECTED:
             return
         try:
-            while True:
+            for _ in range(records):
                 self._events.append(ApplicationData(self._ssl.recv(MAX_MESSAGE)))
         except SSL.WantReadError:
             return

@@ -7,7 +7,7 @@ whole records go in.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from triosfu.errors import MalformedPacket
 
@@ -17,8 +17,7 @@ TYPES = frozenset({CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA})
 MAX_FRAGMENT = 2**14 + 2048  # section 4.1.1: ciphertext may expand a fragment by so much
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record, header included; its content is OpenSSL's business."""
 
     content_type: int

@@ -106,9 +106,12 @@ class Writer:
         """A section in which the client receives, or nobody sends (yet)."""
         sender = section.outgoing if media.direction.receives else None
         codecs = forwarded_codecs(media.codecs, media.kind, self.policy, section.outgoing)
-        extensions = answered_extensions(
-            media.extensions, forwarded_extensions(media.kind, self.policy), Direction.SENDONLY
-        )
+        allowed = forwarded_extensions(media.kind, self.policy)
+        if self.single:
+            # libwebrtc offers a new section only the extensions that earlier sections of its kind have kept: without
+            # these, a client that first receives can never send simulcast (docs/interop.md).
+            allowed |= published_extensions(media.kind, single=True)
+        extensions = answered_extensions(media.extensions, allowed, Direction.SENDONLY)
         return MediaDescription(
             kind=media.kind,
             protocol=media.protocol,

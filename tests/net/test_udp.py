@@ -390,3 +390,30 @@ async def test_a_taken_port_is_an_error_and_leaves_nothing_open() -> None:
         with pytest.raises(OSError, match="in use"):
             async with UdpMux.open(["::1", "127.0.0.1"], mux.local_addresses[0][1]):
                 pass
+
+
+async def test_noise_reaches_nobody_it_should_not_and_stops_nothing(batched: bool) -> None:
+    async with (
+        UdpMux.open(["127.0.0.1"], 0, batched=batched) as mux,
+        client_of(mux) as client,
+        client_of(mux) as stranger,
+    ):
+        route = RecordingRoute()
+        mux.register("ours", route)
+        mux.bind(client.address, route)
+        rng = Random(11)
+        for _ in range(20):
+            for _ in range(30):
+                noise = rng.randbytes(rng.randrange(60))
+                # Half of it looks like STUN, as that is what is parsed before anybody is known.
+                looks = b"\x00\x01" + noise[:2] + COOKIE_BYTES + noise
+                stranger.send(noise, looks)
+                client.send(noise, looks)
+            await trio.lowlevel.checkpoint()
+        client.send(DTLS + b"the end")
+        with trio.fail_after(LIMIT):
+            while ("dtls", DTLS + b"the end") not in route.got:
+                await route.next_end()
+        assert all(kind != "stun" for kind, _ in route.got)
+        assert "route_failed" not in mux.counters
+        assert mux.egress.queued == 0

@@ -311,3 +311,12 @@ def test_an_ingress_without_packets_never_wakes() -> None:
     assert ingress.next_timeout() == math.inf
     ingress.handle_timeout(1.0)
     assert ingress.rtcp_to_send() == []
+
+
+def test_what_nobody_drains_does_not_pile_up() -> None:
+    ingress = new_ingress()
+    for number in range(5000):
+        ingress.receive_rtcp([Xr(9, (ReceiverReferenceTime(number << 16),))], 1.0)
+    answers = sent(ingress)
+    assert len(answers) <= 512
+    assert answers[-1] == Xr(ingress._feedback.ssrc, (Dlrr((DelaySinceLastRr(9, 4999, 0),)),))

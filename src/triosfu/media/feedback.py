@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RTT = 0.07  # seconds
 NEW_RTT_WEIGHT = 0.75
+MAX_WAITING = 512  # packets while nobody drains; the oldest go
 
 
 class Feedback:
@@ -23,7 +25,7 @@ class Feedback:
         self.ssrc = ssrc  # ours
         self.rtt = DEFAULT_RTT
         self.deadline = math.inf  # not later than anything a stream waits for
-        self.outbox: list[RtcpPacket] = []
+        self.outbox: deque[RtcpPacket] = deque(maxlen=MAX_WAITING)
         self.wake: Callable[[], None] | None = None  # somebody else's packet or request made feedback due
 
     def arm(self, at: float) -> None:

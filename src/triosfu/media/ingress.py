@@ -288,18 +288,16 @@ class Ingress:
     def rtcp_to_send(self) -> list[bytes]:
         """Plaintext compounds, drained. Feedback goes in reduced-size ones (RFC 5506)."""
         outbox = self._feedback.outbox
-        if not outbox:
-            return []
-        self._feedback.outbox = []
         compounds: list[bytes] = []
         compound = b""
-        for packet in outbox:
-            data = packet.serialize()
+        while outbox:
+            data = outbox.popleft().serialize()
             if compound and len(compound) + len(data) > MAX_COMPOUND:
                 compounds.append(compound)
                 compound = b""
             compound += data
-        compounds.append(compound)
+        if compound:
+            compounds.append(compound)
         return compounds
 
     def _report(self, now: float) -> None:

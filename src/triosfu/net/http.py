@@ -209,6 +209,9 @@ class HttpServer:
         connection = _Connection(self, stream, peer)
         try:
             await connection.serve()
+        except Exception:  # a bug here ends one connection, not the server
+            log.exception("http.connection_failed")
+            self.counters["connection_failed"] += 1
         finally:
             connection.release()
             self.connections -= 1
@@ -343,6 +346,8 @@ class _Connection:
         raise _Refused(408, "request body took too long")
 
     def _parse(self, head: h11.Request) -> Request:
+        if head.http_version not in {b"1.0", b"1.1"}:
+            raise _Refused(505, "HTTP version not supported")
         headers = Headers(list(head.headers))
         length = headers.get("content-length", "0")
         if len(length) > 15 or int(length) > self._limits.body:  # h11 has checked that these are digits
@@ -395,20 +400,12 @@ class _Connection:
     async def _write(
         self, protocol: h11.Connection, response: Response, *, head_only: bool = False, close: bool = False
     ) -> None:
-        given = {name.lower() for name, _ in response.headers}
-        headers = [(name, value) for name, value in CORS if name.lower() not in given]
-        if response.status not in {204, 304} and "content-length" not in given:
-            headers.append(("Content-Length", str(len(response.body))))
-        if response.body and "content-type" not in given:
-            headers.append(("Content-Type", "text/plain; charset=utf-8"))
-        if close:
-            headers.append(("Connection", "close"))
-        reason = _PHRASES.get(response.status, "")
-        head = h11.Response(status_code=response.status, reason=reason, headers=[*headers, *response.headers])
-        data = protocol.send(head) or b""
-        if response.body and not head_only:
-            data += protocol.send(h11.Data(data=response.body)) or b""
-        data += protocol.send(h11.EndOfMessage()) or b""
+        try:
+            data = _serialize(protocol, response, head_only=head_only, close=close)
+        except h11.LocalProtocolError:  # the handler's fault, such as a line break in a header field
+            log.exception("http.bad_response")
+            self._server.counters["handler_errors"] += 1
+            data = _serialize(h11.Connection(h11.SERVER), Response.text(500, "internal error"), close=True)
         await self._send(data)
 
     async def _send(self, data: bytes) -> None:
@@ -439,6 +436,23 @@ class _Connection:
             await self._stream.send_eof()
             while await self._stream.receive_some(READ_SIZE):
                 pass
+
+
+def _serialize(protocol: h11.Connection, response: Response, *, head_only: bool = False, close: bool = False) -> bytes:
+    given = {name.lower() for name, _ in response.headers}
+    headers = [(name, value) for name, value in CORS if name.lower() not in given]
+    if response.status not in {204, 304} and "content-length" not in given:
+        headers.append(("Content-Length", str(len(response.body))))
+    if response.body and "content-type" not in given:
+        headers.append(("Content-Type", "text/plain; charset=utf-8"))
+    if close:
+        headers.append(("Connection", "close"))
+    reason = _PHRASES.get(response.status, "")
+    head = h11.Response(status_code=response.status, reason=reason, headers=[*headers, *response.headers])
+    data = protocol.send(head) or b""
+    if response.body and not head_only:
+        data += protocol.send(h11.Data(data=response.body)) or b""
+    return data + (protocol.send(h11.EndOfMessage()) or b"")
 
 
 def _end_of_head(buffer: bytearray, start: int) -> int | None:

@@ -50,10 +50,10 @@ class Signalling:
         self._keys = keys
         self._wall_clock = wall_clock
 
-    async def handle(self, request: Request) -> Response | Upgrade | None:
-        """Answer `request`; None when its path is not one of ours."""
+    async def respond(self, request: Request) -> Response | Upgrade:
+        """Answer `request`; with 404 when its path is none of ours, as LiveKit's clients expect it."""
         if request.path not in PATHS:
-            return None
+            return Response(404)
         validating = request.path.endswith("/validate")
         if request.method != "GET":
             return Response.text(405, "method not allowed")

@@ -155,6 +155,7 @@ class DataPort:
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._established = False
+        self._opening = False  # channels of ours, which have a deadline
         self.gate = SequenceGate()
         self.counters: Counter[str] = Counter()
 
@@ -170,16 +171,22 @@ class DataPort:
             for label in (RELIABLE, LOSSY)
         )
 
+    def connected(self) -> None:
+        """The primary transport came up for the first time."""
+        self._opening = self._owner.shape.open_channels()
+
     def opened(self, peer: PeerConnection, channel: DataChannel) -> None:
         """A channel is open; those of the primary side carry data to the client, whoever opened them."""
         if peer is self._owner.shape.primary:
             self._channels[channel.label] = channel
             self.look()
 
-    def closed(self, channel: DataChannel) -> None:
-        """A channel is over."""
+    def closed(self, peer: PeerConnection, channel: DataChannel) -> None:
+        """A channel is over; one of ours that never opened leaves the client without data, so it has to begin anew."""
         if self._channels.get(channel.label) is channel:
             del self._channels[channel.label]
+        elif self._opening and not self._established and peer is self._owner.shape.primary:
+            self._owner.negotiation_failed("the data channels did not open")
 
     def look(self) -> None:
         """Deliver what was held, if that is possible by now."""

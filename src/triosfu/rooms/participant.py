@@ -150,7 +150,7 @@ class Participant:
         """Welcome the client and handle what it sent along with its request; the room runs us from now on."""
         self.liveness.start()
         self.send(join_response(self))  # nothing may come before it (trap 5)
-        self.shape.open_channels()
+        self.shape.prepare_data()
         self.subscriptions.auto_subscribe(self.room.publications())
         self.data_tracks.catch_up()
         if self.shape.subscriber_primary:
@@ -233,6 +233,7 @@ class Participant:
         """The primary transport is up."""
         if self.state != State.ACTIVE and not self.closed:
             self.state = State.ACTIVE
+            self.data.connected()
             self.changed(at_once=self.is_publisher)
             self.room.became_active(self)
             self.subscriptions.auto_subscribe(self.room.publications())
@@ -343,7 +344,9 @@ class Participant:
     def peer_channel_closed(self, peer: PeerConnection, channel: DataChannel, reason: str) -> None:
         """A data channel is over."""
         log.debug("data channel closed", peer=peer.name, label=channel.label, reason=reason)
-        self.data.closed(channel)
+        if not self.closed:
+            with self.guard("data channel"):
+                self.data.closed(peer, channel)
 
     def peer_message(self, peer: PeerConnection, channel: DataChannel, data: bytes, binary: bool) -> None:  # noqa: ARG002, FBT001  PeerHandler
         """A message came on a data channel."""

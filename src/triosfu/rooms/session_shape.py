@@ -57,8 +57,11 @@ class SessionShape(Protocol):
     def target(self, peer: PeerConnection) -> rtc.SignalTarget:
         """Return the name that clients have for `peer`."""
 
-    def open_channels(self) -> None:
-        """Open the data channels that are the server's to open."""
+    def prepare_data(self) -> None:
+        """Give the first offer a section for data, if the server makes the first offer."""
+
+    def open_channels(self) -> bool:
+        """Open the data channels that are the server's to open, the primary side being up; False without any."""
 
 
 class DualShape:
@@ -99,13 +102,22 @@ class DualShape:
         """Return the name that clients have for `peer`."""
         return rtc.SignalTarget.SUBSCRIBER if peer is self.subscriber else rtc.SignalTarget.PUBLISHER
 
-    def open_channels(self) -> None:
-        """Open the three channels towards the client, in the reference's order (section 6.1)."""
+    def prepare_data(self) -> None:
+        """Put the data section first, where the reference has it."""
         if self.subscriber_primary:
             self.subscriber.negotiation.enable_data()
-            self.subscriber.open_channel(RELIABLE)
-            self.subscriber.open_channel(LOSSY, ordered=False, max_retransmits=0)
-            self.subscriber.open_channel(DATA_TRACK, ordered=False, max_retransmits=0)
+
+    def open_channels(self) -> bool:
+        """Open the three channels towards the client, in the reference's order (section 6.1).
+
+        Not before the transport is up: an open has a deadline, and a client may take longer to get there.
+        """
+        if not self.subscriber_primary or not self.subscriber.negotiation.has_data:
+            return False
+        self.subscriber.open_channel(RELIABLE)
+        self.subscriber.open_channel(LOSSY, ordered=False, max_retransmits=0)
+        self.subscriber.open_channel(DATA_TRACK, ordered=False, max_retransmits=0)
+        return True
 
 
 class SingleShape:
@@ -142,5 +154,9 @@ class SingleShape:
         """Return the name that clients have for the one."""
         return rtc.SignalTarget.PUBLISHER
 
-    def open_channels(self) -> None:
+    def prepare_data(self) -> None:
+        """Prepare nothing: the client's offer has the section."""
+
+    def open_channels(self) -> bool:
         """Open none: the client's are used both ways (trap 33)."""
+        return False

@@ -39,7 +39,7 @@ class Client:
     def __init__(self) -> None:
         self.sections: list[MediaDescription] = []
         self.ice = IceCredentials("clnt", "password-of-the-client-0")
-        self.fingerprints = (Fingerprint("sha-256", ":".join(["C1"] * 32)),)
+        self.fingerprints = [Fingerprint("sha-256", ":".join(["C1"] * 32))]
         self.setup = Setup.ACTPASS
         self._mids = 0
 
@@ -71,7 +71,7 @@ class Client:
             bundle=tuple(section.mid or "" for section in live),
             extmap_allow_mixed=True,
             media=tuple(
-                replace(section, ice=self.ice, fingerprints=self.fingerprints, setup=self.setup)
+                replace(section, ice=self.ice, fingerprints=tuple(self.fingerprints), setup=self.setup)
                 for section in self.sections
             ),
         ).serialize()

@@ -112,13 +112,14 @@ class Negotiation:
         self.remote, self.setup = remote, setup
         self._allow_mixed = offer.extmap_allow_mixed
         mids = {media.mid for media in bundle}
+        displaced: list[Sender] = []
         data_is_taken = False
         for at, media in enumerate(offer.media):
             section = self._section_at(at, media)
             usable = media.mid in mids and not (media.is_data and data_is_taken)
             data_is_taken = data_is_taken or (media.is_data and usable)
-            self._read_section(section, media, changes, usable=usable)
-        self._place_waiting(changes)
+            self._read_section(section, media, changes, displaced, usable=usable)
+        self._place_waiting(changes, displaced)
         return changes
 
     def create_answer(self) -> str:
@@ -289,8 +290,10 @@ class Negotiation:
             self.sections.append(section)
         return section
 
-    def _read_section(self, section: Section, media: MediaDescription, changes: Changes, *, usable: bool) -> None:
-        """Update a section from the client's words."""
+    def _read_section(
+        self, section: Section, media: MediaDescription, changes: Changes, displaced: list[Sender], *, usable: bool
+    ) -> None:
+        """Update a section from the client's words; a sender that may no longer send there is added to `displaced`."""
         before = section.incoming
         section.remote = media
         section.remote_direction = media.direction if usable else Direction.INACTIVE
@@ -311,8 +314,7 @@ class Negotiation:
         if section.rejected or section.remote_direction is not Direction.RECVONLY:
             section.outgoing = None
             sender.reset()
-            self.waiting.insert(0, sender)
-            changes.senders_negotiated.append(sender)
+            displaced.append(sender)
         else:
             self._negotiate(sender, section, changes)
 
@@ -322,20 +324,22 @@ class Negotiation:
             return media.is_data
         return sends or bool(forwarded_codecs(media.codecs, media.kind, self.policy, None))
 
-    def _place_waiting(self, changes: Changes) -> None:
+    def _place_waiting(self, changes: Changes, displaced: list[Sender]) -> None:
         """Bind waiting senders to vacant sections; give up on those that no section can carry."""
-        waiting, self.waiting = self.waiting, []
-        for sender in waiting:
+        candidates, self.waiting = [*displaced, *self.waiting], []
+        for sender in candidates:
             vacant = self._vacant(sender.kind)
             section = next((section for section in vacant if self._fits(sender, section)), None)
             if section is not None:
                 self._occupy(section, sender)
                 self._negotiate(sender, section, changes)
-            elif vacant:
+                continue
+            if vacant:
                 sender.refused = True
-                changes.senders_negotiated.append(sender)
             else:
                 self.waiting.append(sender)
+            if vacant or sender in displaced:
+                changes.senders_negotiated.append(sender)
 
     def _vacant(self, kind: str) -> list[Section]:
         """Sections that an outgoing track of `kind` may move into now, in order."""

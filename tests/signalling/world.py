@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from random import Random
+from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode
 
@@ -271,10 +271,11 @@ class DualClient:
     def __init__(self, client: Client, nursery: trio.Nursery, mux: UdpMux) -> None:
         self.client = client
         self.publisher, self.subscriber = Transport("pub"), Transport("sub")
+        rng = SystemRandom()  # two sessions of one identity must differ
         for side, offerer in ((self.publisher, True), (self.subscriber, False)):
             side.peer = PeerConnection(
                 name=side.label, mux=mux, certificate=certificate(), handler=side, policy=MediaPolicy(),
-                single=False, offerer=offerer, rng=Random(9),
+                single=False, offerer=offerer, rng=rng,
             )  # fmt: skip
             nursery.start_soon(side.peer.run)
         self.join: rtc.JoinResponse = rtc.JoinResponse()

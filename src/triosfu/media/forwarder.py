@@ -217,17 +217,18 @@ class Forwarder:
 
     def _gap(self, packet: RtpPacket, missing: int, now: float) -> None:
         """Leave room for the `missing` packets before this one, so that the subscriber asks for them."""
-        munger = self.munger
-        first = munger.next_out
-        self.sequencer.leave_out(first, first + missing)
-        shape = self.shape
-        if not shape.primary_only:
-            return
-        shape.take(packet, self._receiver.extension_ids, now)
-        found = [shape.recovered(distance) for distance in range(min(missing, len(shape.blocks) - 1), 0, -1)]
-        for recovered in found:
-            if recovered is not None:
-                self._send(recovered, recovered.index + munger.current.sequence, munger.current, now)
+        shifts, shape = self.munger.current, self.shape
+        first = self.munger.next_index
+        self.sequencer.leave_out(first + shifts.sequence, packet.index + shifts.sequence)
+        if shape.primary_only:
+            shape.take(packet, self._receiver.extension_ids, now)
+            found = [shape.recovered(distance) for distance in range(min(missing, len(shape.blocks) - 1), 0, -1)]
+        else:
+            # Some may have come already: they overtook the keyframe that this source began with.
+            found = [self._receiver.packet(packet.spatial, index) for index in range(first, packet.index)]
+        for there in found:
+            if there is not None and there.ssrc == packet.ssrc and self._passes_late(there, shifts):
+                self._send(there, there.index + shifts.sequence, shifts, now)
 
     def _late(self, packet: RtpPacket, now: float) -> bool:
         """Send a packet that others have overtaken, if it still has a place; whether its source must have restarted."""

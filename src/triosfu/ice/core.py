@@ -497,8 +497,7 @@ class IceAgent:
     def _select(self, pair: Pair, now: float) -> None:
         self._stop_nominating()
         self._give_up_at = math.inf
-        if self._path is not None:
-            self._path.pair.in_use = False
+        self._leave_path()
         pair.in_use = True
         consent = Consent(
             now=now,
@@ -512,6 +511,11 @@ class IceAgent:
         self._generation.checklist.freeze_below(pair.priority)
         self._events.append(SelectedPair(*pair.addresses))
         self._move(On.SELECTED)
+
+    def _leave_path(self) -> None:
+        if self._path is not None:
+            self._path.pair.in_use = False
+        self._path = None
 
     # Consent and the end
 
@@ -530,7 +534,7 @@ class IceAgent:
     def _lose(self, path: Path) -> None:
         """The selected path is dead. The checks of a restart under way go on, to their own deadline."""
         if path.generation is not self._generation and self._give_up_at < math.inf:
-            self._path = None
+            self._leave_path()
             self._move(On.PATH_LOST)
         else:
             self._end(On.LOST)
@@ -543,7 +547,7 @@ class IceAgent:
 
     def _end(self, on: On) -> None:
         self._stop_nominating()
-        self._path = None
+        self._leave_path()
         self._give_up_at = math.inf
         self._transactions.clear()
         self._move(on)

@@ -1,4 +1,4 @@
-"""The `livekit` wheel as a test drives it: a participant that publishes a tone and a picture, and counts what it gets."""
+"""The `livekit` wheel as tests drive it: publishes a tone and a picture, and counts what it gets."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,9 +12,12 @@ from livekit import rtc
 from tests.clients.python_client import Participant, leaving, until
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tests.clients.server import RunningServer
 
-Pair = tuple[Participant, Participant]
+    Scenario = Callable[[Participant, Participant], Awaitable[Any]]
+
 MODES = pytest.mark.parametrize("single", [True, False], ids=["single", "dual"])
 
 

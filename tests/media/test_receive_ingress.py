@@ -156,6 +156,16 @@ def test_old_media_is_not_replayed() -> None:
     assert [packet.sequence for packet in recorder.packets] == [2]
 
 
+def test_what_was_held_grows_old_while_other_media_flows() -> None:
+    ingress, _, _ = with_simulcast()
+    ingress.receive_rtp(media(1, ssrc=77), 10.0)
+    ingress.receive_rtp(labelled(1, 1000, "q"), 60.0)
+    receiver, recorder = new_video(), Recorder()
+    receiver.subscribe(recorder)
+    ingress.add_track(receiver, mid="1", ssrcs=[77], payload_types=VIDEO, extension_ids=EXTENSIONS)
+    assert recorder.packets == []
+
+
 def test_unbound_sources_are_bounded_and_counted() -> None:
     ingress, _, _ = with_simulcast()
     for sequence in range(3 * MAX_HELD_PACKETS):

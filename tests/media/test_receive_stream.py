@@ -137,6 +137,15 @@ def test_probes_on_the_retransmission_ssrc_are_dropped(payload: bytes) -> None:
     assert len(recorder.packets) == 1
 
 
+def test_a_probe_that_repeats_what_has_not_come_yet_does_not_get_ahead_of_it() -> None:
+    ingress, _, recorder = with_video()
+    ingress.receive_rtp(media(10), 0.0)
+    ingress.receive_rtp(rtx(12), 0.0)
+    ingress.receive_rtp(media(11), 0.0)
+    ingress.receive_rtp(media(12), 0.0)
+    assert recorder.indexes == [0, 1, 2]
+
+
 def test_a_stream_cannot_begin_with_a_retransmission() -> None:
     ingress, receiver, recorder = with_video()
     ingress.receive_rtp(rtx(10), 0.0)
@@ -205,11 +214,12 @@ def test_layers_within_one_stream_share_its_keyframes() -> None:
 
 def test_a_stream_that_begins_anew_leaves_a_hole_no_history_can_fill_and_is_not_asked_for() -> None:
     ingress, _, recorder = with_video()
-    ingress.receive_rtp(media(10, payload=KEYFRAME), 0.0)
+    ingress.receive_rtp(media(8, payload=KEYFRAME), 0.0)
+    ingress.receive_rtp(media(10), 0.0)
     for sequence in (40_000, 40_001, 40_002):
-        ingress.receive_rtp(media(sequence), 0.1)
-    assert recorder.indexes[2] == recorder.indexes[1] + 1
-    assert recorder.indexes[1] > 3000
+        ingress.receive_rtp(media(sequence), 0.01)
+    assert recorder.indexes[3] == recorder.indexes[2] + 1
+    assert recorder.indexes[2] > 3000
     said = [packet for _, packet in run_until(ingress, 0.9)]
     assert not [packet for packet in said if isinstance(packet, Nack)]
     assert [packet for packet in said if isinstance(packet, Pli)]
@@ -233,6 +243,17 @@ def test_bare_opus_among_red_becomes_red() -> None:
     bare = recorder.packets[1]
     assert (bare.payload_type, bare.payload, bare.padding) == (63, b"\x6ftwo", 0)
     assert (bare.sequence, bare.timestamp, bare.extension(1)) == (2, 6000, b"\x90")
+
+
+def test_opus_in_a_track_of_another_codec_stays_out() -> None:
+    ingress, receiver, recorder = new_ingress(), new_audio("audio/PCMU"), Recorder()
+    ingress.add_track(
+        receiver, mid="0", ssrcs=[1000], payload_types={0: "audio/PCMU", 111: "audio/opus"}, extension_ids={}
+    )
+    receiver.subscribe(recorder)
+    ingress.receive_rtp(media(1, payload_type=0), 0.0)
+    ingress.receive_rtp(media(2, payload_type=111), 0.0)
+    assert [packet.payload_type for packet in recorder.packets] == [0]
 
 
 def test_a_failing_subscriber_costs_the_others_nothing() -> None:

@@ -138,6 +138,7 @@ class Ingress:
 
     def receive_rtp(self, data: bytes, now: float) -> None:
         """Take one decrypted RTP packet; what is not one is counted and dropped."""
+        self._now = now
         try:
             packet = RtpPacket.parse(data, now)
         except MalformedPacket:
@@ -162,7 +163,6 @@ class Ingress:
 
     def _receive_unknown(self, packet: RtpPacket, now: float) -> None:
         """Bind the SSRC of a packet, or hold the packet until somebody can."""
-        self._now = now
         ssrc = packet.ssrc
         retired = self._retired.get(ssrc)
         if retired is not None:
@@ -185,7 +185,8 @@ class Ingress:
         """Give the held packets of `ssrc` to its stream."""
         held = self._held.pop(ssrc)
         fresh = [packet for packet in held if self._now - packet.arrival <= HOLD_FOR]
-        self.counters["unbound"] += len(held) - len(fresh)
+        if len(fresh) < len(held):
+            self.counters["unbound"] += len(held) - len(fresh)
         if not fresh:
             return
         stream = self._bind(binding, fresh[0])

@@ -493,12 +493,11 @@ class Association:
             self._packets_unacknowledged += 1
             if self._state is State.SHUTDOWN_SENT:
                 self._send_shutdown()
-        if inbound.sack_now or self._packets_unacknowledged > 1:
-            if has_data or inbound.sack_now:
+            if inbound.sack_now or self._packets_unacknowledged > 1:
                 self._sack_due = True
-        elif has_data:
-            delay = min(self._settings.delayed_sack, self._rto.value / 2)
-            self._timers.setdefault(Timer.DELAYED_SACK, self._now + delay)
+            elif Timer.DELAYED_SACK not in self._timers:
+                delay = min(self._settings.delayed_sack, self._rto.value / 2)
+                self._timers[Timer.DELAYED_SACK] = self._now + delay
         released = self._reconfig.release_held(inbound)
         if released is not None:
             self._reply(released)
@@ -577,6 +576,7 @@ class Association:
         if not self._outbound.partial_reliability:
             raise Violation(CauseCode.PROTOCOL_VIOLATION, "FORWARD-TSN was not negotiated")
         self._inbound.receive_forward(chunk)
+        self._sack_due = True
 
     def _receive_reconfig(self, chunk: ReConfig) -> None:
         if self._inbound is None or self._state in OPENING:

@@ -141,7 +141,6 @@ class Inbound:
 
     def receive_forward(self, forward: ForwardTsn) -> None:
         """Give up waiting for what the peer has abandoned (RFC 3758, section 3.6)."""
-        self.sack_now = True
         tsn = unwrap(forward.cumulative_tsn, self.cumulative)
         if tsn <= self.cumulative:
             return
@@ -259,11 +258,11 @@ class Inbound:
             self._unlink(left)
             run = self._join(left, run)
         right = None if run.ended else self._by_start.get(tsn + 1)
+        if not run.ended and (self._has(run.end + 1) if right is None else right.begun):
+            self.held -= run.size
+            self._broken("a message begins before the last has ended")
+            return
         if right is not None:
-            if right.begun:
-                self.held -= run.size
-                self._broken("a message begins before the last has ended")
-                return
             self._unlink(right)
             run = self._join(run, right)
         if run.size > self._max_message_size:

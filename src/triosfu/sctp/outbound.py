@@ -365,6 +365,9 @@ class Outbound:
             message = queue.next(now)
             if message is None:
                 break
+            if not self._outstanding:
+                congestion.idled(int((now - self.last_sent_at) / self._rto.value))
+                self.last_sent_at = now
             if message.offset and message.expires_at <= now and self.partial_reliability:
                 self._abandon(message)
                 self._advance()

@@ -1,0 +1,468 @@
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.sctp.network import Network, Path, associations, established
+from triosfu.errors import UsageError
+from triosfu.sctp.core import Association, Ended, Established, Message, Restarted, Settings, State
+from triosfu.sctp.parameters import CauseCode, Tlv, cause
+from triosfu.sctp.state import TRANSITIONS, On
+from triosfu.sctp.wire import (
+    Abort,
+    Chunk,
+    CookieAck,
+    CookieEcho,
+    Data,
+    Error,
+    Heartbeat,
+    Init,
+    Packet,
+    ShutdownAck,
+    ShutdownComplete,
+    Unknown,
+)
+
+bad_path = st.builds(Path, loss=st.floats(0, 0.5), duplicate=st.floats(0, 0.5), jitter=st.floats(0, 2.0))
+T1_BUDGET = 1 + 2 + 7 * 3.0  # nine INITs, then the same for COOKIE ECHO
+
+
+def state(end: Association) -> State:
+    return end.state
+
+
+def packets(end: Association) -> list[Packet]:
+    return [Packet.parse(data) for data in end.datagrams_to_send()]
+
+
+def only_chunk(end: Association) -> Chunk:
+    (packet,) = packets(end)
+    (chunk,) = packet.chunks
+    return chunk
+
+
+def test_one_end_connects_and_the_other_answers() -> None:
+    left, right = associations()
+    network = Network(left, right)
+    left.connect(0.0)
+    network.run(until=1.0)
+    assert left.state is right.state is State.ESTABLISHED
+    assert network.events == ([Established()], [Established()])
+
+
+def test_a_responder_keeps_no_state_before_the_cookie_returns() -> None:
+    left, right = associations()
+    left.connect(0.0)
+    for data in left.datagrams_to_send():
+        right.receive_datagram(data, 0.0)
+    assert right.state is State.CLOSED
+    assert right.next_timeout() == math.inf
+    assert right._handshake.peer is None
+
+
+def test_data_rides_behind_the_cookie() -> None:
+    left, right = associations()
+    network = Network(left, right)
+    left.send(0, b"early", ppid=51, now=0.0)
+    left.connect(0.0)
+    network.run(until=5.0, done=lambda: bool(network.of(1, Message)))
+    assert network.now == pytest.approx(3 * 0.02)
+    assert network.of(1, Message) == [Message(0, 51, b"early")]
+    (echo,) = [data for _, data in network.paths[0].sent if isinstance(Packet.parse(data).chunks[0], CookieEcho)]
+    assert isinstance(Packet.parse(echo).chunks[1], Data)
+
+
+def test_two_ends_that_connect_at_once_share_one_association() -> None:
+    left, right = associations()
+    network = Network(left, right)
+    left.connect(0.0)
+    right.connect(0.0)
+    network.run(until=1.0)
+    assert network.events == ([Established()], [Established()])
+    assert left._handshake.tag == right._handshake.peer_tag
+    assert right._handshake.tag == left._handshake.peer_tag
+
+
+@given(
+    st.integers(0, 2**32),
+    st.tuples(bad_path, bad_path),
+    st.floats(0, 1.0),
+    st.booleans(),
+)
+def test_every_interleaving_of_two_handshakes_comes_to_one_association(
+    seed: int, paths: tuple[Path, Path], later: float, both: bool
+) -> None:
+    """P16: the same association at both ends, or both give up within the budget of T1."""
+    left, right = associations(seed)
+    network = Network(left, right, seed=seed, paths=paths)
+    left.connect(0.0)
+    network.run(until=later)
+    if both:
+        right.connect(network.now)
+    settled = {State.ESTABLISHED, State.ENDED}
+    network.run(until=2 * T1_BUDGET + 1, done=lambda: {left.state, right.state} <= settled)
+    for path in paths:
+        path.loss = 0.0
+    network.run(until=network.now + 60.0)
+    if left.state is State.ESTABLISHED and right.state is State.ESTABLISHED:
+        assert left._handshake.tag == right._handshake.peer_tag
+        assert right._handshake.tag == left._handshake.peer_tag
+        left.send(0, b"there", ppid=53, now=network.now)
+        right.send(0, b"back", ppid=53, now=network.now)
+        network.run(until=network.now + 40.0)
+        assert [m.data for m in network.of(1, Message)] == [b"there"]
+        assert [m.data for m in network.of(0, Message)] == [b"back"]
+    else:
+        assert {left.state, right.state} <= {State.ENDED, State.CLOSED}
+    for end in range(2):
+        assert len(network.of(end, Established)) <= 1
+        assert len(network.of(end, Ended)) <= 1
+
+
+@pytest.mark.parametrize("kind", [1, 2, 10, 11])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_the_first_few_packets_of_one_kind_are_lost(kind: int, both: bool, lost: int) -> None:
+    left, right = associations()
+    counts = [0]
+
+    def swallow(data: bytes, _now: float) -> bool:
+        if data[12] == kind:
+            counts[0] += 1
+            return counts[0] <= lost
+        return False
+
+    network = Network(left, right, paths=(Path(swallow=swallow), Path(swallow=swallow)))
+    left.connect(0.0)
+    if both:
+        right.connect(0.0)
+    left.send(3, b"x", ppid=53, now=0.0)
+    network.run(until=30.0)
+    assert left.state is right.state is State.ESTABLISHED
+    assert network.of(1, Message) == [Message(3, 53, b"x")]
+
+
+@pytest.mark.parametrize("kind", [1, 2, 10, 11])
+def test_a_black_hole_behind_any_step_ends_in_bounded_time(kind: int) -> None:
+    """P5 for the handshake."""
+    left, right = associations()
+    network = Network(left, right)
+
+    def swallow(data: bytes, now: float) -> bool:
+        if data[12] == kind:
+            for path in network.paths:
+                path.dark = (now, math.inf)
+        return False
+
+    network.paths[0].swallow = network.paths[1].swallow = swallow
+    left.connect(0.0)
+    left.send(0, b"x" * 5000, ppid=53, now=0.0)
+    network.run(until=1000.0, done=lambda: left.state is State.ENDED)
+    assert left.state is State.ENDED
+    assert network.now < 33.5
+    assert len(network.of(0, Ended)) == 1
+    assert left.next_timeout() == math.inf
+
+
+def test_a_cookie_is_good_for_a_minute() -> None:
+    left, right = associations()
+    left.connect(0.0)
+    for data in left.datagrams_to_send():
+        right.receive_datagram(data, 0.0)
+    for data in right.datagrams_to_send():
+        left.receive_datagram(data, 0.0)
+    (echo,) = left.datagrams_to_send()
+    right.receive_datagram(echo, 61.0)
+    assert state(right) is State.CLOSED
+    (packet,) = packets(right)
+    assert isinstance(packet.chunks[0], Error)
+    assert packet.chunks[0].causes[0] == Tlv(CauseCode.STALE_COOKIE, (1_000_000).to_bytes(4, "big"))
+    # The peer tries once more from the beginning.
+    left.receive_datagram(packet.serialize(), 61.0)
+    assert state(left) is State.COOKIE_WAIT
+    network = Network(left, right)
+    network.now = 61.0
+    network.run(until=62.0)
+    assert (state(left), state(right)) == (State.ESTABLISHED, State.ESTABLISHED)
+
+
+def test_a_changed_cookie_is_worth_nothing() -> None:
+    left, right = associations()
+    left.connect(0.0)
+    for data in left.datagrams_to_send():
+        right.receive_datagram(data, 0.0)
+    for data in right.datagrams_to_send():
+        left.receive_datagram(data, 0.0)
+    (packet,) = packets(left)
+    (echo,) = packet.chunks
+    assert isinstance(echo, CookieEcho)
+    for at in range(len(echo.cookie)):
+        damaged = bytearray(echo.cookie)
+        damaged[at] ^= 1
+        right.receive_datagram(Packet(5000, 5000, packet.tag, [CookieEcho(bytes(damaged))]).serialize(), 0.0)
+        assert right.state is State.CLOSED
+    assert right.datagrams_to_send() == []
+
+
+def test_a_repeated_cookie_is_acknowledged_again() -> None:
+    left, right = associations()
+    network = Network(left, right)
+    left.connect(0.0)
+    network.run(until=1.0)
+    (echo,) = [data for _, data in network.paths[0].sent if data[12] == 10]
+    right.receive_datagram(echo, 1.0)
+    assert only_chunk(right) == CookieAck()
+    assert right.events() == []
+
+
+def test_an_init_to_an_established_association_changes_nothing_until_its_cookie_returns() -> None:
+    network = established()
+    left, right = network.ends
+    assert isinstance(left, Association)
+    assert isinstance(right, Association)
+    stranger = Association(now=1.0, rng=Random(99))
+    stranger.connect(1.0)
+    (init,) = stranger.datagrams_to_send()
+    tag = right._handshake.tag
+    right.receive_datagram(init, 1.0)
+    chunk = only_chunk(right)
+    assert isinstance(chunk, Init)
+    assert chunk.tag != tag
+    assert right._handshake.tag == tag
+    left.send(0, b"still here", ppid=53, now=1.0)
+    network.run(until=2.0)
+    assert network.of(1, Message) == [Message(0, 53, b"still here")]
+
+
+def test_a_restart_resets_everything_and_is_reported() -> None:
+    """P11: nothing of the old association arrives in the new one."""
+    network = established()
+    left, right = network.ends
+    assert isinstance(right, Association)
+    right.send(5, b"old" * 1000, ppid=53, now=1.0)
+    reborn = Association(now=1.0, rng=Random(99))
+    again = Network(reborn, right, seed=3)
+    again.now = 1.0
+    reborn.connect(1.0)
+    again.run(until=3.0)
+    assert reborn.state is right.state is State.ESTABLISHED
+    assert again.of(1, Restarted) == [Restarted()]
+    assert again.of(1, Ended) == []
+    assert right.total_buffered == 0
+    assert again.of(0, Message) == []
+    reborn.send(5, b"new", ppid=53, now=3.0)
+    right.send(5, b"new", ppid=53, now=3.0)
+    again.run(until=4.0)
+    assert [m.data for m in again.of(0, Message)] == [m.data for m in again.of(1, Message)] == [b"new"]
+    del left
+
+
+def test_an_abort_ends_both_ends_once() -> None:
+    network = established()
+    left, right = network.ends
+    assert isinstance(left, Association)
+    left.abort("enough", 1.0)
+    left.abort("enough", 1.0)
+    network.run(until=2.0)
+    assert network.of(0, Ended) == [Ended("enough")]
+    assert network.of(1, Ended) == [Ended("aborted by the peer: user abort (enough)")]
+    assert left.next_timeout() == right.next_timeout() == math.inf
+    with pytest.raises(UsageError):
+        left.send(0, b"x", ppid=53, now=2.0)
+
+
+@pytest.mark.parametrize("reflected", [False, True])
+def test_an_abort_with_a_wrong_tag_is_ignored(reflected: bool) -> None:
+    network = established()
+    left = network.ends[0]
+    assert isinstance(left, Association)
+    wrong = (left._handshake.tag if reflected else left._handshake.peer_tag) ^ 1
+    left.receive_datagram(Packet(5000, 5000, wrong, [Abort(reflected)]).serialize(), 1.0)
+    assert state(left) is State.ESTABLISHED
+    right_tag = left._handshake.peer_tag if reflected else left._handshake.tag
+    left.receive_datagram(Packet(5000, 5000, right_tag, [Abort(reflected, (Tlv(999, b""),))]).serialize(), 1.0)
+    assert left.state is State.ENDED
+
+
+def test_wrong_ports_are_ignored() -> None:
+    network = established()
+    left = network.ends[0]
+    assert isinstance(left, Association)
+    left.receive_datagram(Packet(5001, 5000, left._handshake.tag, [Abort(False)]).serialize(), 1.0)
+    assert left.state is State.ESTABLISHED
+    assert left.dropped["port"] == 1
+
+
+def test_a_shutdown_delivers_what_is_queued_first() -> None:
+    network = established()
+    left, right = network.ends
+    assert isinstance(left, Association)
+    assert isinstance(right, Association)
+    for number in range(50):
+        left.send(0, bytes([number]) * 2000, ppid=53, now=1.0)
+    left.shutdown(1.0)
+    with pytest.raises(UsageError):
+        left.send(0, b"late", ppid=53, now=1.0)
+    network.run(until=15.0)
+    assert [m.data[0] for m in network.of(1, Message)] == list(range(50))
+    assert left.state is right.state is State.ENDED
+    assert len(network.of(0, Ended)) == len(network.of(1, Ended)) == 1
+
+
+def test_both_ends_shut_down_at_once() -> None:
+    network = established()
+    left, right = network.ends
+    assert isinstance(left, Association)
+    assert isinstance(right, Association)
+    left.send(0, b"a", ppid=53, now=1.0)
+    left.shutdown(1.0)
+    right.shutdown(1.0)
+    network.run(until=10.0)
+    assert left.state is right.state is State.ENDED
+    assert network.of(1, Message) == [Message(0, 53, b"a")]
+
+
+@pytest.mark.parametrize("loss", [0.3, 0.6])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_shutdown_over_a_bad_path_ends_in_bounded_time(seed: int, loss: float) -> None:
+    network = established(seed)
+    left, right = network.ends
+    assert isinstance(left, Association)
+    assert isinstance(right, Association)
+    for path in network.paths:
+        path.loss = loss
+    left.send(0, b"x" * 5000, ppid=53, now=1.0)
+    left.shutdown(1.0)
+    network.run(until=40.0)
+    assert left.state is State.ENDED
+    assert right.state is State.ENDED or right.state is State.ESTABLISHED
+
+
+def test_a_shutdown_into_a_black_hole_ends_at_its_guard() -> None:
+    network = established()
+    left = network.ends[0]
+    assert isinstance(left, Association)
+    network.paths[0].dark = (0.0, math.inf)
+    left.send(0, b"x", ppid=53, now=1.0)
+    left.shutdown(1.0)
+    network.run(until=100.0, done=lambda: left.state is State.ENDED)
+    assert network.now == pytest.approx(1.0 + 15.0)
+
+
+def test_a_peer_in_shutdown_ack_sent_is_helped_out() -> None:
+    left, _ = associations()
+    left.connect(0.0)
+    left.datagrams_to_send()
+    left.receive_datagram(Packet(5000, 5000, 4711, [ShutdownAck()]).serialize(), 0.0)
+    (packet,) = packets(left)
+    assert packet.tag == 4711
+    assert packet.chunks == [ShutdownComplete(True)]
+    assert left.state is State.COOKIE_WAIT
+
+
+def test_a_heartbeat_is_echoed_byte_for_byte() -> None:
+    network = established()
+    left = network.ends[0]
+    assert isinstance(left, Association)
+    left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [Heartbeat(False, b"\1\2\3")]).serialize(), 1.0)
+    assert only_chunk(left) == Heartbeat(True, b"\1\2\3")
+
+
+def test_an_idle_association_sends_heartbeats_and_lives() -> None:
+    network = established()
+    network.run(until=600.0)
+    left = network.ends[0]
+    assert isinstance(left, Association)
+    assert left.state is State.ESTABLISHED
+    assert left._liveness.errors == 0
+    beats = [time for time, data in network.paths[0].sent if data[12] == 4]
+    assert 10 < len(beats) < 40
+
+
+def test_unanswered_heartbeats_end_an_idle_association() -> None:
+    network = established()
+    left = network.ends[0]
+    assert isinstance(left, Association)
+    network.paths[1].dark = (0.0, math.inf)
+    network.run(until=11 * 50.0, done=lambda: left.state is State.ENDED)
+    assert left.state is State.ENDED
+
+
+@pytest.mark.parametrize(
+    ("kind", "reported", "goes_on"),
+    [(0x3E, False, False), (0x7E, True, False), (0xBE, False, True), (0xFE, True, True)],
+)
+def test_unknown_chunks_are_treated_as_their_type_says(kind: int, reported: bool, goes_on: bool) -> None:
+    network = established()
+    left = network.ends[0]
+    assert isinstance(left, Association)
+    unknown = Unknown(kind, 0, b"what")
+    packet = Packet(5000, 5000, left._handshake.tag, [unknown, Heartbeat(False, b"ping")])
+    left.receive_datagram(packet.serialize(), 1.0)
+    expected: list[Any] = [Error((cause(CauseCode.UNRECOGNIZED_CHUNK, unknown.serialize()),))] if reported else []
+    expected += [Heartbeat(True, b"ping")] if goes_on else []
+    assert [chunk for packet in packets(left) for chunk in packet.chunks] == expected
+
+
+def test_unknown_parameters_are_reported_when_they_ask_for_it() -> None:
+    _, right = associations()
+    parameters = (Tlv(0xC00A, b"report"), Tlv(0x800A, b"skip"), Tlv(0x400A, b"report and stop"), Tlv(0xC00B, b"late"))
+    init = Init(False, 77, 100_000, 10, 10, 5, parameters)
+    right.receive_datagram(Packet(5000, 5000, 0, [init]).serialize(), 0.0)
+    ack = only_chunk(right)
+    assert isinstance(ack, Init)
+    reported = [tlv.body for tlv in ack.parameters if tlv.type == 8]
+    assert reported == [parameters[0].serialize()[:10], parameters[2].serialize()[:19]]
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        Init(False, 0, 100_000, 10, 10, 5),
+        Init(False, 7, 100_000, 0, 10, 5),
+        Init(False, 7, 100_000, 10, 0, 5),
+        Init(False, 7, 1499, 10, 10, 5),
+    ],
+)
+def test_an_init_that_cannot_be_gets_no_answer(init: Init) -> None:
+    _, right = associations()
+    right.receive_datagram(Packet(5000, 5000, 0, [init]).serialize(), 0.0)
+    assert right.datagrams_to_send() == []
+
+
+def test_an_init_is_alone_in_its_packet_with_tag_zero() -> None:
+    _, right = associations()
+    init = Init(False, 7, 100_000, 10, 10, 5)
+    right.receive_datagram(Packet(5000, 5000, 0, [init, CookieAck()]).serialize(), 0.0)
+    right.receive_datagram(Packet(5000, 5000, 3, [init]).serialize(), 0.0)
+    assert right.datagrams_to_send() == []
+
+
+def test_streams_are_the_fewer_of_both_ends() -> None:
+    left = Association(now=0.0, rng=Random(1))
+    right = Association(now=0.0, rng=Random(2), settings=Settings(streams=1024))
+    network = Network(left, right)
+    left.connect(0.0)
+    network.run(until=1.0)
+    assert left.outbound_streams == right.outbound_streams == 1024
+    with pytest.raises(UsageError):
+        left.send(1024, b"x", ppid=53, now=1.0)
+
+
+def test_no_event_leaves_the_end() -> None:
+    assert all(state is not State.ENDED for state, _ in TRANSITIONS)
+    assert all((state, On.END) in TRANSITIONS for state in State if state is not State.ENDED)
+
+
+def test_connecting_twice_or_after_the_peer_did_is_harmless() -> None:
+    network = established()
+    left = network.ends[0]
+    assert isinstance(left, Association)
+    left.connect(1.0)
+    assert left.state is State.ESTABLISHED
+    assert left.datagrams_to_send() == []

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.sctp.network import Network, Path, established
+from triosfu.sctp.core import Association, Ended, Message, State
+from triosfu.sctp.wire import Data, ForwardTsn, Packet
+
+
+def ends(network: Network) -> tuple[Association, Association]:
+    left, right = network.ends
+    assert isinstance(left, Association)
+    assert isinstance(right, Association)
+    return left, right
+
+
+def data_of(packet: bytes) -> list[Data]:
+    return [chunk for chunk in Packet.parse(packet).chunks if isinstance(chunk, Data)]
+
+
+def test_a_message_without_retransmissions_is_sent_once_and_blocks_nothing() -> None:
+    network = established()
+    left, _ = ends(network)
+    lost: list[int] = []
+
+    def swallow(packet: bytes, _now: float) -> bool:
+        if any(chunk.payload[:4] == b"lost" for chunk in data_of(packet)):
+            lost.append(1)
+            return True
+        return False
+
+    network.paths[0].swallow = swallow
+    for number in range(10):
+        left.send(0, (b"lost" if number == 3 else b"kept") * 280, ppid=53, now=1.0, max_retransmits=0)
+    network.run(until=4.0)
+    assert len(lost) == 1
+    assert len(network.of(1, Message)) == 9
+    assert left.total_buffered == 0
+    assert network.times[1][-1] < 2.0
+
+
+@pytest.mark.parametrize("budget", [0, 1, 3])
+def test_the_budget_of_retransmissions_is_used_and_not_exceeded(budget: int) -> None:
+    network = established()
+    left, _ = ends(network)
+    tries = [0]
+
+    def swallow(packet: bytes, _now: float) -> bool:
+        doomed = any(chunk.payload == b"doomed" for chunk in data_of(packet))
+        tries[0] += doomed
+        return doomed
+
+    network.paths[0].swallow = swallow
+    left.send(0, b"doomed", ppid=53, now=1.0, max_retransmits=budget)
+    network.run(until=30.0)
+    assert tries == [budget + 1]
+    left.send(0, b"next", ppid=53, now=30.0)
+    network.run(until=31.0)
+    assert [m.data for m in network.of(1, Message)] == [b"next"]
+
+
+def test_a_message_whose_time_is_over_is_not_sent_at_all() -> None:
+    network = established()
+    left, _ = ends(network)
+    network.paths[0].dark = (1.0, 3.0)
+    for number in range(20):
+        left.send(0, bytes([number]) * 1100, ppid=53, now=1.0, lifetime=0.3)
+    network.run(until=3.5)
+    left.send(0, b"fresh", ppid=53, now=network.now, lifetime=5.0)
+    network.run(until=12.0)
+    assert [m.data for m in network.of(1, Message)][-1] == b"fresh"
+    assert len(network.of(1, Message)) < 5
+    sent = {chunk.payload[0] for _, packet in network.paths[0].sent for chunk in data_of(packet)}
+    assert 19 not in sent
+    assert left.total_buffered == 0
+
+
+def test_a_large_message_is_given_up_as_a_whole() -> None:
+    network = established()
+    left, right = ends(network)
+    seen = [0]
+
+    def swallow(packet: bytes, _now: float) -> bool:
+        chunks = [chunk for chunk in data_of(packet) if chunk.payload[0] == 7]
+        seen[0] += len(chunks)
+        return bool(chunks) and seen[0] == 2  # the second fragment is lost
+
+    network.paths[0].swallow = swallow
+    left.send(0, b"\7" * 60_000, ppid=53, now=1.0, max_retransmits=0)
+    left.send(0, b"after", ppid=53, now=1.0)
+    left.send(1, b"other", ppid=53, now=1.0)
+    network.run(until=10.0)
+    assert sorted(m.data for m in network.of(1, Message)) == [b"after", b"other"]
+    assert right._inbound is not None
+    assert right._inbound.held == 0
+    assert right._inbound._by_start == {}
+    assert right.state is State.ESTABLISHED
+    assert seen[0] < 30, "the rest is not sent"
+
+
+def test_a_lost_forward_tsn_is_repeated() -> None:
+    network = established()
+    left, _ = ends(network)
+    forwards = [0]
+
+    def swallow(packet: bytes, _now: float) -> bool:
+        if any(isinstance(chunk, ForwardTsn) for chunk in Packet.parse(packet).chunks):
+            forwards[0] += 1
+            return forwards[0] <= 3
+        return any(chunk.payload == b"lost" for chunk in data_of(packet))
+
+    network.paths[0].swallow = swallow
+    left.send(0, b"lost", ppid=53, now=1.0, max_retransmits=0)
+    left.send(0, b"kept", ppid=53, now=1.0)
+    network.run(until=30.0)
+    assert [m.data for m in network.of(1, Message)] == [b"kept"]
+    assert forwards[0] == 4
+    assert not left._outbound.outstanding
+
+
+def test_silence_also_ends_an_association_that_only_has_abandoned_data() -> None:
+    network = established()
+    left, _ = ends(network)
+    network.paths[0].dark = (1.0, math.inf)
+    left.send(0, b"gone", ppid=53, now=1.0, max_retransmits=0)
+    network.run(until=60.0, done=lambda: left.state is State.ENDED)
+    assert left.state is State.ENDED
+    assert network.now < 34.5
+
+
+def test_without_negotiation_everything_is_reliable() -> None:
+    network = established()
+    left, _ = ends(network)
+    left._outbound.partial_reliability = False
+    network.paths[0].dark = (1.0, 8.0)
+    left.send(0, b"stubborn", ppid=53, now=1.0, max_retransmits=0)
+    left.send(0, b"x" * 3000, ppid=53, now=1.0, max_retransmits=0)
+    network.run(until=20.0)
+    assert [m.data[:8] for m in network.of(1, Message)] == [b"stubborn", b"x" * 8]
+
+
+def test_a_forward_tsn_without_negotiation_is_a_violation() -> None:
+    network = established()
+    left, _ = ends(network)
+    left._outbound.partial_reliability = False
+    tag = left._handshake.tag
+    left.receive_datagram(Packet(5000, 5000, tag, [ForwardTsn(0)]).serialize(), 1.0)
+    assert left.events() == [Ended("sctp: FORWARD-TSN was not negotiated")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    path=st.builds(Path, loss=st.floats(0, 0.4), duplicate=st.floats(0, 0.3), jitter=st.floats(0, 0.1)),
+    tsn=st.integers(2**32 - 60, 2**32 - 1),
+    messages=st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.booleans(),
+            st.integers(1, 5000),
+            st.sampled_from([{}, {"max_retransmits": 0}, {"max_retransmits": 2}, {"lifetime": 0.5}]),
+        ),
+        max_size=40,
+    ),
+)
+def test_partial_reliability_never_blocks(
+    seed: int, path: Path, tsn: int, messages: list[tuple[int, bool, int, Any]]
+) -> None:
+    """P15: at most once, in order, the reliable ones all, and nothing is left behind."""
+    network = established(seed % 1000, tsns=(tsn, tsn))
+    left, right = ends(network)
+    network.rng.seed(seed)
+    network.paths = (path, replace(path, loss=path.loss / 4, sent=[]))
+    sent: dict[tuple[int, bool], list[tuple[bytes, bool]]] = {}
+    for number, (stream, ordered, size, policy) in enumerate(messages):
+        data = number.to_bytes(2, "big") + bytes(size)
+        left.send(stream, data, ppid=53 + ordered, now=1.0, ordered=ordered, **policy)
+        sent.setdefault((stream, ordered), []).append((data, not policy))
+    network.run(until=500.0, done=lambda: not left.total_buffered and not left._outbound.outstanding)
+    assert left.state is right.state is State.ESTABLISHED
+    assert left.total_buffered == 0
+    for (stream, ordered), expected in sent.items():
+        got = [m.data for m in network.of(1, Message) if (m.stream_id, m.ppid == 54) == (stream, ordered)]
+        assert len(set(got)) == len(got), "twice"
+        order = [data for data, _ in expected if data in got]
+        assert (got if ordered else sorted(got)) == order
+        assert {data for data, reliable in expected if reliable} <= set(got)
+    assert right._inbound is not None
+    assert right._inbound.held == 0
+    assert not right._inbound._by_start
+    assert not right._inbound._waiting

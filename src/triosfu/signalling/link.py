@@ -21,8 +21,8 @@ MAX_WAITING = 1024  # messages before the socket is open; what a join says is a 
 class SocketLink:
     """A `SignalLink` over a WebSocket."""
 
-    def __init__(self) -> None:
-        self.text = False  # whether the client's last frame was a text frame
+    def __init__(self, *, text: bool = False) -> None:
+        self.text = text  # whether the client's last frame was a text frame, or it asked for text from the start
         self.overflowed = False
         self._socket: WebSocket | None = None
         self._waiting: list[rtc.SignalResponse] = []

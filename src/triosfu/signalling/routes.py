@@ -65,7 +65,7 @@ class Signalling:
             if validating:
                 self._rooms.check_join(wish.room, wish.applicant)
                 return Response.text(200, "success")
-            return await self._enter(wish)
+            return await self._enter(wish, text=request.get("json") == "1")
         except (JoinRefused, TokenError) as refusal:
             self.counters["refused"] += 1
             return Response.text(refusal.status, refusal.text)
@@ -100,9 +100,12 @@ class Signalling:
         who.check(grant.room, self._rooms.settings.limits)
         return _Wish(grant.room, who, options)
 
-    async def _enter(self, wish: _Wish) -> Response | Upgrade:
-        """Admit a participant, or bring it back, and let the socket open."""
-        link = SocketLink()
+    async def _enter(self, wish: _Wish, *, text: bool) -> Response | Upgrade:
+        """Admit a participant, or bring it back, and let the socket open.
+
+        `json=1` is ours: a page can have text frames from the first message on, before it has sent one of its own.
+        """
+        link = SocketLink(text=text)
         if wish.options.reconnect:
             participant = self._rooms.resume(wish.room, wish.applicant.identity, wish.options, link)
             if participant is None:

@@ -22,8 +22,7 @@ def check_signal_frame(data: bytes) -> None:
 def check_join_request(data: bytes) -> None:
     try:
         request = decode_join_request(data.decode("latin-1"))
-    except JoinRefused as refused:
-        assert refused.status == 400
+    except JoinRefused:
         return
     assert request.ByteSize() <= 2 * MAX_SIZE
 

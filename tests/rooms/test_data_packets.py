@@ -28,22 +28,27 @@ RELIABLE, LOSSY = models.DataPacket.RELIABLE, models.DataPacket.LOSSY
 ALICE = Origin("PA_alice", "alice")
 AGENT = Origin("PA_agent", "agent", agent=True)
 HIDDEN = Origin("PA_ghost", "ghost", hidden=True)
-LIES = {"participant_sid": "PA_bob", "participant_identity": "bob", "sequence": 41}
+
+
+def lying(packet: models.DataPacket) -> models.DataPacket:
+    """A packet that claims to be of somebody else."""
+    packet.participant_sid, packet.participant_identity, packet.sequence = "PA_bob", "bob", 41
+    return packet
 
 
 def values() -> list[models.DataPacket]:
-    return [
-        models.DataPacket(
-            user=models.UserPacket(payload=b"x", participant_sid="PA_bob", participant_identity="bob"), **LIES
-        ),
-        models.DataPacket(chat_message=models.ChatMessage(message="x"), **LIES),
-        models.DataPacket(rpc_request=models.RpcRequest(id="1"), **LIES),
-        models.DataPacket(rpc_response=models.RpcResponse(request_id="1"), **LIES),
-        models.DataPacket(stream_header=models.DataStream.Header(stream_id="1"), **LIES),
-        models.DataPacket(stream_chunk=models.DataStream.Chunk(stream_id="1"), **LIES),
-        models.DataPacket(encrypted_packet=models.EncryptedPacket(key_index=1), **LIES),
-        models.DataPacket(**LIES),
+    user = models.UserPacket(payload=b"x", participant_sid="PA_bob", participant_identity="bob")
+    packets = [
+        models.DataPacket(user=user),
+        models.DataPacket(chat_message=models.ChatMessage(message="x")),
+        models.DataPacket(rpc_request=models.RpcRequest(id="1")),
+        models.DataPacket(rpc_response=models.RpcResponse(request_id="1")),
+        models.DataPacket(stream_header=models.DataStream.Header(stream_id="1")),
+        models.DataPacket(stream_chunk=models.DataStream.Chunk(stream_id="1")),
+        models.DataPacket(encrypted_packet=models.EncryptedPacket(key_index=1)),
+        models.DataPacket(),
     ]
+    return [lying(packet) for packet in packets]
 
 
 @pytest.mark.parametrize("packet", values(), ids=lambda packet: packet.WhichOneof("value"))

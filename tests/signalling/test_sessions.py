@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
+from google.protobuf import json_format
 from livekit.protocol import models, rtc
 
-from tests.signalling.world import LIMIT, candidates, dual, running
+from tests.signalling.world import LIMIT, Client, DualClient, dual, running
 from triosfu.peer import PeerState
 from triosfu.sdp.sections import Sender
 
 ACTIVE, DISCONNECTED = models.ParticipantInfo.ACTIVE, models.ParticipantInfo.DISCONNECTED
 Reason = models.DisconnectReason
 Action = rtc.LeaveRequest.Action
-MIC = {"cid": "mic", "type": models.TrackType.AUDIO, "source": models.TrackSource.MICROPHONE, "name": "mic"}
+
+
+def mic(**fields: Any) -> rtc.AddTrackRequest:  # noqa: ANN401  protobuf fields
+    """The announcement of a microphone, or of something else."""
+    usual = {"cid": "mic", "type": models.TrackType.AUDIO, "source": models.TrackSource.MICROPHONE, "name": "mic"}
+    return rtc.AddTrackRequest(**{**usual, **fields})
 
 
 def microphone(cid: str = "mic") -> Sender:
@@ -86,7 +94,7 @@ async def test_reliable_messages_wait_for_one_who_is_joining() -> None:
 
 async def test_traps_36_37_a_track_is_announced_before_its_offer_and_then_published() -> None:
     async with running() as world, dual(world, "alice") as alice, dual(world, "bob") as bob:
-        await alice.client.send(add_track=rtc.AddTrackRequest(**MIC))
+        await alice.client.send(add_track=mic())
         confirmed = await alice.client.expect("track_published")
         assert confirmed.cid == "mic"
         assert confirmed.track.sid.startswith("TR_AM")
@@ -100,35 +108,35 @@ async def test_trap_37_an_offer_before_its_track_is_announced() -> None:
     async with running() as world, dual(world, "alice") as alice, dual(world, "bob") as bob:
         alice.publisher.peer.negotiation.add_sender(microphone())
         await alice.offer()
-        await alice.client.send(add_track=rtc.AddTrackRequest(**MIC))
+        await alice.client.send(add_track=mic())
         confirmed = await alice.client.expect("track_published")
         await check_published(alice, bob, confirmed.track.sid, "audio/opus")  # the offer's own order
 
 
-async def check_published(alice: object, bob: object, sid: str, mime: str = "audio/red") -> None:
+async def check_published(alice: DualClient, bob: DualClient, sid: str, mime: str = "audio/red") -> None:
     """Bob hears of the track, then is offered it; Alice learns that it is received, and sees herself publish."""
-    news = await bob.client.expect_participant("alice", lambda one: one.tracks)  # type: ignore[attr-defined]
+    news = await bob.client.expect_participant("alice", lambda one: one.tracks)
     (track,) = news.tracks
     assert (track.sid, track.mime_type, track.name) == (sid, mime, "mic")
     assert track.mid
     assert news.is_publisher
-    offer = await bob.take_offer()  # type: ignore[attr-defined]  # trap 17: after the update
+    offer = await bob.take_offer()  # trap 17: after the update
     assert f"{news.sid}|{sid}" in offer.sdp
     assert dict(offer.mid_to_track_id) == {"1": sid}
-    permission = bob.client.seen("subscription_permission_update")[0]  # type: ignore[attr-defined]
+    permission = bob.client.seen("subscription_permission_update")[0]
     assert (permission.track_sid, permission.allowed) == (sid, True)
-    assert (await alice.client.expect("track_subscribed")).track_sid == sid  # type: ignore[attr-defined]  # trap 44
-    own = [one for update in alice.client.seen("update") for one in update.participants if one.identity == "alice"]  # type: ignore[attr-defined]
+    assert (await alice.client.expect("track_subscribed")).track_sid == sid  # trap 44
+    own = [one for update in alice.client.seen("update") for one in update.participants if one.identity == "alice"]
     assert own[-1].tracks[0].sid == sid
 
 
-async def publish(one: object, cid: str = "mic", number: int = 1) -> str:
-    await one.client.send(add_track=rtc.AddTrackRequest(**{**MIC, "cid": cid}))  # type: ignore[attr-defined]
-    confirmed = await one.client.expect("track_published")  # type: ignore[attr-defined]
+async def publish(one: DualClient, cid: str = "mic", number: int = 1) -> str:
+    await one.client.send(add_track=mic(cid=cid))
+    confirmed = await one.client.expect("track_published")
     sender = microphone(cid)
     sender.ssrc += number
-    one.publisher.peer.negotiation.add_sender(sender)  # type: ignore[attr-defined]
-    await one.offer(number)  # type: ignore[attr-defined]
+    one.publisher.peer.negotiation.add_sender(sender)
+    await one.offer(number)
     return str(confirmed.track.sid)
 
 
@@ -187,14 +195,12 @@ async def test_an_offer_is_not_repeated_while_one_is_out() -> None:
 
 async def test_what_may_not_be_published_is_refused() -> None:
     async with running() as world, dual(world, "alice", can_publish_sources=("camera",)) as alice:
-        await alice.client.send(add_track=rtc.AddTrackRequest(**MIC))
+        await alice.client.send(add_track=mic())
         refused = await alice.client.expect("request_response")
         assert (refused.reason, refused.add_track.cid) == (rtc.RequestResponse.NOT_ALLOWED, "mic")
-        data = {**MIC, "type": models.TrackType.DATA, "source": models.TrackSource.CAMERA}
-        await alice.client.send(add_track=rtc.AddTrackRequest(**data))
+        await alice.client.send(add_track=mic(type=models.TrackType.DATA, source=models.TrackSource.CAMERA))
         assert (await alice.client.expect("request_response")).reason == rtc.RequestResponse.UNSUPPORTED_TYPE
-        unknown = {**MIC, "sid": "TR_x", "source": models.TrackSource.CAMERA}
-        await alice.client.send(add_track=rtc.AddTrackRequest(**unknown))
+        await alice.client.send(add_track=mic(sid="TR_x", source=models.TrackSource.CAMERA))
         assert (await alice.client.expect("request_response")).reason == rtc.RequestResponse.NOT_FOUND
 
 
@@ -202,7 +208,7 @@ async def test_one_cid_is_queued_and_the_number_of_pending_tracks_bounded() -> N
     async with running() as world, world.connect("alice") as client:
         await client.expect("join")
         for number in range(5):
-            await client.send(add_track=rtc.AddTrackRequest(**MIC))
+            await client.send(add_track=mic())
             if number == 0:
                 await client.expect("track_published")
             else:
@@ -210,7 +216,7 @@ async def test_one_cid_is_queued_and_the_number_of_pending_tracks_bounded() -> N
                 limit = number == 4
                 assert reason == (rtc.RequestResponse.LIMIT_EXCEEDED if limit else rtc.RequestResponse.QUEUED)
         for number in range(20):
-            await client.send(add_track=rtc.AddTrackRequest(**{**MIC, "cid": str(number)}))
+            await client.send(add_track=mic(cid=str(number)))
         await client.expect("request_response", lambda one: one.reason == rtc.RequestResponse.LIMIT_EXCEEDED)
         assert len(client.seen("track_published")) == 16  # 20 less the one pending and its three queued
 
@@ -220,8 +226,6 @@ async def test_revoked_publishing_unpublishes_and_says_so() -> None:
         sid = await publish(alice)
         await bob.client.expect_participant("alice", lambda one: one.tracks)
         participant = world.participant("alice")
-        from dataclasses import replace  # noqa: PLC0415
-
         participant.set_permission(replace(participant.permission, can_publish=False))
         assert (await alice.client.expect("track_unpublished")).track_sid == sid
         for one in (alice, bob):
@@ -301,10 +305,8 @@ async def test_trap_60_a_client_that_speaks_json_is_answered_in_json() -> None:
         assert message.pong_resp.last_ping_timestamp == 5
 
 
-async def next_of_any_format(client: object) -> rtc.SignalResponse:
-    from google.protobuf import json_format  # noqa: PLC0415
-
-    frame = await client._socket.get_message()  # type: ignore[attr-defined]
+async def next_of_any_format(client: Client) -> rtc.SignalResponse:
+    frame = await client._socket.get_message()
     return (
         json_format.Parse(frame, rtc.SignalResponse())
         if isinstance(frame, str)

@@ -17,7 +17,7 @@ MIC_CID, CAM_CID = "1553e82e-14a3", "95ae7266-f6b6"
 SETTINGS = rtc.ConnectionSettings(auto_subscribe=True)
 
 
-def session(world: World, identity: str = "chrome", **fields: Any) -> AbstractAsyncContextManager[Client]:
+def session(world: World, identity: str = "chrome", **fields: Any) -> AbstractAsyncContextManager[Client]:  # noqa: ANN401  protobuf fields
     offer = rtc.SessionDescription(type="offer", sdp=OFFER, id=1)
     query = join_request(**{"connection_settings": SETTINGS, "publisher_offer": offer, **fields})
     return world.connect(identity, path="/rtc/v1", query=query)

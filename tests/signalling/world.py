@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from random import Random, SystemRandom
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from urllib.parse import quote, urlencode
 
 import trio
@@ -31,11 +30,14 @@ from triosfu.sdp.policy import MediaPolicy
 from triosfu.signalling.routes import Signalling, token_refresher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable
 
     from triosfu.peer import DataChannel
+    from triosfu.rooms.participant import Participant
+    from triosfu.rooms.room import Room
     from triosfu.sdp.sections import Section
 
+Message: TypeAlias = Any  # one of the protocol's, of which a test knows which
 KEYS = {"devkey": "secret"}
 LIMIT = 10.0  # seconds; reached only by a failing test
 CORPUS = Path(__file__).parent.parent / "sdp" / "corpus"
@@ -48,7 +50,7 @@ def offer_of(name: str) -> str:
     return (CORPUS / f"{name}.sdp").read_bytes().decode().replace("\r\n", "\n").replace("\n", "\r\n")
 
 
-def join_request(*, compressed: bool = True, **fields: Any) -> str:
+def join_request(*, compressed: bool = True, **fields: Any) -> str:  # noqa: ANN401  protobuf fields
     """The query of a session with one peer connection."""
     body = rtc.JoinRequest(**fields).SerializeToString()
     gzipped = rtc.WrappedJoinRequest.Compression.GZIP
@@ -70,7 +72,13 @@ class World:
     nursery: trio.Nursery
 
     def token(
-        self, identity: str = "alice", room: str = "room", *, ttl: float = 600, key: str = "devkey", **grants: Any
+        self,
+        identity: str = "alice",
+        room: str = "room",
+        *,
+        ttl: float = 600,
+        key: str = "devkey",
+        **grants: Any,  # noqa: ANN401  protobuf fields
     ) -> str:
         claims = {
             name: grants.pop(name)
@@ -108,7 +116,7 @@ class World:
     @asynccontextmanager
     async def connect(
         self, identity: str = "alice", *, path: str = "/rtc", query: str = "protocol=17&sdk=js", text: bool = False,
-        token: str | None = None, **grants: Any,
+        token: str | None = None, **grants: Any,  # noqa: ANN401  protobuf fields
     ) -> AsyncIterator[Client]:  # fmt: skip
         """A client whose socket is open; it vanishes without a word at the end of the block."""
         token = self.token(identity, **grants) if token is None else token
@@ -120,10 +128,19 @@ class World:
             yield Client(self, socket, text=text)
             nursery.cancel_scope.cancel()
 
-    def participant(self, identity: str = "alice", room: str = "room") -> Any:
-        found = self.rooms.find(room)
+    def room(self, name: str = "room") -> Room:
+        found = self.rooms.find(name)
         assert found is not None
-        return found.participants[identity]
+        return found
+
+    def participant(self, identity: str = "alice") -> Participant:
+        return self.room().participants[identity]
+
+    async def gone(self, identity: str) -> None:
+        """Wait until the participant is."""
+        with trio.fail_after(LIMIT):
+            while identity in self.room().participants:
+                await trio.lowlevel.checkpoint()
 
 
 @asynccontextmanager
@@ -162,7 +179,7 @@ class Client:
         self.text = text
         self._socket = socket
 
-    async def send(self, **request: Any) -> None:
+    async def send(self, **request: Any) -> None:  # noqa: ANN401  protobuf fields
         message = rtc.SignalRequest(**request)
         await self._socket.send_message(
             json_format.MessageToJson(message) if self.text else message.SerializeToString()
@@ -180,7 +197,7 @@ class Client:
         assert not self.text
         return rtc.SignalResponse.FromString(frame)
 
-    async def expect(self, kind: str, condition: Callable[[Any], bool] = lambda _: True) -> Any:
+    async def expect(self, kind: str, condition: Callable[[Message], bool] = lambda _: True) -> Message:
         """The next message of this kind (and content)."""
         with trio.fail_after(LIMIT):
             while True:
@@ -189,10 +206,10 @@ class Client:
                     return getattr(message, kind)
                 self.skipped.append(message)
 
-    async def expect_participant(self, identity: str, condition: Callable[[Any], bool] = lambda _: True) -> Any:
+    async def expect_participant(self, identity: str, condition: Callable[[Message], bool] = lambda _: True) -> Message:
         """The next news of a participant."""
 
-        def about(update: Any) -> bool:
+        def about(update: rtc.ParticipantUpdate) -> bool:
             return any(one.identity == identity and condition(one) for one in update.participants)
 
         update = await self.expect("update", about)
@@ -304,13 +321,17 @@ class DualClient:
         await self.offer()
         await self.publisher.until(lambda side: {"_reliable", "_lossy"} <= side.channels.keys())
 
-    def send_data(self, label: str = "_reliable", **packet: Any) -> None:
+    def send_data(self, label: str = "_reliable", **packet: Any) -> None:  # noqa: ANN401  protobuf fields
         assert self.publisher.channels[label].send_nowait(models.DataPacket(**packet).SerializeToString())
 
 
 @asynccontextmanager
 async def dual(
-    world: World, identity: str, *, query: str = "protocol=17&sdk=go", **grants: Any
+    world: World,
+    identity: str,
+    *,
+    query: str = "protocol=17&sdk=go",
+    **grants: Any,  # noqa: ANN401  protobuf fields
 ) -> AsyncIterator[DualClient]:
     """A client that has joined, and whose subscriber side is up."""
     async with UdpMux.open(["127.0.0.1"], 0) as mux, trio.open_nursery() as nursery:
@@ -321,12 +342,3 @@ async def dual(
             await one.subscriber.until(lambda side: side.state is PeerState.CONNECTED)
             yield one
         nursery.cancel_scope.cancel()
-
-
-def infos(update: rtc.ParticipantUpdate) -> Mapping[str, models.ParticipantInfo]:
-    return {one.identity: one for one in update.participants}
-
-
-def candidates(client: Client) -> Iterator[dict[str, Any]]:
-    for trickle in client.seen("trickle"):
-        yield json.loads(trickle.candidateInit)

@@ -38,8 +38,7 @@ class Rooms:
         self._nursery: trio.Nursery | None = None
         self._draining = False
         self._creating = trio.Lock()
-        self._waiting = trio.lowlevel.ParkingLot()  # for the end of the last room
-        self._emptied = trio.lowlevel.ParkingLot()
+        self._emptied = trio.lowlevel.ParkingLot()  # who waits for the end of the last room
 
     def __iter__(self) -> Iterator[Room]:
         return iter(list(self._rooms.values()))
@@ -65,15 +64,10 @@ class Rooms:
             room.close(reason)
 
     async def wait_empty(self) -> None:
-        """Wait until there is no room; bound the wait. Cancelled, nothing has happened."""
-        while self._rooms:
-            await self._emptied.park()
-
-    async def wait_empty(self) -> None:
         """Wait until there is no room. After `close` that is soon; before it, give the wait a deadline."""
         await trio.lowlevel.checkpoint()
         while self._rooms:
-            await self._waiting.park()
+            await self._emptied.park()
 
     def find(self, name: str) -> Room | None:
         """Return the room of this name."""
@@ -108,7 +102,6 @@ class Rooms:
         finally:
             if self._rooms.get(room.name) is room:
                 del self._rooms[room.name]
-            if not self._rooms:
                 self._emptied.unpark_all()
 
     async def for_join(self, name: str, applicant: Applicant) -> Room:

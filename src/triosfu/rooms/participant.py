@@ -160,13 +160,15 @@ class Participant:
         self.refresh_token()
 
     async def run(self) -> None:
-        """Run the peer connections and keep the deadlines, until closed or cancelled."""
+        """Run the peer connections and keep the deadlines, until closed or cancelled; a bug in them ends here."""
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     for peer in self.shape.peers:
                         nursery.start_soon(peer.run, name=f"peer {peer.name}")
                     nursery.start_soon(self.deadlines.run, name=f"deadlines {self.sid}")
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this participant's alone
+            self.failed("running", error)
         finally:
             self.close(Reason.UNKNOWN_REASON, tell=False)
 

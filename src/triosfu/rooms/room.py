@@ -131,7 +131,7 @@ class Room:
         self.participants[participant.identity] = participant
         if not applicant.dependent:
             self.deadlines.disarm(EMPTY)
-        self._nursery.start_soon(self._run, participant, name=f"participant {participant.identity}")
+        self._nursery.start_soon(participant.run, name=f"participant {participant.identity}")
         with participant.guard("join"):
             participant.begin()
         if older is not None:
@@ -140,12 +140,6 @@ class Room:
         self.counts_changed()
         log.info("joined", room=self.name, participant=participant.sid, single=options.single)
         return participant
-
-    async def _run(self, participant: Participant) -> None:
-        try:
-            await participant.run()
-        except Exception as error:  # noqa: BLE001  whatever it is, it is this participant's alone
-            participant.failed("running", error)
 
     def forget(self, participant: Participant) -> None:
         """Take a leaving participant off the list, before anything of it is torn down."""

@@ -25,7 +25,9 @@ def corpus_names() -> list[str]:
 
 
 def _template(name: str, at: int) -> MediaDescription:
-    return SessionDescription.parse(corpus(name)).media[at]
+    media = SessionDescription.parse(corpus(name)).media[at]
+    first = {codec.mime: codec for codec in reversed(media.codecs)}  # one form of each codec, for speed
+    return replace(media, codecs=tuple(codec for codec in media.codecs if first[codec.mime] is codec))
 
 
 RECEIVING = {"audio": _template("chromium_single_join", 0), "video": _template("chromium_single_join", 3)}
@@ -42,6 +44,7 @@ class Client:
         self.fingerprints = [Fingerprint("sha-256", ":".join(["C1"] * 32))]
         self.setup = Setup.ACTPASS
         self._mids = 0
+        self._free: set[int] = set()  # places whose end both sides know of (RFC 8829, section 5.2.2)
 
     def receive(self, kind: str) -> int:
         """Add a section to receive in; its place."""
@@ -76,14 +79,25 @@ class Client:
             ),
         ).serialize()
 
+    def answered(self, sdp: str) -> SessionDescription:
+        """Take the answer to the latest offer."""
+        answer = SessionDescription.parse(sdp)
+        self._free |= {
+            at
+            for at, media in enumerate(answer.media)
+            if media.is_rejected and self.sections[at].is_rejected and self.sections[at].mid == media.mid
+        }
+        return answer
+
     def _add(self, section: MediaDescription) -> int:
-        """A new section takes the place of a stopped one, as in browsers."""
+        """Append a section, or put it in the place of one that is over, as browsers do."""
         section = replace(section, mid=str(self._mids), port=9)
         self._mids += 1
-        for at, old in enumerate(self.sections):
-            if old.is_rejected:
-                self.sections[at] = section
-                return at
+        if self._free:
+            at = min(self._free)
+            self._free.remove(at)
+            self.sections[at] = section
+            return at
         self.sections.append(section)
         return len(self.sections) - 1
 

@@ -236,7 +236,7 @@ def test_a_stopped_section_gives_its_place_to_a_new_one() -> None:
     server.create_answer()
     client.stop(at)
     assert server.accept_offer(client.offer()).ended == [section]
-    assert answer_of(server)[at].is_rejected
+    assert client.answered(server.create_answer()).media[at].is_rejected
     assert client.publish("audio", "mic") == at
     (new,) = server.accept_offer(client.offer()).added
     assert server.sections == [server.sections[0], new]

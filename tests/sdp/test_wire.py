@@ -216,7 +216,7 @@ def descriptions(draw: st.DrawFn) -> SessionDescription:
     )
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(descriptions())
 def test_every_description_is_read_as_it_was_written(description: SessionDescription) -> None:
     assert SessionDescription.parse(description.serialize()) == description

@@ -24,8 +24,10 @@ AMPLITUDE = 8000
 class Participant:
     """One client. Everything it hears and sees is counted by the identity of who sent it."""
 
-    def __init__(self, identity: str) -> None:
+    def __init__(self, identity: str, *, count: bool = True) -> None:
         self.identity = identity
+        self.subscribed = 0
+        self._count = count  # frames cost their watcher a lot; statistics may do
         self.room = rtc.Room()
         self.video_frames: dict[str, int] = defaultdict(int)
         self.first_frame_at: dict[str, float] = {}
@@ -59,8 +61,10 @@ class Participant:
         self.data.append((sender, bytes(packet.data), packet.kind == rtc.DataPacketKind.KIND_RELIABLE))
 
     def _subscribed(self, track: rtc.RemoteTrack, _: object, who: rtc.RemoteParticipant) -> None:
-        watch = self._watch if track.kind == rtc.TrackKind.KIND_VIDEO else self._listen
-        self._spawn(watch(track, who.identity))
+        self.subscribed += 1
+        if self._count:
+            watch = self._watch if track.kind == rtc.TrackKind.KIND_VIDEO else self._listen
+            self._spawn(watch(track, who.identity))
 
     async def _watch(self, track: rtc.Track, identity: str) -> None:
         async for _ in rtc.VideoStream(track):
@@ -105,23 +109,23 @@ class Participant:
         codec: rtc.VideoCodec.ValueType | None = None,
         simulcast: bool = True,
     ) -> rtc.LocalTrackPublication:
-        """Publish a picture that changes 20 times a second."""
+        """Publish a picture that changes `rate` times a second."""
         source = rtc.VideoSource(width, height)
         track = rtc.LocalVideoTrack.create_video_track("picture", source)
         options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_CAMERA, simulcast=simulcast)
         if codec is not None:
             options.video_codec = codec
         publication = await self.room.local_participant.publish_track(track, options)
-        self._spawn(self._film(source, width, height))
+        self._spawn(self._film(source, width, height, rate))
         return publication
 
-    async def _film(self, source: rtc.VideoSource, width: int, height: int) -> None:
+    async def _film(self, source: rtc.VideoSource, width: int, height: int, rate: int) -> None:
         shade = 0
         while True:
             shade = (shade + 3) % 256
             planes = bytes([shade]) * (width * height) + bytes([128]) * (width * height // 2)
             source.capture_frame(rtc.VideoFrame(width, height, rtc.VideoBufferType.I420, planes))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(1 / rate)
 
     async def leave(self) -> None:
         """Stop everything and disconnect."""

@@ -72,6 +72,7 @@ class Server:
     port: int
     rooms: Rooms
     mux: UdpMux
+    trio_token: trio.lowlevel.TrioToken = field(repr=False)  # for `trio.from_thread`, where the server has a thread
     _keys: Mapping[str, str] = field(repr=False)
 
     @property
@@ -162,7 +163,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
             await nursery.start(rooms.run, name="rooms")
             await nursery.start(serve_http, listeners, respond, name="http")
             try:
-                yield Server(config, port, rooms, mux, keys)
+                yield Server(config, port, rooms, mux, trio.lowlevel.current_trio_token(), keys)
             finally:
                 rooms.close()
                 with trio.move_on_after(grace, shield=True):

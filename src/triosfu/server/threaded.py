@@ -34,13 +34,13 @@ def serve_in_thread(config: Config, *, grace: float = GRACE) -> Iterator[Server]
         ConfigError: A port or an address cannot be had.
         TimeoutError: The server did not start within ten seconds, or did not end in time.
     """
-    started: Future[tuple[Server, trio.lowlevel.TrioToken, trio.Event]] = Future()
+    started: Future[tuple[Server, trio.Event]] = Future()
     ended: Future[None] = Future()
 
     async def main() -> None:
         async with serve(config, grace=grace) as server:
             stop = trio.Event()
-            started.set_result((server, trio.lowlevel.current_trio_token(), stop))
+            started.set_result((server, stop))
             await stop.wait()
 
     def run() -> None:
@@ -53,11 +53,11 @@ def serve_in_thread(config: Config, *, grace: float = GRACE) -> Iterator[Server]
 
     thread = threading.Thread(target=run, name="triosfu", daemon=True)
     thread.start()
-    server, token, stop = started.result(timeout=START_TIMEOUT)
+    server, stop = started.result(timeout=START_TIMEOUT)
     try:
         yield server
     finally:
         if not ended.done():
-            token.run_sync_soon(stop.set)
+            server.trio_token.run_sync_soon(stop.set)
         ended.result(timeout=grace + STOP_MARGIN)
         thread.join(timeout=STOP_MARGIN)

@@ -106,6 +106,7 @@ class Participant:
         *,
         width: int = 640,
         height: int = 360,
+        rate: int = 20,
         codec: rtc.VideoCodec.ValueType | None = None,
         simulcast: bool = True,
     ) -> rtc.LocalTrackPublication:

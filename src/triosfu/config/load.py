@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from triosfu.config.model import Config
 from triosfu.config.refused import refuse
+from triosfu.config.values import parse_port_range
 from triosfu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def load_config(text: str = "", *, overrides: Mapping[str, Any] | None = None, d
     """
     raw = _parse(text, "config")
     _merge(raw, overrides or {})
-    _drop_empty(raw)
+    _drop_empty(raw, Config)
     development = development or raw.get("development") is True
     raw["development"] = raw.get("development", False) or development
     refuse(raw)
@@ -111,13 +113,14 @@ def _merge(raw: dict[str, Any], overrides: Mapping[str, Any]) -> None:
             raw[name] = dict(value) if isinstance(value, dict) else value
 
 
-def _drop_empty(section: dict[str, Any]) -> None:
-    """Take out keys without a value: a section whose lines are all commented out."""
-    for name, value in list(section.items()):
-        if value is None:
-            del section[name]
-        elif isinstance(value, dict):
-            _drop_empty(value)
+def _drop_empty(section: dict[str, Any], model: type) -> None:
+    """Take out known keys without a value, such as a section whose lines are all commented out."""
+    types = get_type_hints(model)
+    for field in fields(model):
+        if section.get(field.name, "") is None:
+            del section[field.name]
+        elif is_dataclass(types[field.name]) and isinstance(section.get(field.name), dict):
+            _drop_empty(section[field.name], types[field.name])
 
 
 def _read_key_file(raw: dict[str, Any]) -> None:
@@ -140,7 +143,10 @@ def _settle_rtc(raw: dict[str, Any]) -> None:
     if (first or last) and not rtc.get("udp_port"):
         if not first or not last:
             raise ConfigError(f"rtc.port_range_{'end' if first else 'start'}: is missing: a range has two ends")
-        rtc["udp_port"] = {"start": first, "end": last}
+        try:
+            rtc["udp_port"] = parse_port_range({"start": first, "end": last})
+        except ValueError as error:
+            raise ConfigError(f"rtc.port_range_start: {error}") from None
     if rtc.pop("use_external_ip", False) and not rtc.get("node_ip"):
         raise ConfigError("rtc.use_external_ip: no STUN server is asked for our address: set rtc.node_ip to it")
 
@@ -150,8 +156,10 @@ def _settle_addresses(raw: dict[str, Any], *, development: bool) -> None:
     given = raw.pop("bind_addresses", None) or ["localhost" if development else ""]
     if not isinstance(given, list | tuple):
         raise ConfigError("bind_addresses: must be a list of IP addresses")
-    addresses: list[object] = []
+    addresses: list[str] = []
     for name in given:
+        if not isinstance(name, str):
+            raise ConfigError("bind_addresses: must be a list of IP addresses")
         addresses += EVERYWHERE if name == "" else LOOPBACK if name == "localhost" else (name,)
     raw["bind_addresses"] = list(dict.fromkeys(addresses))
     if isinstance(raw["rtc"], dict) and (development or set(addresses) <= set(LOOPBACK)):

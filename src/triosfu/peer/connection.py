@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
 from triosfu.datachannel.core import ChannelClosed, ChannelMessage, ChannelOpened, DataChannels, Ended
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from triosfu.peer.state import PeerHandler
     from triosfu.sdp.negotiation import Changes, MediaPolicy
 
-MAX_REMOTE_CANDIDATES = 64  # that one client may add to a peer connection by trickle
+MAX_REMOTE_CANDIDATES = 64  # that one client may add to one ICE session of a peer connection
+
+log = structlog.get_logger(__name__)
 
 
 class PeerConnection:
@@ -95,7 +98,6 @@ class PeerConnection:
         self._again = False
         self._scope = trio.CancelScope()
         self._alarm = trio.CancelScope()
-        self._reason = ""
 
     def __repr__(self) -> str:
         return f"<PeerConnection {self.name} {self.state.value}>"
@@ -135,23 +137,31 @@ class PeerConnection:
         """
         if self.state is PeerState.CLOSED:
             return
-        now = trio.current_time()
-        self._reason = reason
         self.state = PeerState.CLOSED
+        self._scope.cancel()
         self.waiting.end(reason)
         self.ingress.wake = None
-        self.sender.close()
-        self._data.abort(reason, now)
-        for datagram in self._data.datagrams_to_send():
-            self._transport.send_data(datagram)
-        self._transport.close(reason)
-        self._mux.egress.flush()
-        channels, self._channels = self._channels, {}
-        for channel in channels.values():
-            channel.state = ChannelState.CLOSED
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            channel.over(ChannelState.CLOSED)
+        try:
+            self.sender.close()
+            self._data.abort(reason, trio.current_time())
+            for datagram in self._data.datagrams_to_send():
+                self._transport.send_data(datagram)
+        except Exception:  # a bug in a core must not keep the rest of it from being taken apart
+            log.exception("bug", peer=self.name, doing="close")
+            self.counters["bugs"] += 1
+        finally:
+            self._transport.close(reason)
+        for channel in channels:
             self._handler.peer_channel_closed(self, channel, reason)
-        self._scope.cancel()
         self._handler.peer_state_changed(self, PeerState.CLOSED, reason)
+
+    @property
+    def closed(self) -> bool:
+        """Whether this connection is over for good."""
+        return self.state is PeerState.CLOSED
 
     @property
     def round_trip_time(self) -> float:
@@ -170,8 +180,7 @@ class PeerConnection:
         changes = self.negotiation.accept_offer(sdp)
         now = trio.current_time()
         if changes.ice_restart:
-            self._transport.restart_ice(now)
-            self.negotiation.local = self._local_transport()
+            self._restart_ice(now)
         self._apply(changes, now)
         return changes
 
@@ -182,8 +191,7 @@ class PeerConnection:
     def create_offer(self, *, ice_restart: bool = False) -> str:
         """Return an offer of what this side wants to send; the client's answer goes to `accept_answer`."""
         if ice_restart:
-            self._transport.restart_ice(trio.current_time())
-            self.negotiation.local = self._local_transport()
+            self._restart_ice(trio.current_time())
         offer = self.negotiation.create_offer()
         self._drain(trio.current_time())
         return offer
@@ -213,6 +221,11 @@ class PeerConnection:
         """Our candidates as `candidate:…` lines."""
         return [str(candidate) for candidate in self._transport.ice.local_candidates]
 
+    def _restart_ice(self, now: float) -> None:
+        self._transport.restart_ice(now)
+        self._remote_candidates = 0
+        self.negotiation.local = self._local_transport()
+
     def _local_transport(self) -> LocalTransport:
         ice = self._transport.ice
         return LocalTransport(
@@ -227,6 +240,8 @@ class PeerConnection:
         remote = self.negotiation.remote
         if remote is None:
             raise UsageError("peer: a description was applied that names no transport")
+        if self.closed:
+            return
         client = bool(self.negotiation.dtls_client)
         self._transport.connect(
             remote=Credentials(remote.ufrag, remote.pwd),
@@ -237,6 +252,8 @@ class PeerConnection:
         )
         self._data.set_role(dtls_client=client, now=now)
         self._data.remote_max_message_size = remote.max_message_size
+        if self._transport.secured and self.negotiation.has_data:
+            self._data.connect(now)  # a section for data may come long after the transport is up
         for candidate in remote.candidates:
             self.add_remote_candidate(candidate)
         if self.state in {PeerState.NEW, PeerState.FAILED}:
@@ -245,6 +262,8 @@ class PeerConnection:
         for section in changes.ended:
             self._handler.peer_incoming_ended(self, section)
         for section in [*changes.added, *changes.changed]:
+            if self.closed:  # a handler may close us
+                return
             self._handler.peer_incoming_track(self, section)
         self._drain(now)
 
@@ -279,11 +298,24 @@ class PeerConnection:
         """Bytes of `channel` that were accepted and not yet acknowledged."""
         return self._data.buffered(channel.id) if self._channels.get(channel.id) is channel else 0
 
-    def send_message(self, channel: DataChannel, data: bytes, *, binary: bool) -> None:
-        """Queue one message on an open channel; use `DataChannel.send` or `send_nowait`."""
+    def send_message(self, channel: DataChannel, data: bytes, *, binary: bool) -> bool:
+        """Queue one message on an open channel; use `DataChannel.send` or `send_nowait`.
+
+        Returns False when the channel is over in the cores already, and the news of it not yet told.
+
+        Raises:
+            UsageError: The message is larger than the peer accepts.
+        """
+        limit = self._data.remote_max_message_size
+        if limit and len(data) > limit:
+            raise UsageError(f"peer: a message of {len(data)} bytes; the client takes {limit}")
         now = trio.current_time()
-        self._data.send(channel.id, data, binary=binary, now=now)
+        try:
+            self._data.send(channel.id, data, binary=binary, now=now)
+        except UsageError:
+            return False
         self._drain(now)
+        return True
 
     def close_channel(self, channel: DataChannel) -> None:
         """Close one channel; use `DataChannel.close`."""
@@ -359,8 +391,16 @@ class PeerConnection:
     # --- draining --------------------------------------------------------------------------------------------------
 
     def drain_soon(self) -> None:
-        """Drain because another peer connection asked something of our media, such as a keyframe."""
-        self._drain(trio.current_time())
+        """Drain because another peer connection asked something of our media, such as a keyframe.
+
+        Never raises: what is wrong with this connection is not the other one's business.
+        """
+        try:
+            self._drain(trio.current_time())
+        except Exception as error:
+            log.exception("bug", peer=self.name, doing="drain")
+            self.counters["bugs"] += 1
+            self.transport_failed(error)
 
     def _drain(self, now: float) -> None:
         # A handler may call back into this connection while its events are being told. The loop then goes round
@@ -397,7 +437,7 @@ class PeerConnection:
                     self._channel_opened(event)
                 case ChannelClosed(id=handle, reason=reason):
                     if channel := self._channels.pop(handle, None):
-                        channel.state = ChannelState.CLOSED
+                        channel.over(ChannelState.CLOSED)
                         self._handler.peer_channel_closed(self, channel, reason)
                 case Ended(reason=reason):
                     self.counters["associations_ended"] += 1

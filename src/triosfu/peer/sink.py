@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from triosfu.errors import MalformedPacket
+
 if TYPE_CHECKING:
     from triosfu.net.udp import Egress
     from triosfu.peer.transport import Transport
@@ -32,4 +34,9 @@ class TransportSink:
         if outbound is None or destination is None:
             self.dropped += 1
             return
-        self._egress.commit(offset, outbound.protect_in_place(self._pointer + offset, length), destination)
+        try:
+            size = outbound.protect_in_place(self._pointer + offset, length)
+        except MalformedPacket:  # libsrtp refuses it; whoever published it has no part in that
+            self.dropped += 1
+            return
+        self._egress.commit(offset, size, destination)

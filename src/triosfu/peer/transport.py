@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from triosfu.dtls.core import ApplicationData, Closed, Connected, DtlsConnection, Fingerprint, Role
-from triosfu.errors import MalformedPacket
+from triosfu.errors import MalformedPacket, PeerError
 from triosfu.ice.core import Credentials, IceAgent, IceState, SelectedPair, StateChanged, TupleValidated
 from triosfu.srtp.core import Inbound, Outbound
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from triosfu.peer.state import PeerSettings
     from triosfu.srtp.core import SrtpKeys
 
+WITHOUT_CONSENT = {IceState.CHECKING, IceState.FAILED}  # while no pair is selected (RFC 7675, section 5.1)
 MAX_DTLS_TRIES = 3  # handshakes against one ICE session; a mismatch may be an attacker's race (RFC 8827, section 6.5)
 
 
@@ -103,7 +104,15 @@ class Transport:
     def connect(
         self, *, remote: Credentials, lite: bool, role: Role, fingerprints: Sequence[Fingerprint], now: float
     ) -> None:
-        """Start towards the peer that a description names; known credentials start nothing again."""
+        """Start towards the peer that a description names; known credentials start nothing again.
+
+        Raises:
+            PeerError: The credentials are new ones, and neither side restarts ICE.
+        """
+        if self._closed:
+            return
+        if self.ice.remote not in {None, remote}:
+            raise PeerError("ice: new credentials without a restart")
         if self._dtls_role is None:
             self._dtls_role, self._fingerprints = role, tuple(fingerprints)
         if self.ice.remote != remote:
@@ -112,6 +121,8 @@ class Transport:
 
     def restart_ice(self, now: float) -> None:
         """Begin an ICE restart with fresh local credentials; the old pair carries on until a new one is chosen."""
+        if self._closed:
+            return
         self.ice.restart(Credentials.generate(self._rng), now)
         self._register_ufrags()
 
@@ -202,16 +213,19 @@ class Transport:
 
     def drain(self, now: float) -> bool:
         """Act on the cores' events and send what they have to send; True if there was an event."""
-        if self._closed:
-            return False
-        acted = self._drain_ice(now)
-        if self._dtls is not None:
+        acted = not self._closed and self._drain_ice(now)
+        if not self._closed and self._dtls is not None:
             acted |= self._drain_dtls(self._dtls, now)
         return acted
+
+    # The owner may close this transport while it is told of an event. The events behind that one are void then: a
+    # tuple bound for them would stay in the mux for ever.
 
     def _drain_ice(self, now: float) -> bool:
         events = self.ice.events()
         for event in events:
+            if self._closed:
+                return True
             match event:
                 case TupleValidated(local=local, remote=remote):
                     self._mux.bind(remote, self)
@@ -223,6 +237,8 @@ class Transport:
                     self._register_ufrags()
                     self._start_dtls(now)
                 case StateChanged(state=state):
+                    if self.ice.selected is None and state in WITHOUT_CONSENT:
+                        self.destination = None
                     self._owner.transport_ice_state(state)
         for transmit in self.ice.datagrams_to_send():
             self._mux.egress.send(transmit.data, self._destination(transmit.source, transmit.destination))
@@ -231,6 +247,8 @@ class Transport:
     def _drain_dtls(self, dtls: DtlsConnection, now: float) -> bool:
         events = dtls.events()
         for event in events:
+            if self._closed:
+                return True
             match event:
                 case Connected(srtp=keys):
                     self._secure(keys)
@@ -243,10 +261,12 @@ class Transport:
         return bool(events)
 
     def _flush_dtls(self, dtls: DtlsConnection) -> None:
-        if self.destination is None:
-            return
+        # Without a path there is nobody to send to; to keep datagrams for later would keep them without a bound.
         for datagram in dtls.datagrams_to_send():
-            self._mux.egress.send(datagram, self.destination)
+            if self.destination is None:
+                self.counters["dtls_unsent"] += 1
+            else:
+                self._mux.egress.send(datagram, self.destination)
 
     def _start_dtls(self, now: float) -> None:
         # Only here, behind an authenticated ICE check, does a DTLS instance come into being (P22).
@@ -299,10 +319,12 @@ class Transport:
         if self._closed:
             return
         self._closed = True
-        if self._dtls is not None:
-            self._dtls.close(reason)
-            self._flush_dtls(self._dtls)
-        self.ice.close()
         self._mux.remove(self)
-        self._inbound = self.outbound = None
-        self.destination = None
+        try:
+            if self._dtls is not None:
+                self._dtls.close(reason)
+                self._flush_dtls(self._dtls)
+            self.ice.close()
+        finally:
+            self._inbound = self.outbound = None
+            self.destination = None

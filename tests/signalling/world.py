@@ -285,11 +285,11 @@ class Transport:
 class DualClient:
     """A client with two peer connections, such as the Go SDK's: the client offers on one, the server on the other."""
 
-    def __init__(self, client: Client, nursery: trio.Nursery, mux: UdpMux) -> None:
+    def __init__(self, client: Client, nursery: trio.Nursery, muxes: tuple[UdpMux, UdpMux]) -> None:
         self.client = client
         self.publisher, self.subscriber = Transport("pub"), Transport("sub")
         rng = SystemRandom()  # two sessions of one identity must differ
-        for side, offerer in ((self.publisher, True), (self.subscriber, False)):
+        for side, offerer, mux in ((self.publisher, True, muxes[0]), (self.subscriber, False, muxes[1])):
             side.peer = PeerConnection(
                 name=side.label, mux=mux, certificate=certificate(), handler=side, policy=MediaPolicy(),
                 single=False, offerer=offerer, rng=rng,
@@ -334,9 +334,12 @@ async def dual(
     **grants: Any,  # noqa: ANN401  protobuf fields
 ) -> AsyncIterator[DualClient]:
     """A client that has joined, and whose subscriber side is up."""
-    async with UdpMux.open(["127.0.0.1"], 0) as mux, trio.open_nursery() as nursery:
+    # A port for each connection, as clients have it: a mux tells connections to one and the same server's address apart
+    # by their STUN only.
+    sockets = partial(UdpMux.open, ["127.0.0.1"], 0)
+    async with sockets() as one_mux, sockets() as other_mux, trio.open_nursery() as nursery:
         async with world.connect(identity, query=query, **grants) as client:
-            one = DualClient(client, nursery, mux)
+            one = DualClient(client, nursery, (one_mux, other_mux))
             one.join = await client.expect("join")
             await one.take_offer()
             await one.subscriber.until(lambda side: side.state is PeerState.CONNECTED)

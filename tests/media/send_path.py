@@ -58,6 +58,7 @@ class Path:
         seed: int = 1,
     ) -> None:
         self.now = 0.0
+        self.heard: list[RtcpPacket] = []
         self.video = mime.startswith("video")
         self.clock_rate = 90000 if self.video else 48000
         self.layers = layers
@@ -138,7 +139,9 @@ class Path:
             assert self.sender.next_timeout() > at
             told += self.told()
         self.now = until
-        return told + self.told()
+        told += self.told()
+        self.heard += told
+        return told
 
     def told(self) -> list[RtcpPacket]:
         compounds = self.ingress.rtcp_to_send() + self.sender.rtcp_to_send()

@@ -308,7 +308,7 @@ class Forwarder:
         selector, last = self.selector, self.last
         if not packet.keyframe:
             if last is None:
-                self.hunt.nudge(now, None)
+                self.hunt.nudge(packet.spatial, now)
             elif now - last.arrival > STALLED:
                 self.resync(now)
             return False
@@ -403,11 +403,12 @@ class Forwarder:
     def look(self, now: float) -> None:
         """Look again at what is wanted and what the publisher sends; ask for a keyframe if one is needed."""
         self.selector.retarget(self._receiver.available)
-        last = self.last
-        if last is not None and now - last.arrival < STALLED:
-            self.selector.current = last.spatial  # alive, whatever the receiver's statistics say
+        flowing = None
+        if self.last is not None and now - self.last.arrival < STALLED:
+            # It is alive, whatever the receiver's statistics say.
+            flowing = self.selector.current = self.last.spatial
         if self.hunting:
-            self.hunt.ask(now, None if last is None else last.spatial)
+            self.hunt.ask(now, flowing)
         else:
             self.hunt.end()
             self._refused_since = math.inf

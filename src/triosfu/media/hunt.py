@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from triosfu.media.send_reports import SendStats
 
 SHORTEST, LONGEST = 0.2, 1.0  # seconds from one request to the next
-IDLE_CHECK = 3.0  # seconds between looks at a publisher that sends nothing
+IDLE = 3.0  # seconds likewise, to a publisher that sends nothing
 OUTDATED = 2.0  # seconds for which a subscriber that lost the picture gets no resends of it, at most
 
 
@@ -38,21 +38,22 @@ class KeyframeHunt:
         self.outdated_until = now + OUTDATED
 
     def ask(self, now: float, flowing: int | None) -> None:
-        """Ask for a keyframe of the layer to get to, and of the `flowing` one if that one's picture is lost."""
-        if not self._receiver.available:
-            self.at = now + IDLE_CHECK
-            return
+        """Ask for a keyframe of the layer to get to, and of the one that is `flowing` if its picture is lost."""
         target = self._selector.target
         if flowing is not None and flowing != target and self.renewing:
             self._receiver.request_keyframe(flowing, now)
         self._receiver.request_keyframe(target, now)
         self._asked_at = now
-        self.at = now + self._spacing
+        self.at = now + (IDLE if flowing is None and not self._receiver.available else self._spacing)
 
-    def nudge(self, now: float, flowing: int | None) -> None:
-        """Packets come that cannot be used without a keyframe: ask, unless just done."""
-        if now - self._asked_at >= SHORTEST:
-            self.ask(now, flowing)
+    def nudge(self, layer: int, now: float) -> None:
+        """Packets of `layer` come, and cannot be used without a keyframe: ask, unless just done."""
+        if now - self._asked_at < SHORTEST:
+            return
+        self.ask(now, None)
+        if layer not in self._receiver.available and layer <= self._selector.maximum:
+            # It has only begun again: the receiver's statistics are slow to believe it.
+            self._receiver.request_keyframe(layer, now)
 
     def keep(self, now: float) -> None:
         """See to it that somebody asks again."""

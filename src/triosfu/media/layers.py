@@ -30,8 +30,9 @@ class SimulcastSelector:
             self.target = max(wanted)
         elif available:
             self.target = min(available)
-        if self.current not in available:
-            # It has dried up: whatever keyframe comes first is better than a frozen picture.
+        if available and self.current not in available:
+            # It has dried up: whatever keyframe comes first is better than a frozen picture. If all have, the publisher
+            # has nothing to send (a still screen), and may carry on without one.
             self.current = NO_LAYER
 
     def turns_to(self, layer: int) -> bool:

@@ -71,10 +71,13 @@ def test_layers_are_told_by_rid_and_stay_known_when_the_rid_stops_coming() -> No
 def test_a_renegotiation_that_adds_the_track_again_keeps_its_layers() -> None:
     ingress, receiver, recorder = with_simulcast()
     ingress.receive_rtp(labelled(1, 1001, "h"), 0.0)
+    stream = receiver.streams[1]
     ingress.remove_track(receiver)
     ingress.add_track(receiver, mid="0", rids=["q", "h", "f"], payload_types=VIDEO, extension_ids=EXTENSIONS)
-    ingress.receive_rtp(media(2, ssrc=1001), 0.1)
-    assert recorder.indexes == [0, 1]
+    ingress.receive_rtp(media(3, ssrc=1001), 0.1)
+    assert recorder.indexes == [0, 2]
+    assert receiver.streams == {1: stream}
+    assert ingress.counters["replaced"] == 0
 
 
 def test_another_receiver_for_the_section_gets_the_layers_that_were_named_before() -> None:
@@ -112,6 +115,13 @@ def test_layers_without_rids_are_told_by_their_ssrcs_in_order() -> None:
     for ssrc in (7, 5, 6):
         ingress.receive_rtp(media(1, ssrc=ssrc), 0.0)
     assert {spatial: stream.ssrc for spatial, stream in receiver.streams.items()} == {0: 5, 1: 6, 2: 7}
+
+
+def test_in_simulcast_the_rid_says_more_than_incomplete_ssrc_lines() -> None:
+    ingress, receiver = new_ingress(), new_video()
+    ingress.add_track(receiver, mid="0", rids=["q", "h"], ssrcs=[1001], payload_types=VIDEO, extension_ids=EXTENSIONS)
+    ingress.receive_rtp(labelled(1, 1001, "h"), 0.0)
+    assert list(receiver.streams) == [1]
 
 
 def test_tracks_are_told_by_mid_or_else_by_a_payload_type_that_only_one_has() -> None:
@@ -254,10 +264,10 @@ def test_the_round_trip_is_measured_by_the_publishers_answer_and_smoothed() -> N
     assert ingress.rtt == pytest.approx(0.07 * 0.25 + 0.03 * 0.75, abs=1e-4)
     for wrong in (
         DelaySinceLastRr(ours + 1, 100 << 16, 0),  # not ours
-        DelaySinceLastRr(ours, 0, 0),  # it never heard of us
         DelaySinceLastRr(ours, 200 << 16, 0),  # from the future
     ):
         ingress.receive_rtcp([Xr(1000, (Dlrr((wrong,)),))], 101.0)
+    ingress.receive_rtcp([Xr(1000, (Dlrr((DelaySinceLastRr(ours, 0, 0),)),))], 1.0)  # it has not heard of us yet
     assert ingress.rtt == pytest.approx(0.07 * 0.25 + 0.03 * 0.75, abs=1e-4)
 
 

@@ -53,6 +53,12 @@ def test_seven_loud_frames_of_twenty_are_no_speech_eight_are() -> None:
     assert heard.level(now) == pytest.approx(linear(20 - 20 * math.log10(0.4)) * 2 / 3)
 
 
+def test_a_quiet_window_ends_the_speech() -> None:
+    level = AudioLevel(48000)
+    now = talk(level, [20] * 41 + [90] * 20)
+    assert level.level(now) == 0
+
+
 def test_two_windows_without_a_packet_are_silence() -> None:
     level = AudioLevel(48000)
     now = talk(level, [10] * 101)

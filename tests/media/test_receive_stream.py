@@ -119,6 +119,15 @@ def test_a_retransmission_on_its_own_ssrc_fills_the_gap() -> None:
     assert (stream.recovered, stream.reception.received) == (1, 2)
 
 
+def test_padding_behind_a_retransmission_is_not_part_of_the_original() -> None:
+    ingress, _, recorder = with_video()
+    for sequence in (10, 12):
+        ingress.receive_rtp(media(sequence), 0.0)
+    padded = build_rtp(ssrc=2000, payload_type=97, sequence=1, timestamp=33_000, payload=b"\x00\x0b" + DELTA, padding=7)
+    ingress.receive_rtp(padded, 0.1)
+    assert recorder.packets[2].data == media(11)
+
+
 def test_a_filled_gap_is_not_asked_for_any_more() -> None:
     ingress, _, _ = with_video()
     ingress.receive_rtp(media(10, payload=KEYFRAME), 0.0)

@@ -86,6 +86,16 @@ def test_an_upper_layer_that_trickles_is_not_alive() -> None:
     assert not layer.tracker.active
 
 
+def test_good_cycles_count_only_in_a_row() -> None:
+    layer = Layer(UPPER_LAYER)
+    layer.run(2.0, every=0.02)
+    layer.run(2.0, every=0.2)
+    for _ in range(10):
+        layer.run(5.0, every=0.02)
+        layer.run(1.0, every=0.2)
+        assert not layer.tracker.active
+
+
 def test_the_bitrate_is_that_of_the_last_second() -> None:
     layer = Layer(BASE_LAYER)
     layer.run(3.05, every=0.01, size=500)

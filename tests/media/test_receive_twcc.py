@@ -18,6 +18,7 @@ def decoded(feedbacks: list[TransportFeedback]) -> tuple[dict[int, float], set[i
     for feedback in feedbacks:
         assert parse_compound(feedback.serialize()) == [feedback]
         assert len(feedback.serialize()) <= 1200
+        assert 0 <= feedback.received[0][1] < 256  # the reference time is the last one before the first packet
         arrivals.update(feedback.arrivals())
         covered |= {(feedback.base_sequence + step) & 0xFFFF for step in range(feedback.status_count)}
     return arrivals, covered - arrivals.keys()
@@ -120,6 +121,16 @@ def test_wild_numbers_neither_fail_nor_pile_up(numbers: list[int]) -> None:
             decoded(feedbacks)
             assert len(feedbacks) <= 110
     assert len(recorder._arrivals) <= 4000
+
+
+def test_what_does_not_fit_a_datagram_is_split() -> None:
+    recorder = TwccRecorder()
+    for number in range(0, 30_000, 20):
+        recorder.record(number, number / 100, marker=False)
+    feedbacks = recorder.build(1, 2, 300.0)
+    arrivals, _ = decoded(feedbacks)  # checks each one's size
+    assert len(arrivals) == 1500
+    assert len(feedbacks) == 10
 
 
 def test_a_duplicate_is_not_reported_twice() -> None:

@@ -64,6 +64,7 @@ def test_a_fresh_track_is_not_shut_before_ten_seconds() -> None:
     cast.wish("bob", "vp8", LOW, 0.0)
     cast.wish("bob", "vp8", LOW, 0.1)
     assert cast.forget("bob", 1.0) is None
+    assert cast.handle_timeout(6.0) is None
     assert cast.next_timeout() == 10.0
     assert told(cast.handle_timeout(10.0)) == {"vp8": OFF}
 

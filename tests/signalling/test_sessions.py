@@ -152,6 +152,17 @@ async def test_trap_21_mute_is_told_to_all_with_the_new_state() -> None:
         assert (await alice.client.expect("request_response")).reason == rtc.RequestResponse.NOT_FOUND
 
 
+async def test_an_administrator_mutes_but_does_not_unmute() -> None:
+    async with running() as world, dual(world, "alice") as alice:
+        sid = await publish(alice)
+        publications = world.participant("alice").publications
+        assert publications.mute_remotely(sid, muted=True)
+        assert (await alice.client.expect("mute")).muted
+        await alice.client.expect_participant("alice", lambda one: one.tracks and one.tracks[0].muted)
+        assert not publications.mute_remotely(sid, muted=False)
+        assert not publications.mute_remotely("TR_none", muted=True)
+
+
 async def test_trap_20_versions_rise_with_every_change() -> None:
     async with running() as world, dual(world, "alice") as alice, dual(world, "bob") as bob:
         sid = await publish(alice)

@@ -64,7 +64,17 @@ class Dynacast:
         if now < self._downgrade_at:
             return None
         self._downgrade_at = math.inf
-        return self._tell() if self._wanted() != self._told else None
+        wanted = self._wanted()
+        if wanted == self._told:
+            return None
+        if self._is_early(wanted, now):
+            self._downgrade_at = self._not_off_before
+            return None
+        return self._tell()
+
+    def _is_early(self, wanted: dict[str, int], now: float) -> bool:
+        """Whether `wanted` would shut a track that nobody had the time to subscribe to."""
+        return now < self._not_off_before and all(quality == OFF for quality in wanted.values())
 
     def _wanted(self) -> dict[str, int]:
         wanted = dict.fromkeys(self._codecs, OFF)
@@ -83,10 +93,7 @@ class Dynacast:
         if any(quality > self._told.get(codec, OFF) for codec, quality in wanted.items()):
             return self._tell()
         # Publishers start with every layer on, so the first OFF is a downgrade as well.
-        earliest = now + self._delay
-        if all(quality == OFF for quality in wanted.values()):
-            earliest = max(earliest, self._not_off_before)
-        self._downgrade_at = min(self._downgrade_at, earliest)
+        self._downgrade_at = min(self._downgrade_at, now + self._delay)
         return None
 
     def _tell(self) -> rtc.SignalResponse:

@@ -60,6 +60,8 @@ class Negotiator:
         try:
             self.answering = True
             peer.accept_offer(offer.sdp)
+            if owner.closed:
+                return  # what the offer brought has ended the session
             owner.publications.settle()  # sets how sections are to be answered
             sdp = peer.create_answer()
         except MalformedPacket as error:
@@ -149,6 +151,8 @@ class Negotiator:
             self._again = True  # a resumed session starts over
             return
         self._again = False
+        if not owner.shape.subscriber.negotiation.sections and not owner.shape.single:
+            return  # there has never been anything to offer
         if owner.shape.single:
             self._ask_for_offer()
         else:

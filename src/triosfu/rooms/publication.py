@@ -317,6 +317,14 @@ class Publications:
                 rtc.SignalResponse(request_response=rtc.RequestResponse(reason=RequestReason.NOT_FOUND, mute=request))
             )
 
+    def mute_remotely(self, sid: str, *, muted: bool) -> bool:
+        """Mute or unmute by an administrator's wish; False without such a track, or when unmuting is not allowed."""
+        publication = self.find(sid)
+        if publication is None or (not muted and publication.info.muted and not self._owner.settings.remote_unmute):
+            return False
+        self._owner.send(rtc.SignalResponse(mute=rtc.MuteTrackRequest(sid=sid, muted=muted)))
+        return self.set_muted(sid, muted=muted)
+
     def set_muted(self, sid: str, *, muted: bool) -> bool:
         """Mute or unmute and tell everybody; False when there is no such track."""
         publication = self.find(sid)

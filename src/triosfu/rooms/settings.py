@@ -63,7 +63,6 @@ class Times:
     join: float = 60.0
     attach: float = 10.0  # from the admission to the open WebSocket
     resume: float = 5.0
-    never_connected_grace: float = 0.0
     disconnected: float = 5.0  # after the transport went silent, before the client is asked to resume
     negotiation: float = 15.0
     debounce_fast: float = 0.010
@@ -74,7 +73,6 @@ class Times:
     quality: float = 5.0
     refresh_token: float = 300.0
     track_not_found: float = 60.0
-    codec_unsupported: float = 15.0
     dynacast_downgrade: float = 5.0
     dynacast_first_off: float = 10.0
     recently_left: float = 60.0

@@ -234,6 +234,16 @@ def test_one_offer_at_a_time_and_a_rollback_forgets_it() -> None:
     round_with(server, client)
 
 
+def test_a_section_of_an_offer_without_an_answer_counts_as_seen() -> None:
+    server = negotiation()
+    first = sender("audio", 1)
+    server.add_sender(first)
+    server.create_offer()
+    server.rollback()
+    server.remove_sender(first)
+    assert server.add_sender(sender("audio", 2)) is server.sections[1]
+
+
 def test_a_new_local_transport_restarts_ice_and_the_role_stays() -> None:
     server, client = negotiation(), negotiation()
     server.enable_data()

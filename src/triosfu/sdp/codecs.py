@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from triosfu.errors import MalformedPacket
@@ -12,8 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 MAX_FEEDBACK = 32  # `rtcp-fb` lines kept for one codec
-MAX_FMTP = 1024  # characters of one codec's parameters
+MAX_FMTP = 512  # characters of one codec's parameters
+CACHED = 64  # results kept of a pure function: a browser writes the same codecs in a hundred sections
 
+OPUS, RED = "audio/opus", "audio/red"
+H264, VP9, AV1 = "video/H264", "video/VP9", "video/AV1"
 CANONICAL = {
     mime.lower(): mime
     for mime in (
@@ -49,6 +53,10 @@ class Codec:
     fmtp: str = ""
     rtx_payload_type: int | None = None
     feedback: tuple[str, ...] = ()  # "nack pli"
+
+    def __hash__(self) -> int:
+        """Enough to tell codecs apart, and quick: whole lists of codecs are keys of the caches around here."""
+        return hash((self.mime, self.payload_type))
 
     @property
     def name(self) -> str:
@@ -141,9 +149,10 @@ def payload_types(codecs: Iterable[Codec]) -> list[int]:
     return order
 
 
-def write_codecs(codecs: Iterable[Codec]) -> list[str]:
+@lru_cache(maxsize=CACHED)
+def write_codecs(codecs: tuple[Codec, ...]) -> tuple[str, ...]:
     """The `a=` lines that `read_codecs` reads back, without the `a=`."""
-    lines = []
+    lines: list[str] = []
     for codec in codecs:
         payload = codec.payload_type
         channels = f"/{codec.channels}" if codec.channels != 1 else ""
@@ -154,11 +163,16 @@ def write_codecs(codecs: Iterable[Codec]) -> list[str]:
         if codec.rtx_payload_type is not None:
             lines.append(f"rtpmap:{codec.rtx_payload_type} rtx/{codec.clock_rate}")
             lines.append(f"fmtp:{codec.rtx_payload_type} apt={payload}")
-    return lines
+    return tuple(lines)
 
 
 def h264_rank(codec: Codec) -> tuple[int, int, int]:
-    """How widely this form of H.264 is decoded: constrained baseline in mode 1 sorts first (RFC 6184, section 8.1)."""
+    """How widely this form of H.264 is decoded: constrained baseline in mode 1 sorts first (RFC 6184, section 8.1).
+
+    Other codecs have no rank among their forms.
+    """
+    if codec.mime != H264:
+        return 0, 0, 0
     values = parameters(codec.fmtp)
     profile = values.get("profile-level-id", "42000a").lower()
     family = {"42": 0, "4d": 1}.get(profile[:2], 2)
@@ -173,18 +187,16 @@ def best_match(candidates: Sequence[Codec], mime: str, fmtp: str | None = None) 
     same = [codec for codec in candidates if codec.mime.lower() == mime.lower()]
     if not same:
         return None
-    return min(
-        same, key=lambda codec: (_distance(codec, fmtp), h264_rank(codec) if codec.name == "H264" else (0, 0, 0))
-    )
+    return min(same, key=lambda codec: (_distance(codec, fmtp), h264_rank(codec)))
 
 
 def _distance(codec: Codec, fmtp: str | None) -> tuple[int, int]:
     """How far the entry's profile is from the stream's; without a stream's, from the profile all decoders have."""
     theirs = parameters(codec.fmtp)
-    if codec.name in {"VP9", "AV1"}:
-        key = "profile-id" if codec.name == "VP9" else "profile"
+    if codec.mime in {VP9, AV1}:
+        key = "profile-id" if codec.mime == VP9 else "profile"
         return int(theirs.get(key, "0") != parameters(fmtp or "").get(key, "0")), 0
-    if codec.name != "H264" or not fmtp:
+    if codec.mime != H264 or not fmtp:
         return 0, 0
     ours = parameters(fmtp)
     mode = int(theirs.get("packetization-mode", "0") != ours.get("packetization-mode", "0"))

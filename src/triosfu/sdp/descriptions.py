@@ -65,17 +65,22 @@ class Writer:
         if section.kind == "application":
             return self._data(section.mid, first=first)
         sender = None if section.rejected else section.outgoing
-        codecs = offered_codecs(section.kind, self.policy, sender)
+        codecs = offered_codecs(
+            section.kind,
+            self.policy,
+            red=sender is not None and sender.has_red,
+            stereo=sender is not None and sender.stereo,
+        )
         if section.rejected:
             return MediaDescription(
-                kind=section.kind, port=0, mid=section.mid, direction=Direction.INACTIVE, codecs=tuple(codecs)
+                kind=section.kind, port=0, mid=section.mid, direction=Direction.INACTIVE, codecs=codecs
             )
         allowed = forwarded_extensions(section.kind, self.policy)
         return MediaDescription(
             kind=section.kind,
             mid=section.mid,
             direction=Direction.SENDONLY if sender is not None else Direction.INACTIVE,
-            codecs=tuple(codecs),
+            codecs=codecs,
             extensions=tuple(Extension(number, uri) for uri, number in OFFERED_IDS.items() if uri in allowed),
             rtcp_mux=True,
             rtcp_rsize=True,
@@ -93,7 +98,7 @@ class Writer:
             protocol=media.protocol,
             mid=section.mid,
             direction=Direction.RECVONLY,
-            codecs=tuple(codecs),
+            codecs=codecs,
             extensions=tuple(answered_extensions(media.extensions, allowed, Direction.RECVONLY)),
             rids=tuple(Rid(name, "recv") for name in rids),
             simulcast=Simulcast(recv=rids) if rids and media.simulcast else None,
@@ -105,7 +110,13 @@ class Writer:
     def _sending(self, section: Section, media: MediaDescription, *, first: bool) -> MediaDescription:
         """A section in which the client receives, or nobody sends (yet)."""
         sender = section.outgoing if media.direction.receives else None
-        codecs = forwarded_codecs(media.codecs, media.kind, self.policy, section.outgoing)
+        codecs = forwarded_codecs(
+            media.codecs,
+            media.kind,
+            self.policy,
+            red=sender is not None and sender.has_red,
+            stereo=sender is not None and sender.stereo,
+        )
         allowed = forwarded_extensions(media.kind, self.policy)
         if self.single:
             # libwebrtc offers a new section only the extensions that earlier sections of its kind have kept: without
@@ -117,7 +128,7 @@ class Writer:
             protocol=media.protocol,
             mid=section.mid,
             direction=Direction.SENDONLY if sender is not None else Direction.INACTIVE,
-            codecs=tuple(codecs),
+            codecs=codecs,
             extensions=tuple(extensions),
             rtcp_mux=True,
             rtcp_rsize=media.rtcp_rsize,

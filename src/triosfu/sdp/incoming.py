@@ -30,7 +30,7 @@ def read_incoming(
     return Incoming(
         track_id=track,
         stream_id=stream,
-        codecs=codecs,
+        codecs=list(codecs),
         extensions={extension.id: extension.uri for extension in extensions},
         rids=_rids(media),
         ssrcs=_ssrcs(media, fid),

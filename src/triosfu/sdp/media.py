@@ -23,9 +23,6 @@ RTP_PROTOCOL = "UDP/TLS/RTP/SAVPF"
 SCTP_PROTOCOL = "UDP/DTLS/SCTP"
 DATA_CHANNEL = "webrtc-datachannel"
 
-Memo = dict[tuple[object, ...], tuple[Codec, ...]]
-"""Codec blocks already read in this description: browsers repeat the same hundred lines in every section."""
-
 
 @dataclass(frozen=True, slots=True)
 class IceCredentials:
@@ -97,7 +94,7 @@ class MediaDescription:
             raise MalformedPacket("sdp: media line is not well-formed")
         codecs: tuple[Codec, ...] = ()
         if "RTP/" in protocol and kind in {"audio", "video"}:
-            codecs = _codecs(kind, formats, attributes, memo)
+            codecs = memo.codecs(kind, formats, attributes)
         mid = last(attributes, "mid")
         sctp_port, max_message_size = _sctp(kind, protocol, formats, attributes)
         return cls(
@@ -108,7 +105,7 @@ class MediaDescription:
             mid=None if mid is None else token(mid, "mid"),
             direction=Direction.SENDRECV if kind == "application" else _direction(attributes, session),
             codecs=codecs,
-            extensions=read_extensions([*session.get("extmap", []), *attributes.get("extmap", [])]),
+            extensions=memo.extensions([*session.get("extmap", []), *attributes.get("extmap", [])]),
             msids=read_msids(attributes),
             ssrcs=read_ssrcs(attributes),
             ssrc_groups=SsrcGroup.read(attributes),
@@ -118,7 +115,7 @@ class MediaDescription:
             trickle="trickle" in (last(attributes, "ice-options") or last(session, "ice-options") or "").split(),
             candidates=_candidates(attributes),
             end_of_candidates="end-of-candidates" in attributes or "end-of-candidates" in session,
-            fingerprints=_fingerprints(attributes) or _fingerprints(session),
+            fingerprints=memo.fingerprints(attributes) or memo.fingerprints(session),
             setup=_setup(attributes) or _setup(session),
             rtcp_mux="rtcp-mux" in attributes,
             rtcp_rsize="rtcp-rsize" in attributes,
@@ -174,12 +171,38 @@ class MediaDescription:
         return values
 
 
-def _codecs(kind: str, formats: Sequence[str], attributes: Attributes, memo: Memo) -> tuple[Codec, ...]:
-    parts = [attributes.get(name, []) for name in ("rtpmap", "fmtp", "rtcp-fb")]
-    key = (kind, tuple(formats), *map(tuple, parts))
-    if key not in memo:
-        memo[key] = read_codecs(kind, formats, *parts)
-    return memo[key]
+class Memo:
+    """Lines that one description repeats in section after section, read once: codecs, extensions, fingerprints."""
+
+    __slots__ = ("_codecs", "_extensions", "_fingerprints")
+
+    def __init__(self) -> None:
+        self._codecs: dict[tuple[object, ...], tuple[Codec, ...]] = {}
+        self._extensions: dict[tuple[str, ...], tuple[Extension, ...]] = {}
+        self._fingerprints: dict[str, Fingerprint] = {}
+
+    def codecs(self, kind: str, formats: Sequence[str], attributes: Attributes) -> tuple[Codec, ...]:
+        """As `read_codecs`."""
+        parts = [attributes.get(name, []) for name in ("rtpmap", "fmtp", "rtcp-fb")]
+        key = (kind, tuple(formats), *map(tuple, parts))
+        if key not in self._codecs:
+            self._codecs[key] = read_codecs(kind, formats, *parts)
+        return self._codecs[key]
+
+    def extensions(self, values: Sequence[str]) -> tuple[Extension, ...]:
+        """As `read_extensions`."""
+        key = tuple(values)
+        if key not in self._extensions:
+            self._extensions[key] = read_extensions(values)
+        return self._extensions[key]
+
+    def fingerprints(self, attributes: Attributes) -> tuple[Fingerprint, ...]:
+        """Every `fingerprint` line, each digest once."""
+        values = attributes.get("fingerprint", [])[:MAX_FINGERPRINTS]
+        for value in values:
+            if value not in self._fingerprints:
+                self._fingerprints[value] = Fingerprint.parse(value)
+        return tuple(dict.fromkeys(self._fingerprints[value] for value in values))
 
 
 def _direction(attributes: Attributes, session: Attributes) -> Direction:
@@ -197,11 +220,6 @@ def _ice(attributes: Attributes) -> IceCredentials | None:
     if ufrag is None or pwd is None:
         raise MalformedPacket("sdp: ice-ufrag and ice-pwd come together")
     return IceCredentials(token(ufrag, "ice-ufrag"), token(pwd, "ice-pwd"))
-
-
-def _fingerprints(attributes: Attributes) -> tuple[Fingerprint, ...]:
-    values = attributes.get("fingerprint", [])[:MAX_FINGERPRINTS]
-    return tuple(dict.fromkeys(Fingerprint.parse(value) for value in values))
 
 
 def _setup(attributes: Attributes) -> Setup | None:

@@ -322,7 +322,7 @@ class Negotiation:
         """Whether anything in the section could be used, now or once its direction changes."""
         if media.kind not in {"audio", "video"}:
             return media.is_data
-        return sends or bool(forwarded_codecs(media.codecs, media.kind, self.policy, None))
+        return sends or bool(forwarded_codecs(media.codecs, media.kind, self.policy))
 
     def _place_waiting(self, changes: Changes, displaced: list[Sender]) -> None:
         """Bind waiting senders to vacant sections; give up on those that no section can carry."""
@@ -352,9 +352,12 @@ class Negotiation:
         ]
 
     def _fits(self, sender: Sender, section: Section) -> bool:
-        return section.remote is not None and bool(
-            choose(sender, forwarded_codecs(section.remote.codecs, section.kind, self.policy, sender))
-        )
+        return section.remote is not None and bool(self._codecs(sender, section.remote))
+
+    def _codecs(self, sender: Sender, media: MediaDescription) -> list[Codec]:
+        """How `sender` would travel in a section that the client describes so."""
+        codecs = forwarded_codecs(media.codecs, media.kind, self.policy, red=sender.has_red, stereo=sender.stereo)
+        return choose(sender, codecs)
 
     def _occupy(self, section: Section, sender: Sender) -> None:
         section.outgoing = sender
@@ -365,9 +368,8 @@ class Negotiation:
         media = section.remote
         if media is None:
             return
-        codecs = []
-        if not section.rejected and media.direction.receives:
-            codecs = choose(sender, forwarded_codecs(media.codecs, media.kind, self.policy, sender))
+        usable = not section.rejected and media.direction.receives
+        codecs = self._codecs(sender, media) if usable else []
         allowed = forwarded_extensions(section.kind, self.policy)
         extensions = {item.uri: item.id for item in answered_extensions(media.extensions, allowed, Direction.SENDONLY)}
         if (codecs, extensions, not codecs) != (sender.negotiated, sender.extensions, sender.refused):

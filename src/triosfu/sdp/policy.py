@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from triosfu.sdp import extmap
-from triosfu.sdp.codecs import Codec, best_match, h264_rank, parameters, with_parameter
+from triosfu.sdp.codecs import CACHED, H264, OPUS, RED, VP9, Codec, best_match, h264_rank, parameters, with_parameter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +27,6 @@ DEFAULT_MIMES = (
     "video/AV1",
     "video/H265",
 )
-OPUS, RED = "audio/opus", "audio/red"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,27 +100,24 @@ PUBLISHED_FEEDBACK = {
 }
 
 
+@lru_cache(maxsize=CACHED)
 def published_codecs(
-    offered: Iterable[Codec], kind: str, policy: MediaPolicy, preferences: AnswerPreferences, *, single: bool
-) -> list[Codec]:
+    offered: tuple[Codec, ...], kind: str, policy: MediaPolicy, preferences: AnswerPreferences, *, single: bool
+) -> tuple[Codec, ...]:
     """The codecs of an answer to a section in which the client sends, the one that it should use first."""
     feedback = PUBLISHED_FEEDBACK[kind] | ({"goog-remb"} if single and kind == "video" else frozenset())
     codecs = [_with_feedback(codec, feedback) for codec in offered if _is_enabled(codec, policy.receive)]
-    preferred = (preferences.mime or "").lower()
-    chosen = sorted((codec for codec in codecs if codec.mime.lower() == preferred), key=_spread)
     if kind == "audio":
         codecs = [_publish_opus(codec, preferences) if codec.mime == OPUS else codec for codec in codecs]
         return _order_red(codecs, preferences)
+    preferred = (preferences.mime or "").lower()
+    chosen = sorted((codec for codec in codecs if codec.mime.lower() == preferred), key=h264_rank)
     if chosen and policy.only_preferred:
-        return chosen
+        return tuple(chosen)
     others = [codec for codec in codecs if codec not in chosen]
     # A client encodes with the first form of H.264 that it reads: let it be the one that all can decode.
-    forms = iter(sorted((codec for codec in others if codec.name == "H264"), key=h264_rank))
-    return chosen + [next(forms) if codec.name == "H264" else codec for codec in others]
-
-
-def _spread(codec: Codec) -> tuple[int, int, int]:
-    return h264_rank(codec) if codec.name == "H264" else (0, 0, 0)
+    forms = iter(sorted((codec for codec in others if codec.mime == H264), key=h264_rank))
+    return (*chosen, *(next(forms) if codec.mime == H264 else codec for codec in others))
 
 
 def _publish_opus(codec: Codec, preferences: AnswerPreferences) -> Codec:
@@ -132,14 +129,14 @@ def _publish_opus(codec: Codec, preferences: AnswerPreferences) -> Codec:
     return replace(codec, fmtp=fmtp)
 
 
-def _order_red(codecs: list[Codec], preferences: AnswerPreferences) -> list[Codec]:
+def _order_red(codecs: list[Codec], preferences: AnswerPreferences) -> tuple[Codec, ...]:
     """Preferred codec first; RED, which wraps Opus, before all when wanted and nowhere when refused."""
     mime = (preferences.mime or "").lower()
     if preferences.red is False:
         codecs = [codec for codec in codecs if codec.mime != RED]
     first = [RED, OPUS] if preferences.red and mime in {"", RED, OPUS} else [mime]
     rank = {wanted: at for at, wanted in enumerate(first)}
-    return sorted(codecs, key=lambda codec: rank.get(codec.mime.lower(), len(rank)))
+    return tuple(sorted(codecs, key=lambda codec: rank.get(codec.mime.lower(), len(rank))))
 
 
 # --- codecs that we send -----------------------------------------------------------------------------------
@@ -163,23 +160,33 @@ OFFERED_VIDEO = (
 )
 
 
-def offered_codecs(kind: str, policy: MediaPolicy, sender: Sender | None) -> list[Codec]:
-    """The codecs of a section in an offer of ours; all enabled ones, whatever `sender` has."""
+@lru_cache(maxsize=CACHED)
+def offered_codecs(kind: str, policy: MediaPolicy, *, red: bool, stereo: bool) -> tuple[Codec, ...]:
+    """The codecs of a section in an offer of ours: all enabled ones, whatever the track is sent as.
+
+    `red`: the track has redundancy, which makes NACK of its audio pointless.
+    """
     if kind == "audio":
-        codecs = [codec for codec in OFFERED_AUDIO if _is_enabled(codec, policy.send)]
-        return [_forward_opus(codec, sender) if codec.mime == OPUS else codec for codec in codecs]
-    feedback = (*(("transport-cc",) if policy.transport_cc else ("goog-remb",)), "ccm fir", "nack", "nack pli")
-    return [replace(codec, feedback=feedback) for codec in OFFERED_VIDEO if _is_enabled(codec, policy.send)]
+        enabled = [codec for codec in OFFERED_AUDIO if _is_enabled(codec, policy.send)]
+        opus = () if red else ("nack",)
+        return tuple(
+            _stereo(replace(codec, feedback=opus), stereo=stereo) if codec.mime == OPUS else codec for codec in enabled
+        )
+    feedback = ("transport-cc" if policy.transport_cc else "goog-remb", "ccm fir", "nack", "nack pli")
+    return tuple(replace(codec, feedback=feedback) for codec in OFFERED_VIDEO if _is_enabled(codec, policy.send))
 
 
-def forwarded_codecs(offered: Iterable[Codec], kind: str, policy: MediaPolicy, sender: Sender | None) -> list[Codec]:
+@lru_cache(maxsize=CACHED)
+def forwarded_codecs(
+    offered: tuple[Codec, ...], kind: str, policy: MediaPolicy, *, red: bool = False, stereo: bool = False
+) -> tuple[Codec, ...]:
     """The codecs of an answer to a section in which the client receives: its own payload types, in its order."""
     feedback = {"ccm fir", "nack", "nack pli", "transport-cc" if policy.transport_cc else "goog-remb"}
     if kind == "audio":
-        feedback = set() if sender is not None and _wants_red(sender) else {"nack"}
+        feedback = set() if red else {"nack"}
     codecs = [_with_feedback(codec, feedback) for codec in offered if _is_enabled(codec, policy.send)]
-    decodable = [codec for codec in codecs if codec.name != "H264" or h264_rank(codec)[0] < 2]
-    return [_stereo(codec, sender) if codec.mime == OPUS else codec for codec in decodable]
+    decodable = [codec for codec in codecs if h264_rank(codec)[0] < 2]
+    return tuple(_stereo(codec, stereo=stereo) if codec.mime == OPUS else codec for codec in decodable)
 
 
 def choose(wanted: Sender, negotiated: Sequence[Codec]) -> list[Codec]:
@@ -189,27 +196,17 @@ def choose(wanted: Sender, negotiated: Sequence[Codec]) -> list[Codec]:
     return [codec for codec in found if codec is not None]
 
 
-def _forward_opus(codec: Codec, sender: Sender | None) -> Codec:
-    feedback = () if sender is not None and _wants_red(sender) else ("nack",)
-    return _stereo(replace(codec, feedback=feedback), sender)
-
-
-def _stereo(codec: Codec, sender: Sender | None) -> Codec:
-    if sender is None or not sender.stereo:
-        return codec
-    return replace(codec, fmtp=with_parameter(codec.fmtp, "sprop-stereo", "1"))
-
-
-def _wants_red(sender: Sender) -> bool:
-    return any(mime.lower() == RED for mime in sender.codecs)
+def _stereo(codec: Codec, *, stereo: bool) -> Codec:
+    return replace(codec, fmtp=with_parameter(codec.fmtp, "sprop-stereo", "1")) if stereo else codec
 
 
 def _is_enabled(codec: Codec, mimes: Iterable[str]) -> bool:
     """Whether the codec may be used at all; of VP9 only the 8-bit profiles, which are those that are forwarded."""
-    if codec.name == "VP9" and parameters(codec.fmtp).get("profile-id", "0") not in {"0", "1"}:
+    if codec.mime == VP9 and parameters(codec.fmtp).get("profile-id", "0") not in {"0", "1"}:
         return False
     return codec.mime in mimes
 
 
 def _with_feedback(codec: Codec, allowed: Iterable[str]) -> Codec:
-    return replace(codec, feedback=tuple(kind for kind in codec.feedback if kind in allowed))
+    feedback = tuple(kind for kind in codec.feedback if kind in allowed)
+    return codec if feedback == codec.feedback else replace(codec, feedback=feedback)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from triosfu.sdp.codecs import RED
 from triosfu.sdp.directions import Direction
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Sender:
     negotiated: list[Codec] = field(default_factory=list)  # one for each codec that both have, in the wanted order
     extensions: dict[str, int] = field(default_factory=dict)  # id by URI
     refused: bool = False  # the client has answered, and takes none of our codecs
+
+    @property
+    def has_red(self) -> bool:
+        """Whether the publisher sends redundant audio."""
+        return any(mime.lower() == RED for mime in self.codecs)
 
     def reset(self) -> None:
         """Forget what was negotiated."""

@@ -32,7 +32,7 @@ class SessionDescription:
         """Read a description; anything else is a MalformedPacket."""
         origin, session, blocks = _split(text)
         _, session_id, session_version, *_ = words(origin, "origin", 3)
-        memo: Memo = {}
+        memo = Memo()
         media = tuple(MediaDescription.parse(line, attributes, session, memo) for line, attributes in blocks)
         mids = [section.mid for section in media if section.mid is not None]
         if len(set(mids)) != len(mids):
@@ -76,15 +76,18 @@ def _split(text: str) -> tuple[str, Attributes, list[_Block]]:
         text.encode()
     except UnicodeEncodeError:
         raise MalformedPacket("sdp: not text") from None
-    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
+    text = text.replace("\r\n", "\n").rstrip("\n")
+    lines = text.split("\n")
     if lines[0] != "v=0":
         raise MalformedPacket("sdp: does not begin with v=0")
+    if "\r" in text or "\0" in text or max(map(len, lines)) > MAX_LINE:
+        raise MalformedPacket("sdp: a line is too long or not printable")
     origin = ""
     session: Attributes = {}
     blocks: list[_Block] = []
     attributes = session
     for line in lines:
-        if len(line) > MAX_LINE or line[1:2] != "=" or "\r" in line or "\0" in line:
+        if line[1:2] != "=":
             raise MalformedPacket("sdp: a line is not <letter>=<value>")
         letter = line[0]
         if letter == "a":

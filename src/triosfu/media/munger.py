@@ -34,6 +34,7 @@ class Shifts:
     # Whether any of the last four is not zero: the payload or an extension must be changed.
     renumbers: bool = False
     temporal: int = 7  # the highest temporal layer that passes meanwhile
+    end_out: int | None = None  # the first sequence number not given out under these; None for the current ones
 
     @property
     def first_out(self) -> int:
@@ -82,7 +83,7 @@ class Munger:
         out = self.next_out
         shifts = Shifts(source, index, out - index, timestamp_shift)
         self.next_index = index
-        self._begin(shifts)
+        self._begin(shifts, out)
         return shifts
 
     def stop(self) -> None:
@@ -101,7 +102,7 @@ class Munger:
             current.sequence -= 1
         else:
             current = current.from_index(index + 1, current.sequence - 1)
-            self._begin(current)
+            self._begin(current, current.first_out)
         if picture:
             current.picture += picture
             current.renumbers = True
@@ -110,25 +111,24 @@ class Munger:
         """Note that from the packet `index` on, in order, temporal layers up to `temporal` pass."""
         limited = self.current.from_index(index, self.current.sequence)
         limited.temporal = temporal
-        self._begin(limited)
+        self._begin(limited, limited.first_out)
 
     def insert(self) -> int:
         """Make room for one packet of the server's own; its extended sequence number."""
         out = self.next_out
-        self._begin(self.current.from_index(self.next_index, self.current.sequence + 1))
+        self._begin(self.current.from_index(self.next_index, self.current.sequence + 1), out)
         return out
 
     def late(self, source: int, index: int) -> Shifts | None:
         """The shifts that held when the packet `index` of `source` was due; None if it has no place any more."""
-        end = self.next_out
-        oldest = end - self.history
+        next_out = self.next_out
         for shifts in reversed(self._past):
             if shifts.source != source:
                 return None
             if shifts.first_index <= index:
-                # A number that the next shifts begin with belongs to another packet: this one was taken out.
-                return shifts if oldest <= index + shifts.sequence < end else None
-            end = shifts.first_out
+                # At the end or behind it the number belongs to another packet: this one was taken out.
+                end = next_out if shifts.end_out is None else shifts.end_out
+                return shifts if next_out - self.history <= index + shifts.sequence < end else None
         return None
 
     def sent(self, out: int) -> Shifts | None:
@@ -143,10 +143,12 @@ class Munger:
         newest = self.next_out - 1
         return newest - ((newest - sequence) & 0xFFFF)
 
-    def _begin(self, shifts: Shifts) -> None:
-        """Make `shifts` the current ones; forget what no packet in the history was sent under."""
+    def _begin(self, shifts: Shifts, end_out: int) -> None:
+        """Make `shifts` the current ones, the former end at `end_out`; forget what is older than the history."""
         self.current = shifts
         past = self._past
+        if past:
+            past[-1].end_out = end_out
         if past and past[-1].first_out == shifts.first_out:
             past[-1] = shifts  # nothing was sent under it
         else:

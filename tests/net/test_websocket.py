@@ -281,6 +281,26 @@ async def test_a_write_that_takes_too_long_ends_the_connection(autojump_clock: M
         assert client.server.counters["handler_errors"] == 0
 
 
+async def test_nothing_follows_a_frame_that_was_cut_short(autojump_clock: MockClock) -> None:
+    async def session(socket: WebSocket) -> None:
+        await wait_all_tasks_blocked()
+        socket.send_nowait("a" * 100_000)
+        with pytest.raises(WebSocketClosed):
+            await socket.receive()
+
+    async with trio.open_nursery() as nursery:
+        client = Raw(nursery, session, lockstep=True)
+        await client.upgrade()
+        cut = await client.stream.receive_some(1000)
+        await client.stream.send_all(masked(Opcode.PING, b"b"))
+        await trio.sleep(10.1)  # longer than a write may take, and not as long as the goodbye after it
+        while data := await client.stream.receive_some():
+            cut += data
+        assert set(cut[10:]) == set(b"a")
+        assert client.server.counters["connection_failed"] == 0  # as such a stream calls a second write
+        await client.served.wait()
+
+
 async def test_a_flood_of_pings_from_one_who_reads_no_pongs_is_bounded(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         client = Raw(nursery, echo, WebSocketLimits(message=1000, queue_bytes=1000), lockstep=True)

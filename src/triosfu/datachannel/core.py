@@ -156,7 +156,7 @@ class DataChannels:
         if channel.stream_id is None:
             self._forget(channel, "closed")
             return
-        self._arm(channel, now + self._close_timeout)
+        self._arm(channel, min(channel.deadline, now + self._close_timeout))  # an open that is closed keeps its bound
         self._reset(channel, now)
         self._collect(now)
 

@@ -24,8 +24,9 @@ from triosfu.sctp.rto import RetransmissionTimeout
 from triosfu.sctp.sendqueue import OutMessage
 from triosfu.sctp.serial import TSN_MASK
 from triosfu.sctp.settings import Settings
-from triosfu.sctp.state import MAY_RECEIVE_DATA, MAY_SEND_DATA, OPENING, TRANSITIONS, On, State
+from triosfu.sctp.state import DRAINING, MAY_RECEIVE_DATA, MAY_SEND_DATA, OPENING, TRANSITIONS, On, State
 from triosfu.sctp.timers import Timer, Timers
+from triosfu.sctp.transmission import Transmission
 from triosfu.sctp.wire import (
     COMMON_HEADER,
     PACKET_HEADER_SIZE,
@@ -97,32 +98,39 @@ class Association:
         self._events: list[Event] = []
         self.dropped: Counter[str] = Counter()
         self._packer = Packer(ports=self._ports, unit=self._unit)
-        self._handshake = Handshake(rng=rng, settings=settings, initial_tsn=initial_tsn)
-        self._cookie_echo = b""
-        self._attempts = 0  # of T1
-        self._stale_cookies = 0
-        self._init_sent_at = now
-        self._begin()
-
-    def _begin(self) -> None:
-        """Set up all that belongs to one association: at first, after a restart, and empty at the end."""
-        settings = self._settings
         self._timers = Timers()
         self._rto = RetransmissionTimeout(
             initial=settings.rto_initial, minimum=settings.rto_min, maximum=settings.rto_max
         )
+        self._handshake = Handshake(
+            rng=rng,
+            settings=settings,
+            initial_tsn=initial_tsn,
+            packer=self._packer,
+            timers=self._timers,
+            rto=self._rto,
+        )
+        self._begin()
+
+    def _begin(self) -> None:
+        """Set up all that belongs to one association: at first, after a restart, and empty at the end."""
+        settings, tsn = self._settings, self._handshake.initial_tsn
+        self._timers.clear()
+        self._rto.reset()
+        self._packer.replies.clear()
         self._liveness = Liveness(rng=self._rng, rto=self._rto, max_retransmits=settings.max_retransmits)
-        self._outbound = Outbound(initial_tsn=self._handshake.initial_tsn, unit=self._unit, rto=self._rto)
+        self._outbound = Outbound(initial_tsn=tsn, unit=self._unit, rto=self._rto)
         self._outbound_streams = settings.streams
         self._inbound: Inbound | None = None  # from the moment that the peer's initial TSN is known
-        self._reconfig = Reconfig(
-            initial_tsn=self._handshake.initial_tsn, queue=self._outbound.queue, events=self._events
+        self._reconfig = Reconfig(initial_tsn=tsn, queue=self._outbound.queue, events=self._events)
+        self._transmission = Transmission(
+            packer=self._packer,
+            outbound=self._outbound,
+            reconfig=self._reconfig,
+            timers=self._timers,
+            rto=self._rto,
+            settings=settings,
         )
-        self._packer.replies.clear()
-        self._cookie_echo_due = False
-        self._sack_due = False
-        self._packets_unacknowledged = 0
-        self._burst = 0
 
     # What the user does
 
@@ -159,7 +167,7 @@ class Association:
         """Start the handshake; nothing happens if the peer has started it already."""
         self._now = now
         if self._move(On.ASSOCIATE):
-            self._send_init()
+            self._handshake.send_init(now)
 
     def send(
         self,
@@ -318,11 +326,6 @@ class Association:
 
     # Handshake
 
-    def _send_init(self) -> None:
-        self._packer.send_with_tag(0, self._handshake.init())
-        self._init_sent_at = self._now
-        self._timers[Timer.T1_INIT] = self._now + self._rto.value
-
     def _receive_init(self, init: Init) -> None:
         """Answer an INIT with a cookie; whatever our state, nothing in it changes before the cookie comes back."""
         peer = Peer.announced(init)
@@ -331,28 +334,16 @@ class Association:
         elif self._state is State.SHUTDOWN_ACK_SENT:
             self._packer.replies.append(ShutdownAck().serialize())
         else:
-            ack = self._handshake.init_ack(init, peer, self._now, opening=self._state in OPENING)
-            self._packer.send_with_tag(init.tag, ack)
+            self._handshake.answer(init, peer, self._now, opening=self._state in OPENING)
 
     def _receive_init_ack(self, init: Init) -> None:
         cookie = find(init.parameters, ParameterType.STATE_COOKIE)
         peer = Peer.announced(init)
         if peer is None or not cookie or len(cookie) > self._unit - 4:
             self.dropped["init ack"] += 1
-            return
-        if not self._move(On.INIT_ACK):
-            return
-        if self._attempts == 0:
-            self._rto.measured(self._now - self._init_sent_at)
-        self._adopt(peer)
-        self._timers.pop(Timer.T1_INIT, None)
-        self._attempts = 0
-        self._cookie_echo = CookieEcho(cookie).serialize()
-        self._echo_cookie()
-
-    def _echo_cookie(self) -> None:
-        self._cookie_echo_due = True
-        self._timers[Timer.T1_COOKIE] = self._now + self._rto.value
+        elif self._move(On.INIT_ACK):
+            self._adopt(peer)
+            self._handshake.answered(init, self._now)
 
     def _adopt(self, peer: Peer) -> None:
         """Take over what the peer has announced, in INIT ACK or in the INIT behind a cookie."""
@@ -390,7 +381,7 @@ class Association:
                 case Case.RESTART:
                     return self._restart(cookie)
                 case Case.STALE:
-                    self._packer.send_with_tag(cookie.peer.tag, self._handshake.stale_error(cookie, self._now))
+                    self._handshake.refuse_stale(cookie, self._now)
                     return False
         self.dropped["cookie"] += 1
         return False
@@ -409,9 +400,7 @@ class Association:
         return True
 
     def _established(self) -> None:
-        self._timers.pop(Timer.T1_INIT, None)
-        self._timers.pop(Timer.T1_COOKIE, None)
-        self._cookie_echo_due = False
+        self._handshake.finished()
         self._liveness.proven()
         self._arm_heartbeat()
         self._events.append(Established())
@@ -490,14 +479,9 @@ class Association:
                 self._reply(Error((cause(CauseCode.INVALID_STREAM, body),)).serialize())
             inbound.unknown_streams.clear()
         if has_data:
-            self._packets_unacknowledged += 1
+            self._transmission.data_received(inbound, self._now)
             if self._state is State.SHUTDOWN_SENT:
                 self._send_shutdown()
-            if inbound.sack_now or self._packets_unacknowledged > 1:
-                self._sack_due = True
-            elif Timer.DELAYED_SACK not in self._timers:
-                delay = min(self._settings.delayed_sack, self._rto.value / 2)
-                self._timers[Timer.DELAYED_SACK] = self._now + delay
         released = self._reconfig.release_held(inbound)
         if released is not None:
             self._reply(released)
@@ -512,9 +496,7 @@ class Association:
         # A receiver without room proves with every SACK that it lives, though it takes nothing.
         if result.size or result.cumulative_moved or sack.a_rwnd < self._unit:
             self._liveness.proven()
-        if result.cumulative_moved:
-            self._timers.pop(Timer.T3_RTX, None)  # it starts anew for what is still outstanding
-        self._burst += self._settings.max_burst
+        self._transmission.sack_received(cumulative_moved=result.cumulative_moved)
 
     def _receive_control(self, chunk: Chunk) -> bool:
         """Act on anything but DATA and SACK; False if the rest of the packet is to be left alone."""
@@ -561,14 +543,8 @@ class Association:
         if find(error.causes, CauseCode.STALE_COOKIE) is None or self._state is not State.COOKIE_ECHOED:
             self.dropped["error chunk"] += 1
             return
-        self._stale_cookies += 1
-        if self._stale_cookies > 1:
+        if self._move(On.STALE_COOKIE) and not self._handshake.cookie_was_stale(self._now):
             self._give_up("the peer calls every cookie stale")
-        elif self._move(On.STALE_COOKIE):
-            self._timers.pop(Timer.T1_COOKIE, None)
-            self._cookie_echo_due = False
-            self._attempts = 0
-            self._send_init()
 
     def _receive_forward_tsn(self, chunk: ForwardTsn) -> None:
         if self._inbound is None or self._state not in MAY_RECEIVE_DATA:
@@ -576,7 +552,7 @@ class Association:
         if not self._outbound.partial_reliability:
             raise Violation(CauseCode.PROTOCOL_VIOLATION, "FORWARD-TSN was not negotiated")
         self._inbound.receive_forward(chunk)
-        self._sack_due = True
+        self._transmission.sack_due = True
 
     def _receive_reconfig(self, chunk: ReConfig) -> None:
         if self._inbound is None or self._state in OPENING:
@@ -600,7 +576,7 @@ class Association:
             return
         if self._state not in OPENING and self._outbound.acknowledge(chunk.cumulative_tsn, self._now) is not None:
             self._liveness.proven()
-            self._timers.pop(Timer.T3_RTX, None)
+            self._transmission.sack_received(cumulative_moved=True)
         crossed = self._state is State.SHUTDOWN_SENT
         if not self._move(On.SHUTDOWN):
             return
@@ -632,7 +608,7 @@ class Association:
                 if self._state is not State.ENDED:
                     self._outbound.timed_out()
             case Timer.DELAYED_SACK:
-                self._sack_due = True
+                self._transmission.sack_due = True
             case Timer.RECONFIG:
                 self._expired_reconfig()
             case Timer.HEARTBEAT:
@@ -645,23 +621,17 @@ class Association:
                     self._give_up("HEARTBEAT went unanswered too often")
 
     def _expired_t1(self, timer: Timer) -> None:
-        self._attempts += 1
-        self._rto.back_off()
-        if self._attempts > self._settings.max_init_retransmits:
+        if self._outbound.outstanding:
+            self._outbound.timed_out()  # what went along with the cookie goes along again
+        if not self._handshake.expired(timer, self._now):
             self._give_up("the peer does not answer the handshake")
-        elif timer is Timer.T1_INIT:
-            self._send_init()
-        else:
-            if self._outbound.outstanding:
-                self._outbound.timed_out()  # what went along with the cookie goes along again
-            self._echo_cookie()
 
     def _expired_reconfig(self) -> None:
         # While T3 runs it counts the peer's silence, and twice would be too fast. "In progress" is no silence.
         if not self._reconfig.in_progress and not self._outbound.outstanding:
             self._failed_once_more("RE-CONFIG")
         if self._state is not State.ENDED:
-            self._request_reset(self._reconfig.repeat())
+            self._transmission.repeat_reset_request(self._now)
 
     # Sending
 
@@ -676,74 +646,16 @@ class Association:
 
     def _transmit(self) -> None:
         """Make packets of all that may go out at `self._now`; again without a new input it makes none."""
-        if self._state in (State.CLOSED, State.COOKIE_WAIT, State.ENDED):
+        if self._state is State.COOKIE_ECHOED:
+            cookie_echo = self._handshake.take_cookie_echo()
+            if cookie_echo is not None:
+                self._transmission.send_behind_cookie(cookie_echo, self._now)
+        if self._state in OPENING or self._state is State.ENDED:
             self._packer.flush_replies()
             return
-        outbound = self._outbound
-        if outbound.idle:
-            if self._state is State.SHUTDOWN_PENDING and self._move(On.DRAINED):
+        if self._outbound.idle and self._state in DRAINING and self._move(On.DRAINED):
+            if self._state is State.SHUTDOWN_SENT:
                 self._send_shutdown()
-            elif self._state is State.SHUTDOWN_RECEIVED and self._move(On.DRAINED):
+            else:
                 self._send_shutdown_ack()
-        if self._state is State.COOKIE_ECHOED:
-            self._transmit_cookie()
-            return
-        self._transmit_data()
-        if outbound.outstanding:
-            if outbound.earliest_resent or Timer.T3_RTX not in self._timers:
-                self._timers[Timer.T3_RTX] = self._now + self._rto.value
-        else:
-            self._timers.pop(Timer.T3_RTX, None)
-        outbound.earliest_resent = False
-
-    def _transmit_cookie(self) -> None:
-        """COOKIE ECHO with as much DATA as fits behind it, and nothing else before COOKIE ACK."""
-        if self._cookie_echo_due:
-            self._cookie_echo_due = False
-            pieces = [self._cookie_echo]
-            self._outbound.fill(pieces, self._unit - len(self._cookie_echo), self._now)
-            self._packer.send(pieces)
-        self._packer.flush_replies()
-
-    def _transmit_data(self) -> None:
-        outbound, now = self._outbound, self._now
-        may_send = self._state in MAY_SEND_DATA
-        budget = max(self._burst, self._settings.max_burst)
-        self._burst = 0
-        while True:
-            pieces: list[bytes] = []
-            room = self._packer.take_replies(pieces)
-            if self._sack_due and room >= 256:
-                room -= self._take_sack(pieces)
-            if may_send and budget > 0:
-                forward = outbound.forward_tsn(room, now)
-                if forward is not None:
-                    pieces.append(forward)
-                    room -= len(forward)
-                before = room
-                room = outbound.fill(pieces, room, now)
-                if room < before:
-                    budget -= 1
-                    if Timer.DELAYED_SACK in self._timers and room >= 256:
-                        self._take_sack(pieces)
-            self._request_reset(self._reconfig.request(outbound.next_tsn - 1))
-            if pieces:
-                self._packer.send(pieces)
-            elif not self._packer.replies and not self._sack_due and not outbound.forward_is_due:
-                return
-
-    def _request_reset(self, request: bytes | None) -> None:
-        if request is not None:
-            self._packer.replies.append(request)
-            self._timers[Timer.RECONFIG] = self._now + self._rto.value
-
-    def _take_sack(self, pieces: list[bytes]) -> int:
-        self._sack_due = False
-        self._packets_unacknowledged = 0
-        self._timers.pop(Timer.DELAYED_SACK, None)
-        if self._inbound is None:
-            return 0
-        self._inbound.sack_now = self._inbound.has_gaps
-        sack = self._inbound.sack().serialize()
-        pieces.append(sack)
-        return len(sack)
+        self._transmission.send(self._inbound, self._now, may_send_data=self._state in MAY_SEND_DATA)

@@ -11,11 +11,15 @@ class RetransmissionTimeout:
     Eleven expiries end an association. Capped at `maximum` = 3 s they take 33 s at most, which is D_abort.
     """
 
-    __slots__ = ("_base", "_factor", "_maximum", "_minimum", "rttvar", "srtt")
+    __slots__ = ("_base", "_factor", "_initial", "_maximum", "_minimum", "rttvar", "srtt")
 
     def __init__(self, *, initial: float, minimum: float, maximum: float) -> None:
-        self._minimum, self._maximum = minimum, maximum
-        self._base = min(initial, maximum)
+        self._initial, self._minimum, self._maximum = min(initial, maximum), minimum, maximum
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: there is a new peer."""
+        self._base = self._initial
         self._factor = 1
         self.srtt: float | None = None
         self.rttvar = 0.0

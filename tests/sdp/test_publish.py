@@ -226,6 +226,8 @@ def test_another_track_in_the_section_ends_the_first_and_its_preferences() -> No
     changes = server.accept_offer(client.offer())
     assert (changes.ended, changes.added) == ([section], [section])
     assert section.preferences == AnswerPreferences()
+    assert section.incoming is not None
+    assert [section.incoming.track_id, section.incoming.codecs[0].mime] == ["screen", "video/VP8"]
 
 
 def test_a_stopped_section_gives_its_place_to_a_new_one() -> None:

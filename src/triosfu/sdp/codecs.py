@@ -105,7 +105,7 @@ def read_codecs(
     RTX is folded into the codec it repairs; what has no rtpmap and no static meaning is left out.
     """
     order = list(dict.fromkeys(number(text, "payload type", 127) for text in formats))
-    names: dict[int, str] = {payload: STATIC[payload] for payload in order if payload in STATIC}
+    names = {payload: STATIC[payload] for payload in order if payload in STATIC} if kind == "audio" else {}
     names.update(_keyed(rtpmaps, "rtpmap"))
     parameters_of = _keyed(fmtps, "fmtp")
     feedback = _feedback(feedbacks)

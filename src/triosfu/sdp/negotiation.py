@@ -297,11 +297,12 @@ class Negotiation:
         before = section.incoming
         section.remote = media
         section.remote_direction = media.direction if usable else Direction.INACTIVE
-        incoming = read_incoming(media, self.policy, section.preferences, single=self.single) if usable else None
+        incoming = self._incoming(section, media) if usable else None
         section.rejected = not usable or not self._has_codec(media, sends=incoming is not None)
         if before is not None and (incoming is None or incoming.track_id != before.track_id):
             changes.ended.append(section)
             section.preferences = AnswerPreferences()
+            incoming = self._incoming(section, media) if incoming else None  # as the next track is offered
             before = None
         section.incoming = incoming
         if incoming is not None and before is None:
@@ -317,6 +318,9 @@ class Negotiation:
             displaced.append(sender)
         else:
             self._negotiate(sender, section, changes)
+
+    def _incoming(self, section: Section, media: MediaDescription) -> Incoming | None:
+        return read_incoming(media, self.policy, section.preferences, single=self.single)
 
     def _has_codec(self, media: MediaDescription, *, sends: bool) -> bool:
         """Whether anything in the section could be used, now or once its direction changes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,3 +45,11 @@ def server(network: None, artifacts: Path, request: pytest.FixtureRequest) -> It
     """A server of this module's own, started by the command line."""
     with running_server(artifacts / f"{request.module.__name__.rpartition('.')[2]}.log") as running:
         yield running
+
+
+def pytest_unconfigure() -> None:
+    """Let the wheel's Rust core end while the interpreter can still take its calls; later, it aborts the process."""
+    module = sys.modules.get("livekit.rtc._ffi_client")
+    if module is not None and module.FfiClient._instance is not None:
+        module.FfiClient.instance._dispose()
+        time.sleep(0.5)

@@ -92,8 +92,8 @@ def test_good_cycles_count_only_in_a_row() -> None:
     layer.run(2.0, every=0.2)
     for _ in range(10):
         layer.run(5.0, every=0.02)
-        layer.run(1.0, every=0.2)
         assert not layer.tracker.active
+        layer.run(1.0, every=0.2)
 
 
 def test_the_bitrate_is_that_of_the_last_second() -> None:

@@ -45,7 +45,7 @@ packets: st.SearchStrategy[RtcpPacket] = st.one_of(
     st.builds(Sdes, st.lists(chunks, max_size=31).map(tuple)),
     st.builds(Bye, st.lists(u32, max_size=31).map(tuple), st.binary(max_size=255)),
     st.builds(Xr, u32, st.lists(xr_blocks, max_size=5).map(tuple)),
-    st.builds(Nack, u32, u32, st.lists(u16, max_size=40).map(tuple)),
+    st.builds(Nack, u32, u32, st.lists(u16 | st.integers(0, 20), max_size=40).map(tuple)),
     st.builds(Pli, u32, u32),
     st.builds(Fir, u32, st.lists(st.tuples(u32, u8), max_size=5).map(tuple), u32),
     st.builds(

@@ -124,7 +124,7 @@ def write_chunks(runs: list[tuple[int, int]]) -> bytes:
     left = runs[0][1] if runs else 0
     while index < len(runs):
         symbol = runs[index][0]
-        if left >= 14 or index == len(runs) - 1:
+        if left >= 14:
             taken = min(left, LONGEST_RUN)
             chunks.append(symbol << 13 | taken)
         else:

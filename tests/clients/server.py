@@ -28,11 +28,12 @@ class RunningServer:
     process: subprocess.Popen[bytes]
     port: int
     log: Path
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
         """For the SDKs."""
-        return f"ws://127.0.0.1:{self.port}"
+        return f"ws://{self.host}:{self.port}"
 
     @property
     def http(self) -> str:
@@ -55,14 +56,15 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running_server(log: Path, *, port: int = 7880, arguments: tuple[str, ...] = ()) -> Iterator[RunningServer]:
+def running_server(log: Path, *, port: int = 7880, host: str = "127.0.0.1") -> Iterator[RunningServer]:
     """`triosfu run --dev`, ready to be joined; it must end with exit code 0 when it is interrupted."""
-    command = [sys.executable, "-m", "triosfu", "run", "--dev", *arguments]
+    command = [sys.executable, "-m", "triosfu", "run", "--dev", "--port", str(port), "--bind", host]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
-            wait_until_ready(process, port, log)
-            yield RunningServer(process, port, log)
+            running = RunningServer(process, port, log, host)
+            wait_until_ready(running)
+            yield running
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=10) == 0, log.read_text()
         finally:
@@ -70,14 +72,15 @@ def running_server(log: Path, *, port: int = 7880, arguments: tuple[str, ...] = 
             process.wait()
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_until_ready(server: RunningServer) -> None:
     """Poll the health page until it answers."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        if server.process.poll() is not None:
             break
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1) as reply:
+        page = f"http://{server.host}:{server.port}/"
+        with contextlib.suppress(OSError), urllib.request.urlopen(page, timeout=1) as reply:
             if reply.status == 200:
                 return
         time.sleep(0.05)
-    raise AssertionError(f"the server did not come up:\n{log.read_text()}")
+    raise AssertionError(f"the server did not come up:\n{server.log.read_text()}")

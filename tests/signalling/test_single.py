@@ -178,6 +178,21 @@ async def test_trap_04_one_that_subscribes_by_hand_is_offered_nothing() -> None:
             await client.expect("media_sections_requirement")
 
 
+async def test_trap_17_news_that_wait_for_a_batch_do_not_come_after_the_media() -> None:
+    async with running() as world, dual(world, "bob") as bob:
+        await bob.client.expect_participant("bob", lambda one: one.state == models.ParticipantInfo.ACTIVE)
+        sid = await publish(bob, "audio", 1)
+        async with session(world, connection_settings=rtc.ConnectionSettings()) as client:
+            await client.expect("answer")
+            publisher = world.participant("bob")
+            publisher.name = "Robert"
+            publisher.changed(at_once=False)
+            await client.send(subscription=rtc.UpdateSubscription(track_sids=[sid], subscribe=True))
+            await client.expect("media_sections_requirement")
+            news = [one for update in client.seen("update") for one in update.participants if one.identity == "bob"]
+            assert [one.name for one in news] == ["Robert"]
+
+
 async def test_tracks_may_be_announced_in_the_url() -> None:
     mic = next(line.split()[-1] for line in REOFFER.splitlines() if line.startswith("a=msid:"))
     offer = rtc.SessionDescription(type="offer", sdp=REOFFER, id=1)

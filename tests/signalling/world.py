@@ -176,6 +176,7 @@ class Client:
     def __init__(self, world: World, socket: WebSocketConnection, *, text: bool = False) -> None:
         self.world = world
         self.skipped: list[rtc.SignalResponse] = []
+        self.heard: list[rtc.SignalResponse] = []  # and all of it
         self.text = text
         self._socket = socket
 
@@ -191,11 +192,13 @@ class Client:
     async def receive(self) -> rtc.SignalResponse:
         with trio.fail_after(LIMIT):
             frame = await self._socket.get_message()
+        assert isinstance(frame, str) == self.text
         if isinstance(frame, str):
-            assert self.text
-            return json_format.Parse(frame, rtc.SignalResponse())
-        assert not self.text
-        return rtc.SignalResponse.FromString(frame)
+            message = json_format.Parse(frame, rtc.SignalResponse())
+        else:
+            message = rtc.SignalResponse.FromString(frame)
+        self.heard.append(message)
+        return message
 
     async def expect(self, kind: str, condition: Callable[[Message], bool] = lambda _: True) -> Message:
         """The next message of this kind (and content)."""

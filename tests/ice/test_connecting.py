@@ -9,7 +9,7 @@ import pytest
 from tests.ice.world import CLIENT, OTHER, SERVER, World, connected, introduce, trickle
 from triosfu.errors import UsageError
 from triosfu.ice import Candidate, Credentials, IceState, Transmit
-from triosfu.stun import Attribute, Kind, Message
+from triosfu.stun import Attribute, Kind, Message, StunError
 
 BOTH = [(True, False), (False, True)]
 
@@ -97,6 +97,38 @@ def test_only_the_smaller_tie_breaker_yields_control() -> None:
         assert larger.agent.controlling
         winners.add(larger is one)
     assert winners == {True, False}
+
+
+def test_after_a_487_role_and_tie_breaker_change() -> None:
+    world = World()
+    server, client = world.peer(SERVER, controlling=True), world.peer(CLIENT, controlling=True)
+    world.blocked = lambda _: True
+    introduce(server, client)
+    world.run(0.1)
+    first = Message.parse(server.sent[-1][1].data)
+    error = (Attribute.ERROR_CODE, StunError(487).serialize())
+    refusal = Message(Kind.ERROR, first.transaction, (error,)).serialize(key=client.agent.local.key)
+    server.agent.receive_datagram(refusal, CLIENT, SERVER, world.now)
+    world.run(0.1)
+    second = Message.parse(server.sent[-1][1].data)
+    assert second.transaction != first.transaction
+    assert second.get(Attribute.ICE_CONTROLLING) is None
+    assert second.get(Attribute.ICE_CONTROLLED) != first.get(Attribute.ICE_CONTROLLING)
+
+
+def test_once_a_pair_is_selected_worse_ones_are_not_checked_any_more() -> None:
+    world = World()
+    server, client = world.peer(SERVER, controlling=True), world.peer(CLIENT, controlling=False)
+    introduce(server, client)
+    dead = [Candidate("1", 1, "udp", 1000, ("203.0.113.50", port), "srflx") for port in range(1, 20)]
+    for candidate in dead[:10]:
+        server.agent.add_remote_candidate(candidate, world.now)
+    world.run_until(lambda: connected(server, client), within=1.0)
+    selected_at = world.now
+    for candidate in dead[10:]:
+        server.agent.add_remote_candidate(candidate, world.now)
+    world.run(30.0)
+    assert {t.destination for at, t in server.sent if at > selected_at} == {CLIENT}
 
 
 def test_a_peer_behind_a_nat_is_found_by_its_checks() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ice.world import CLIENT, OTHER, SERVER, Peer, World, connected, introduce, restart
+from tests.ice.world import CLIENT, OTHER, SERVER, Peer, World, connected, introduce, request_to, restart
 from triosfu.errors import MalformedPacket
 from triosfu.ice import Candidate, Credentials, IceAgent, IceState
 from triosfu.ice.checklist import MAX_PAIRS
@@ -18,7 +18,7 @@ from triosfu.ice.generation import MAX_REMOTE_CANDIDATES
 from triosfu.ice.role import MAX_SWITCHES
 from triosfu.ice.transactions import MAX_TRANSACTIONS
 from triosfu.stun import Attribute, Kind, Message, StunError
-from triosfu.stun.wire import U32, U64, pack_xor_address
+from triosfu.stun.wire import U64, pack_xor_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,16 +70,6 @@ def snapshot(agent: IceAgent) -> tuple[object, ...]:
     )
 
 
-def request(agent: IceAgent, *attributes: tuple[int, bytes], key: bytes | None = None) -> bytes:
-    """A binding request to the agent, signed with its own password unless told otherwise."""
-    username = f"{agent.local.ufrag}:peer".encode()
-    given = {kind for kind, _ in attributes}
-    defaults = [(Attribute.USERNAME, username), (Attribute.PRIORITY, U32.pack(1000))]
-    everything = (*(pair for pair in defaults if pair[0] not in given), *attributes)
-    message = Message(Kind.REQUEST, bytes(12), everything)
-    return message.serialize(key=agent.local.key if key is None else key)
-
-
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("lite", [False, True])
 @pytest.mark.parametrize("key", [b"", b"wrong" * 5])
@@ -88,13 +78,13 @@ def test_forged_requests_change_nothing_and_get_no_reply(stage: str, lite: bool,
     agent = server.agent
     before = snapshot(agent)
     forgeries = [
-        request(agent, (Attribute.USE_CANDIDATE, b""), key=key),
-        request(agent, (Attribute.ICE_CONTROLLING, U64.pack(2**64 - 1)), key=key),
-        request(agent, (Attribute.ICE_CONTROLLED, U64.pack(2**64 - 1)), key=key),
-        request(agent, (0x7FFF, b""), key=key),
-        request(agent, (Attribute.USERNAME, b"nobody:peer")),
-        request(agent, (Attribute.USERNAME, b"")),
-        request(agent, (Attribute.USERNAME, agent.local.ufrag.encode())),
+        request_to(agent, (Attribute.USE_CANDIDATE, b""), key=key),
+        request_to(agent, (Attribute.ICE_CONTROLLING, U64.pack(2**64 - 1)), key=key),
+        request_to(agent, (Attribute.ICE_CONTROLLED, U64.pack(2**64 - 1)), key=key),
+        request_to(agent, (0x7FFF, b""), key=key),
+        request_to(agent, (Attribute.USERNAME, b"nobody:peer")),
+        request_to(agent, (Attribute.USERNAME, b"")),
+        request_to(agent, (Attribute.USERNAME, agent.local.ufrag.encode())),
         Message(Kind.REQUEST, bytes(12), ((Attribute.USERNAME, f"{agent.local.ufrag}:x".encode()),)).serialize(),
         Message(Kind.REQUEST, bytes(12)).serialize(),
         Message(Kind.INDICATION, bytes(12)).serialize(),
@@ -193,18 +183,25 @@ def test_whatever_an_authenticated_peer_says_the_agent_lives(
 
 def test_a_reply_is_about_as_long_as_its_request() -> None:
     world, server, _ = at_stage("connected")
-    asked = request(server.agent)
-    conflict = request(server.agent, (Attribute.ICE_CONTROLLING, bytes(8)))
-    unknown = request(server.agent, *((0x7000 + n, b"") for n in range(30)))
+    asked = request_to(server.agent)
+    conflict = request_to(server.agent, (Attribute.ICE_CONTROLLING, bytes(8)))
+    unknown = request_to(server.agent, *((0x7000 + n, b"") for n in range(30)))
     for data in (asked, conflict, unknown):
         server.agent.receive_datagram(data, CLIENT, SERVER, world.now)
         [reply] = (t for t in server.agent.datagrams_to_send() if Message.parse(t.data).kind is not Kind.REQUEST)
         assert len(reply.data) <= len(data)
 
 
+def test_nothing_is_sent_to_port_zero() -> None:
+    world, server, _ = at_stage("connected")
+    server.agent.receive_datagram(request_to(server.agent), ("203.0.113.66", 0), SERVER, world.now)
+    assert server.agent.datagrams_to_send() == []
+    assert server.agent.events() == []
+
+
 def test_an_attribute_that_must_be_understood_is_refused_with_420() -> None:
     world, server, _ = at_stage("connected")
-    server.agent.receive_datagram(request(server.agent, (0x7001, b"")), STRANGER, SERVER, world.now)
+    server.agent.receive_datagram(request_to(server.agent, (0x7001, b"")), STRANGER, SERVER, world.now)
     [reply] = server.agent.datagrams_to_send()
     message = Message.parse(reply.data)
     assert message.error == StunError(420, "Unknown Attribute")
@@ -216,7 +213,7 @@ def test_an_attribute_that_must_be_understood_is_refused_with_420() -> None:
 def test_a_replayed_nomination_from_another_address_does_not_take_the_path() -> None:
     world, server, client = at_stage("connected")
     server.agent.set_role(controlling=False)
-    nomination = request(server.agent, (Attribute.USE_CANDIDATE, b""))
+    nomination = request_to(server.agent, (Attribute.USE_CANDIDATE, b""))
     for _ in range(20):
         server.agent.receive_datagram(nomination, STRANGER, SERVER, world.now)
         world.run(1.0)
@@ -253,7 +250,7 @@ def flood(server: Peer, world: World, count: int, make: Callable[[int], tuple[by
 @pytest.mark.parametrize("lite", [False, True])
 def test_a_thousand_source_addresses_do_not_grow_the_agent_nor_cost_it_its_path(lite: bool) -> None:
     world, server, client = at_stage("connected", lite=lite)
-    flood(server, world, 1000, lambda index: (request(server.agent), ("203.0.113.1", 1000 + index)))
+    flood(server, world, 1000, lambda index: (request_to(server.agent), ("203.0.113.1", 1000 + index)))
     assert len(server.agent._generation.checklist) == MAX_PAIRS
     assert server.agent.selected == (SERVER, CLIENT)
     world.run(60.0)
@@ -264,8 +261,8 @@ def test_a_thousand_source_addresses_do_not_grow_the_agent_nor_cost_it_its_path(
 
 def test_after_a_flood_a_new_address_still_finds_a_place() -> None:
     world, server, _ = at_stage("connected")
-    flood(server, world, 1000, lambda index: (request(server.agent), ("203.0.113.1", 1000 + index)))
-    server.agent.receive_datagram(request(server.agent), STRANGER, SERVER, world.now)
+    flood(server, world, 1000, lambda index: (request_to(server.agent), ("203.0.113.1", 1000 + index)))
+    server.agent.receive_datagram(request_to(server.agent), STRANGER, SERVER, world.now)
     assert server.agent._generation.checklist.get(SERVER, STRANGER) is not None
 
 
@@ -287,7 +284,7 @@ def test_signalled_candidates_are_bounded_before_and_after_the_credentials() -> 
 def test_answers_in_a_flood_of_requests_are_bounded_even_if_nobody_drains() -> None:
     world, server, _ = at_stage("connected")
     for _ in range(1000):
-        server.agent.receive_datagram(request(server.agent), CLIENT, SERVER, world.now)
+        server.agent.receive_datagram(request_to(server.agent), CLIENT, SERVER, world.now)
     assert len(server.agent.datagrams_to_send()) <= 256
 
 
@@ -310,7 +307,7 @@ def test_repeated_requests_on_a_silent_pair_cost_one_check_each_fifty_millisecon
     world, server, _ = at_stage("connected")
     server.sent.clear()
     for _ in range(1000):
-        server.agent.receive_datagram(request(server.agent), STRANGER, SERVER, world.now)
+        server.agent.receive_datagram(request_to(server.agent), STRANGER, SERVER, world.now)
         world.run(0.005)
     to_stranger = [
         t for _, t in server.sent if t.destination == STRANGER and Message.parse(t.data).kind is Kind.REQUEST

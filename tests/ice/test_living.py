@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.ice.world import CLIENT, OTHER, SERVER, World, connected, introduce, restart, trickle
+from tests.ice.world import CLIENT, OTHER, SERVER, World, connected, introduce, request_to, restart, trickle
 from triosfu.ice import Credentials, IceState
 from triosfu.stun import Attribute, Kind, Message
 
@@ -178,6 +178,48 @@ def test_a_deliberate_nomination_of_a_worse_pair_is_followed() -> None:
     assert connected(server, client)
 
 
+def two_ways(*, at: float) -> tuple[World, Peer, Peer]:
+    """A controlled server that has a pair in use, and another one that worked in the beginning."""
+    world = World()
+    server = world.peer(SERVER, controlling=False)
+    client = world.peer(CLIENT, OTHER, controlling=True)
+    world.slow[CLIENT] = 0.01
+    world.slow[OTHER] = 0.001
+    introduce(server, client)
+    world.run(at)
+    assert server.agent.selected == (SERVER, CLIENT)
+    other = server.agent._generation.checklist.get(SERVER, OTHER)
+    assert other is not None
+    assert other.valid_since < 1.0
+    other.probed = False  # as if that had been the first and only kind of check
+    return world, server, client
+
+
+NOMINATE = (Attribute.USE_CANDIDATE, b"")
+
+
+def test_a_nomination_of_a_worse_pair_counts_only_if_the_peer_has_probed_it() -> None:
+    world, server, _ = two_ways(at=5.0)
+    server.agent.receive_datagram(request_to(server.agent, NOMINATE), OTHER, SERVER, world.now)
+    assert server.agent.selected == (SERVER, CLIENT)
+    server.agent.receive_datagram(request_to(server.agent), OTHER, SERVER, world.now)
+    assert server.agent.selected == (SERVER, CLIENT)
+    server.agent.receive_datagram(request_to(server.agent, NOMINATE), OTHER, SERVER, world.now)
+    assert server.agent.selected == (SERVER, OTHER)
+
+
+def test_a_pair_whose_consent_is_about_to_end_is_checked_again_before_it_is_used() -> None:
+    world, server, _ = two_ways(at=29.5)
+    server.sent.clear()
+    server.agent.receive_datagram(request_to(server.agent), OTHER, SERVER, world.now)
+    server.agent.receive_datagram(request_to(server.agent, NOMINATE), OTHER, SERVER, world.now)
+    assert server.agent.selected == (SERVER, CLIENT)
+    world.run(1.0)
+    assert server.agent.selected == (SERVER, OTHER)
+    world.run(10.0)
+    assert server.agent.state is IceState.CONNECTED
+
+
 @pytest.mark.parametrize("server_controls", [True, False])
 @pytest.mark.parametrize("seed", range(6))
 def test_a_restart_carries_on_over_the_old_pair_until_the_new_one_is_nominated(
@@ -316,6 +358,30 @@ def test_candidates_of_the_next_generation_wait_for_it() -> None:
         here.agent.set_remote_credentials(there.agent.local, world.now)
     trickle(server, client)
     assert len(server.agent._generation.checklist) == 1
+
+
+def test_candidates_of_an_earlier_generation_do_not_come_back() -> None:
+    world = World()
+    server, client = world.peer(SERVER, controlling=True), world.peer(CLIENT, controlling=False)
+    trickle(client, server)
+    for _ in range(2):
+        server.agent.set_remote_credentials(client.agent.local, world.now)
+        restart(server)
+        restart(client)
+    server.agent.set_remote_credentials(client.agent.local, world.now)
+    assert len(server.agent._generation.checklist) == 0
+
+
+def test_a_restart_ends_the_checks_of_the_generation_before() -> None:
+    world = World()
+    server, client = world.peer(SERVER, controlling=True), world.peer(CLIENT, controlling=False)
+    world.blocked = lambda _: True
+    introduce(server, client)
+    world.run(0.2)
+    restart(server)
+    server.sent.clear()
+    world.run(20.0)
+    assert server.sent == []
 
 
 def test_close_is_silent_and_final() -> None:

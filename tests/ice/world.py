@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from triosfu.errors import MalformedPacket
 from triosfu.ice import Candidate, Credentials, IceAgent, IceState, SelectedPair, StateChanged, Transmit, TupleValidated
+from triosfu.stun import Attribute, Kind, Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,6 +153,15 @@ def introduce(one: Peer, other: Peer, *, candidates: bool = True) -> None:
 def trickle(sender: Peer, receiver: Peer) -> None:
     for candidate in sender.agent.local_candidates:
         receiver.agent.add_remote_candidate(Candidate.parse(str(candidate)), receiver.world.now)
+
+
+def request_to(agent: IceAgent, *attributes: tuple[int, bytes], key: bytes | None = None) -> bytes:
+    """A binding request to the agent, signed with its own password unless told otherwise."""
+    username = f"{agent.local.ufrag}:peer".encode()
+    given = {kind for kind, _ in attributes}
+    defaults = [(Attribute.USERNAME, username), (Attribute.PRIORITY, (1000).to_bytes(4))]
+    everything = (*(pair for pair in defaults if pair[0] not in given), *attributes)
+    return Message(Kind.REQUEST, bytes(12), everything).serialize(key=agent.local.key if key is None else key)
 
 
 def restart(peer: Peer) -> None:

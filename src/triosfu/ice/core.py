@@ -22,6 +22,7 @@ from triosfu.ice.credentials import Credentials
 from triosfu.ice.events import Event, SelectedPair, StateChanged, Transmit, TupleValidated
 from triosfu.ice.generation import Generation
 from triosfu.ice.local import LocalAddresses
+from triosfu.ice.nomination import follows, to_nominate
 from triosfu.ice.role import Role, Verdict
 from triosfu.ice.state import IceState, On, after
 from triosfu.ice.transactions import PACE, Purpose, Transaction, Transactions
@@ -44,8 +45,6 @@ __all__ = [
     "TupleValidated",
 ]
 
-NOMINATION_WAIT: Final = 0.3  # how long a valid pair waits for a better one,
-RELAYED_NOMINATION_WAIT: Final = 1.0  # and how long if it costs somebody a relay
 STALE_AFTER: Final = 3.0  # a selected pair so long unheard yields to any other that works
 LITE_PATIENCE: Final = 10.0  # the same for a lite agent: it cannot ask, and some peers speak only every six seconds
 MIN_CONSENT: Final = 15.0  # a pair whose consent ends sooner is checked again before it is used
@@ -211,7 +210,6 @@ class IceAgent:
             return
         self._move(On.RESTART)
         self._stop_nominating()
-        self._generation.end_checks()
         self._generation = self._begin(local)
         self._transactions.stop_repeating()
         self._role.restart()
@@ -238,7 +236,7 @@ class IceAgent:
     def handle_timeout(self, now: float) -> None:
         """Do what is due; nothing, when called early."""
         for transaction in self._transactions.pop_expired(now):
-            self._expire(transaction, now)
+            self._fail(transaction, now)
         for transaction in self._transactions.due(now):
             transaction.sent_again(now)
             self._send(transaction.request, *transaction.pair.addresses)
@@ -391,10 +389,6 @@ class IceAgent:
             pair.settle(PairState.FAILED)
         self._nominate_if_ready(now)
 
-    def _expire(self, transaction: Transaction, now: float) -> None:
-        if transaction.purpose is not Purpose.KEEPALIVE:
-            self._fail(transaction, now)
-
     def _yield_role(self, transaction: Transaction, now: float) -> None:
         """The peer says that both of us have one role: take the other one (RFC 8445, section 7.2.5.1)."""
         if transaction.controlling == self.controlling:
@@ -430,7 +424,7 @@ class IceAgent:
     def _check(self, generation: Generation, pair: Pair, purpose: Purpose, now: float) -> Transaction:
         transaction, crowded_out = self._transactions.open(generation, pair, self._role, purpose, now)
         if crowded_out is not None:
-            self._expire(crowded_out, now)
+            self._fail(crowded_out, now)
         self._send(transaction.request, *pair.addresses)
         return transaction
 
@@ -445,43 +439,32 @@ class IceAgent:
         return self._path.pair if self._path is not None and self._path.generation is self._generation else None
 
     def _nominate_if_ready(self, now: float) -> None:
-        """As controlling agent: nominate the best valid pair, once nothing better is to be expected soon."""
+        """As controlling agent: nominate, if it is time."""
         self._nominate_at = math.inf
         if not self.controlling or self._nominating is not None or not self._may_check:
             return
-        if self._selected_now is not None and not self._stale(now):
-            return
-        checklist, current = self._generation.checklist, self._selected_now
-        # A peer that moved is followed to the path it uses now, though RFC 8445 would have it restart first.
-        best = checklist.best_valid(now, heard_since=-math.inf if current is None else now - self._stale_after)
-        if best is None or best is current:
-            return
-        wait = RELAYED_NOMINATION_WAIT if best.remote.type == "relay" else NOMINATION_WAIT
-        if now < best.valid_since + wait and checklist.may_beat(best):
-            self._nominate_at = best.valid_since + wait
-            return
-        self._nominating = best
-        best.in_use = True
-        self._check(self._generation, best, Purpose.NOMINATION, now)
+        best, self._nominate_at = to_nominate(
+            self._generation.checklist,
+            current=self._selected_now,
+            stale=self._stale(now),
+            heard_since=now - self._stale_after,
+            now=now,
+        )
+        if best is not None:
+            self._nominating = best
+            best.in_use = True
+            self._check(self._generation, best, Purpose.NOMINATION, now)
 
     def _follow_nomination(self, pair: Pair, now: float) -> None:
-        """As controlled agent: use the pair that the peer nominated, once it works both ways.
-
-        An aggressive peer nominates in every check, and means the best of its pairs. A peer that probed this one first
-        has thought about it, and means it. And when the pair in use has fallen silent while the peer speaks on this
-        one, then its network has changed, and not every peer says so by a nomination.
-        """
+        """As controlled agent: use this pair, if it works both ways and the peer means it."""
         if pair.state is not PairState.SUCCEEDED or self.remote is None or self.controlling:
             return
         wanted, pair.wanted = pair.wanted, False
         current = self._selected_now
-        if pair is current:
-            return
-        if current is not None and self._stale(now):
-            follow = wanted or pair.heard_at >= now - self._stale_after
-        else:
-            follow = wanted and (current is None or pair.probed or pair.priority > current.priority)
-        if follow:
+        heard_since = now - self._stale_after
+        if pair is not current and follows(
+            pair, wanted=wanted, current=current, stale=self._stale(now), heard_since=heard_since
+        ):
             pair.probed = False
             self._select(pair, now)
 

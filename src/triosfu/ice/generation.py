@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from triosfu.ice.candidate import Candidate, is_ipv6
-from triosfu.ice.checklist import Checklist, Pair, PairState
+from triosfu.ice.checklist import Checklist, Pair
 from triosfu.ice.local import reflexive_priority
 
 if TYPE_CHECKING:
@@ -78,9 +78,3 @@ class Generation:
         for pair in self.checklist:
             pair.wanted = False
             pair.prioritise(controlling=self._role.controlling)
-
-    def end_checks(self) -> None:
-        """Check nothing more: another generation begins."""
-        for pair in self.checklist:
-            if pair.state in (PairState.WAITING, PairState.IN_PROGRESS):
-                pair.settle(PairState.FROZEN)

@@ -151,6 +151,7 @@ def test_overrides_win_and_go_into_sections() -> None:
         ("port: seventy", "port: should be a valid integer, unable to parse string as an integer"),
         ("port: 70000", "port: should be less than or equal to 65535"),
         ("prot: 7880", "prot: neither LiveKit nor triosfu knows this key"),
+        ('"a\\nb": 1', "a b: neither LiveKit nor triosfu knows this key"),
         ("prot:", "prot: neither LiveKit nor triosfu knows this key"),
         ("rtc: {udp_prot: 1}", "rtc.udp_prot: neither LiveKit nor triosfu knows this key"),
         ("rtc: {udp_port: 8-7}", "rtc.udp_port: 8 to 7 is not a range of ports"),

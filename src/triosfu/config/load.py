@@ -32,25 +32,15 @@ def load_config(text: str = "", *, overrides: Mapping[str, Any] | None = None, d
     pair devkey/secret, listening and media on loopback.
 
     Raises:
-        ConfigError: Its message starts with the key and holds no value of `keys`.
+        ConfigError: Its message is one line that starts with the key and holds no value of `keys`.
     """
-    raw = _parse(text, "config")
-    _merge(raw, overrides or {})
-    _drop_empty(raw, Config)
-    development = development or raw.get("development") is True
-    raw["development"] = raw.get("development", False) or development
-    refuse(raw)
-    _read_key_file(raw)
-    _settle_rtc(raw)
-    _settle_addresses(raw, development=development)
-    if development:
-        raw["keys"] = raw.get("keys") or {DEVELOPMENT_KEY: DEVELOPMENT_SECRET}
     try:
-        config = _ADAPTER.validate_python(raw)
-    except ValidationError as error:
-        raise ConfigError(_first(error)) from None
-    _check(config)
-    return config
+        raw = _parse(text, "config")
+        _merge(raw, overrides or {})
+        return _settle(raw, development=development)
+    except ConfigError as error:
+        # A key may hold anything, line breaks too.
+        raise ConfigError(" ".join(str(error).split())) from None
 
 
 def read_config_file(path: str) -> str:
@@ -66,6 +56,24 @@ def parse_keys(text: str, key: str = "keys") -> dict[str, str]:
     if not all(isinstance(name, str) and isinstance(secret, str) for name, secret in pairs.items()):
         raise ConfigError(f"{key}: must be lines of `key: secret`; put numbers in quotes")
     return pairs
+
+
+def _settle(raw: dict[str, Any], *, development: bool) -> Config:
+    _drop_empty(raw, Config)
+    development = development or raw.get("development") is True
+    raw["development"] = raw.get("development", False) or development
+    refuse(raw)
+    _read_key_file(raw)
+    _settle_rtc(raw)
+    _settle_addresses(raw, development=development)
+    if development:
+        raw["keys"] = raw.get("keys") or {DEVELOPMENT_KEY: DEVELOPMENT_SECRET}
+    try:
+        config = _ADAPTER.validate_python(raw)
+    except ValidationError as error:
+        raise ConfigError(_first(error)) from None
+    _check(config)
+    return config
 
 
 class _Loader(yaml.SafeLoader):

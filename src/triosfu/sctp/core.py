@@ -568,8 +568,9 @@ class Association:
 
     def _receive_shutdown(self, chunk: Shutdown | ShutdownAck | ShutdownComplete) -> None:
         if isinstance(chunk, ShutdownAck):
-            self._reply(ShutdownComplete(False).serialize())
-            self._finish(On.SHUTDOWN_ACK, "shut down")
+            if (self._state, On.SHUTDOWN_ACK) in TRANSITIONS:
+                self._reply(ShutdownComplete(False).serialize())
+                self._finish(On.SHUTDOWN_ACK, "shut down")
             return
         if isinstance(chunk, ShutdownComplete):
             self._finish(On.SHUTDOWN_COMPLETE, "shut down by the peer")

@@ -22,6 +22,8 @@ class State(Enum):
     SHUTDOWN_ACK_SENT = auto()
     ENDED = auto()
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is a call into Python for each look-up
+
 
 class On(Enum):
     """What moves an association from one state to another."""

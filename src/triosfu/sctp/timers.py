@@ -19,6 +19,8 @@ class Timer(Enum):
     HEARTBEAT = auto()  # the next sign of life to send
     HEARTBEAT_ACK = auto()  # its answer
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is a call into Python for each look-up
+
 
 class Timers(dict[Timer, float]):
     """Deadlines by name: assign to arm, pop to stop."""

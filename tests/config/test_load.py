@@ -187,6 +187,8 @@ def test_overrides_win_and_go_into_sections() -> None:
         ("logging: {level: loud}", "logging.level: should be 'debug', 'info', 'warning' or 'error'"),
         ("port: 1\nport: 2", "config: not valid YAML in line 3: port stands twice"),
         ("rtc: [", "config: not valid YAML in line 2: expected the node content, but found '<stream end>'"),
+        ("? [a]\n: 1", "config: not valid YAML in line 2: found unhashable key"),
+        ("1: 2", "1: Keys should be strings"),
         ("\x00", "config: not valid YAML"),
         ("development: maybe", "development: should be a valid boolean, unable to interpret input"),
         ("redis: {address: 'localhost:6379'}", f"redis.address: {REFUSED['redis'].reason}"),

@@ -82,9 +82,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
         seen: set[object] = set()
         for key_node, _ in node.value:
-            if key_node.value in seen and isinstance(key_node, yaml.ScalarNode):
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # SafeLoader refuses it
+            if key_node.value in seen:
                 raise yaml.MarkedYAMLError(None, None, f"{key_node.value} stands twice", key_node.start_mark)
-            seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
+            seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 

@@ -41,7 +41,7 @@ async def meeting(seconds: float, url: str, tokens: list[str]) -> dict[str, Any]
         for number, (participant, token) in enumerate(zip(participants, tokens, strict=True)):
             await participant.join(url, token, single=number % 2 == 0)
             await participant.publish_microphone()
-            await participant.publish_camera(width=320, height=180, simulcast=False, rate=10)
+            await participant.publish_camera(width=160, height=90, simulcast=False, rate=8)
 
         def everybody() -> bool:
             return all(participant.subscribed == 2 * others for participant in participants)

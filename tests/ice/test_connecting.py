@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.ice.world import CLIENT, OTHER, SERVER, World, connected, introduce, trickle
+from tests.ice.world import CLIENT, OTHER, SERVER, World, connected, introduce, request_to, trickle
 from triosfu.errors import UsageError
 from triosfu.ice import Candidate, Credentials, IceState, Transmit
 from triosfu.stun import Attribute, Kind, Message, StunError
@@ -97,6 +97,17 @@ def test_only_the_smaller_tie_breaker_yields_control() -> None:
         assert larger.agent.controlling
         winners.add(larger is one)
     assert winners == {True, False}
+
+
+def test_a_draw_of_tie_breakers_goes_to_the_side_that_was_asked() -> None:
+    world = World()
+    server = world.peer(SERVER, controlling=True)
+    same = server.agent._role.tie_breaker.to_bytes(8)
+    request = request_to(server.agent, (Attribute.ICE_CONTROLLING, same))
+    server.agent.receive_datagram(request, CLIENT, SERVER, world.now)
+    assert server.agent.controlling
+    [reply] = server.agent.datagrams_to_send()
+    assert Message.parse(reply.data).error == StunError(487, "Role Conflict")
 
 
 def test_after_a_487_role_and_tie_breaker_change() -> None:
@@ -195,6 +206,21 @@ def test_checks_before_our_side_knows_the_peer_are_answered_and_remembered() -> 
     server.agent.set_remote_credentials(client.agent.local, world.now)
     world.run_until(lambda: connected(server, client), within=1.0)
     assert server.agent.selected == (SERVER, CLIENT)
+
+
+def test_a_check_that_is_faster_than_its_candidate_is_matched_with_it_later() -> None:
+    world = World()
+    server = world.peer(SERVER, controlling=True)
+    server.agent.set_remote_credentials(Credentials.generate(world.rng), world.now)
+    server.agent.receive_datagram(request_to(server.agent), CLIENT, SERVER, world.now)
+    [pair] = server.agent._generation.checklist
+    before = pair.priority
+    assert (pair.remote.type, pair.remote.priority) == ("prflx", 1000)
+    signalled = Candidate("7", 1, "udp", 2000, CLIENT, "srflx")
+    server.agent.add_remote_candidate(signalled, world.now)
+    assert list(server.agent._generation.checklist) == [pair]
+    assert pair.remote == signalled
+    assert pair.priority > before
 
 
 def test_a_lite_agent_keeps_an_early_nomination_until_it_knows_the_peer() -> None:
@@ -344,6 +370,16 @@ def test_a_nomination_without_an_answer_moves_on_to_another_pair() -> None:
     introduce(server, client)
     world.run_until(lambda: connected(server), within=5.0)
     assert server.agent.selected == (SERVER, OTHER)
+
+
+def test_a_nomination_is_repeated_twice_a_second_until_it_is_answered() -> None:
+    world = World()
+    server, client = world.peer(SERVER, controlling=True), world.peer(CLIENT, controlling=False)
+    world.blocked = lambda t: Message.parse(t.data).get(Attribute.USE_CANDIDATE) is not None
+    introduce(server, client)
+    world.run(3.9)
+    times = [at for at, _ in nominations(server.sent)]
+    assert [at - times[0] for at in times] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
 
 
 def test_new_remote_credentials_without_a_restart_are_our_own_mistake() -> None:

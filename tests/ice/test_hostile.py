@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,7 @@ from triosfu.ice import Candidate, Credentials, IceAgent, IceState
 from triosfu.ice.checklist import MAX_PAIRS
 from triosfu.ice.generation import MAX_REMOTE_CANDIDATES
 from triosfu.ice.role import MAX_SWITCHES
-from triosfu.ice.transactions import MAX_TRANSACTIONS
+from triosfu.ice.transactions import MAX_TRANSACTIONS, Purpose, Transactions
 from triosfu.stun import Attribute, Kind, Message, StunError
 from triosfu.stun.wire import U64, pack_xor_address
 
@@ -242,6 +243,7 @@ def test_an_answer_that_does_not_mirror_its_check_fails_the_pair(
 def flood(server: Peer, world: World, count: int, make: Callable[[int], tuple[bytes, tuple[str, int]]]) -> None:
     for index in range(count):
         data, source = make(index)
+        world.now += 0.0001  # so that the pair in use becomes the one unheard for longest
         server.agent.receive_datagram(data, source, SERVER, world.now)
         server.agent.datagrams_to_send()
         server.agent.events()
@@ -253,6 +255,7 @@ def test_a_thousand_source_addresses_do_not_grow_the_agent_nor_cost_it_its_path(
     flood(server, world, 1000, lambda index: (request_to(server.agent), ("203.0.113.1", 1000 + index)))
     assert len(server.agent._generation.checklist) == MAX_PAIRS
     assert server.agent.selected == (SERVER, CLIENT)
+    assert server.agent._generation.checklist.get(SERVER, CLIENT) is not None
     world.run(60.0)
     assert len(server.agent._generation.checklist) == MAX_PAIRS
     assert len(server.agent._transactions) <= MAX_TRANSACTIONS
@@ -279,6 +282,21 @@ def test_signalled_candidates_are_bounded_before_and_after_the_credentials() -> 
     assert len(server.agent._generation.checklist) == MAX_PAIRS
     world.run(40.0)
     assert len(server.agent._transactions) <= MAX_TRANSACTIONS
+
+
+def test_open_transactions_are_bounded_and_the_oldest_makes_room() -> None:
+    _, server, _ = at_stage("checking")
+    agent = server.agent
+    [pair] = agent._generation.checklist
+    transactions = Transactions(rng=Random(1), prefix=b"")
+    opened, crowded_out = [], []
+    for now in range(MAX_TRANSACTIONS + 10):
+        new, old = transactions.open(agent._generation, pair, agent._role, Purpose.ORDINARY, now)
+        opened.append(new)
+        if old is not None:
+            crowded_out.append(old)
+    assert len(transactions) == MAX_TRANSACTIONS
+    assert crowded_out == opened[:10]
 
 
 def test_answers_in_a_flood_of_requests_are_bounded_even_if_nobody_drains() -> None:

@@ -116,6 +116,14 @@ def test_a_shortened_message_is_refused(length: int) -> None:
         Message.parse(REQUEST[:length])
 
 
+@pytest.mark.parametrize("bits", [0x40, 0x80, 0xC0])
+def test_the_first_two_bits_are_zero(bits: int) -> None:
+    data = Message(Kind.REQUEST, TRANSACTION).serialize(fingerprint=False)
+    assert Message.parse(data).kind is Kind.REQUEST
+    with pytest.raises(MalformedPacket):
+        Message.parse(bytes([bits]) + data[1:])
+
+
 def test_what_follows_the_integrity_is_not_believed() -> None:
     body = Message(Kind.REQUEST, TRANSACTION, ((Attribute.PRIORITY, bytes(4)),)).serialize(key=b"k", fingerprint=False)
     smuggled = body + struct.pack("!HH", Attribute.USE_CANDIDATE, 0)

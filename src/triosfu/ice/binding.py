@@ -57,6 +57,6 @@ def refusal(to: Message, error: StunError, key: bytes, unknown: tuple[int, ...] 
     """The answer to an authenticated check that cannot be served. Others get no answer at all."""
     attributes: list[tuple[int, bytes]] = [(Attribute.ERROR_CODE, error.serialize())]
     if unknown:
-        # Not more than fit into an answer shorter than the question: nobody is amplified.
-        attributes.append((Attribute.UNKNOWN_ATTRIBUTES, b"".join(kind.to_bytes(2) for kind in unknown[:8])))
+        # Two bytes for each four of the question: nobody is amplified.
+        attributes.append((Attribute.UNKNOWN_ATTRIBUTES, b"".join(kind.to_bytes(2) for kind in unknown)))
     return Message(Kind.ERROR, to.transaction, tuple(attributes)).serialize(key=key)

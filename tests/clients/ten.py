@@ -40,6 +40,7 @@ async def meeting(seconds: float, url: str, tokens: list[str]) -> dict[str, Any]
     async with leaving(participants):
         for number, (participant, token) in enumerate(zip(participants, tokens, strict=True)):
             await participant.join(url, token, single=number % 2 == 0)
+        for participant in participants:
             await participant.publish_microphone()
             await participant.publish_camera(width=160, height=90, simulcast=False, rate=8)
 

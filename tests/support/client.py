@@ -1,0 +1,208 @@
+"""A LiveKit client made of our own cores: WebSocket signalling, one or two peer connections, data and a track of sound.
+
+async with join(server, "alice") as alice, join(server, "bob") as bob:
+    await alice.ready()
+    await bob.ready()
+    await alice.say(b"hello", to=bob)
+"""
+
+from __future__ import annotations
+
+import base64
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
+
+import trio
+from livekit.protocol import models, rtc
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
+
+from tests.support.side import LIMIT, Side
+from triosfu.net.udp import UdpMux
+from triosfu.peer import PeerState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from triosfu.sdp.sections import Sender
+    from triosfu.server import Server
+
+RELIABLE, LOSSY = "_reliable", "_lossy"
+numbers = count(1)
+
+
+class Client:
+    """What one client has, knows and hears. Without a `subscriber` of its own it has one peer connection."""
+
+    def __init__(self, identity: str, publisher: Side, subscriber: Side) -> None:
+        self.identity = identity
+        self.publisher, self.subscriber = publisher, subscriber
+        self.signals: list[rtc.SignalResponse] = []
+        self.gone = False  # the signalling connection is over
+        self.track: Sender = publisher.publish(ssrc=next(numbers))
+        self._socket: WebSocketConnection | None = None
+        self._news = trio.Event()
+        self._sequence = 0
+        publisher.peer.negotiation.enable_data()
+        publisher.peer.open_channel(RELIABLE)
+        publisher.peer.open_channel(LOSSY, ordered=False, max_retransmits=0)
+        for side in self.sides:
+            side.on_news = self.tell
+
+    @property
+    def single(self) -> bool:
+        return self.publisher is self.subscriber
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return (self.publisher,) if self.single else (self.publisher, self.subscriber)
+
+    # --- what a test asks ------------------------------------------------------------------------------------------
+
+    async def until(self, condition: Callable[[], bool], *, within: float = LIMIT) -> None:
+        """Wait until news make `condition` hold."""
+        with trio.fail_after(within):
+            while not condition():
+                await self._news.wait()
+
+    async def ready(self) -> None:
+        """Wait until everything works: both ways are up, channels are open, the track is published."""
+        await self.until(lambda: self.is_ready)
+
+    @property
+    def is_ready(self) -> bool:
+        return (
+            all(side.peer.state is PeerState.CONNECTED for side in self.sides)
+            and {RELIABLE, LOSSY} <= self.publisher.channels.keys()
+            and {RELIABLE, LOSSY} <= self.subscriber.channels.keys()
+            and bool(self.track.negotiated)
+            and bool(self.seen("track_published"))
+        )
+
+    @property
+    def heard(self) -> list[tuple[str, bytes]]:
+        """Who sent what, in data packets."""
+        packets = [models.DataPacket.FromString(data) for _, data, _ in self.subscriber.messages]
+        return [(packet.participant_identity, packet.user.payload) for packet in packets]
+
+    def seen(self, kind: str) -> list[rtc.SignalResponse]:
+        return [message for message in self.signals if message.WhichOneof("message") == kind]
+
+    async def say(self, text: bytes, *, to: Client, within: float = LIMIT) -> None:
+        """Send a message to the room; `to` gets it."""
+        packet = models.DataPacket(user=models.UserPacket(payload=text))
+        await self.publisher.channels[RELIABLE].send(packet.SerializeToString())
+        await to.until(lambda: (self.identity, text) in to.heard, within=within)
+
+    async def play(self, text: bytes, *, to: Client, within: float = LIMIT) -> None:
+        """Send sound, a packet every 20 ms, until `to`, which has two peer connections, gets some of it."""
+        with trio.fail_after(within):
+            while text not in to.sounds:
+                self._sequence += 1
+                self.publisher.send_rtp(self.track, self._sequence, text)
+                with trio.move_on_after(0.02):
+                    await to.until(lambda: text in to.sounds)
+
+    @property
+    def sounds(self) -> set[bytes]:
+        """The payloads of all media received."""
+        return {packet.payload for track in self.subscriber.tracks.values() for packet in track.packets}
+
+    async def signal(self, request: rtc.SignalRequest | bytes | str) -> None:
+        """Send a signal message; into nothing when the connection is over."""
+        if self._socket is not None and not self.gone:
+            try:
+                data = request.SerializeToString() if isinstance(request, rtc.SignalRequest) else request
+                await self._socket.send_message(data)
+            except ConnectionClosed:
+                self._over()
+
+    # --- what it does by itself ------------------------------------------------------------------------------------
+
+    async def converse(self, server: Server, room: str) -> None:
+        """Join and answer, until the server ends it."""
+        host, port = server.url.removeprefix("ws://").rsplit(":", 1)
+        query = {"access_token": server.create_token(identity=self.identity, room=room)}
+        try:
+            async with (
+                await trio.open_tcp_stream(host.strip("[]"), int(port)) as stream,
+                trio.open_nursery() as nursery,
+            ):
+                target = self._target() + urlencode(query)
+                self._socket = await wrap_client_stream(nursery, stream, host, target, message_queue_size=100)
+                while not self.gone:
+                    message = _response(await self._socket.get_message())
+                    self.signals.append(message)
+                    await self._handle(message)
+                    self.tell()
+        except* (OSError, HandshakeError, ConnectionClosed, trio.BrokenResourceError):
+            pass
+        finally:
+            self._over()
+
+    def _target(self) -> str:
+        if not self.single:
+            return "/rtc?protocol=17&sdk=go&auto_subscribe=1&"
+        offer = rtc.SessionDescription(type="offer", sdp=self.publisher.peer.create_offer(), id=1)
+        body = rtc.JoinRequest(
+            client_info=models.ClientInfo(protocol=17),
+            connection_settings=rtc.ConnectionSettings(auto_subscribe=True),
+            add_track_requests=[self._add_track()],
+            publisher_offer=offer,
+        )
+        wrapped = rtc.WrappedJoinRequest(join_request=body.SerializeToString())
+        encoded = base64.urlsafe_b64encode(wrapped.SerializeToString()).decode()
+        return f"/rtc/v1?join_request={quote(encoded, safe='')}&"
+
+    def _add_track(self) -> rtc.AddTrackRequest:
+        return rtc.AddTrackRequest(cid=self.track.track_id, type=models.TrackType.AUDIO, disable_red=True)
+
+    async def _handle(self, message: rtc.SignalResponse) -> None:
+        match message.WhichOneof("message"):
+            case "join" if not self.single:
+                await self.signal(rtc.SignalRequest(add_track=self._add_track()))
+                await self.offer()
+            case "offer":
+                self.subscriber.peer.accept_offer(message.offer.sdp)
+                answer = rtc.SessionDescription(
+                    type="answer", sdp=self.subscriber.peer.create_answer(), id=message.offer.id
+                )
+                await self.signal(rtc.SignalRequest(answer=answer))
+            case "answer":
+                self.publisher.peer.accept_answer(message.answer.sdp)
+
+    async def offer(self) -> None:
+        """Offer what is published."""
+        sdp = self.publisher.peer.create_offer()
+        await self.signal(rtc.SignalRequest(offer=rtc.SessionDescription(type="offer", sdp=sdp, id=1)))
+
+    def tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    def _over(self) -> None:
+        self.gone = True
+        self.tell()
+
+
+def _response(frame: str | bytes) -> rtc.SignalResponse:
+    assert isinstance(frame, bytes), "who sends binary frames gets binary ones"
+    return rtc.SignalResponse.FromString(frame)
+
+
+@asynccontextmanager
+async def join(server: Server, identity: str, *, room: str = "room", single: bool = False) -> AsyncIterator[Client]:
+    """A client that is joining; at the end of the block it vanishes, with a DTLS goodbye and nothing else."""
+    async with AsyncExitStack() as stack:
+        # A port for each connection, as real clients have it.
+        muxes = [await stack.enter_async_context(UdpMux.open(["127.0.0.1"], 0)) for _ in range(1 if single else 2)]
+        publisher = Side(f"{identity}'s pub", muxes[0], offerer=True)
+        subscriber = publisher if single else Side(f"{identity}'s sub", muxes[1], offerer=False)
+        client = Client(identity, publisher, subscriber)
+        async with trio.open_nursery() as nursery:
+            for side in client.sides:
+                nursery.start_soon(side.peer.run, name=f"client {side.peer.name}")
+            nursery.start_soon(client.converse, server, room, name=f"client {identity}")
+            yield client
+            nursery.cancel_scope.cancel()

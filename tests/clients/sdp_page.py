@@ -6,6 +6,7 @@ Run as a program, so that Playwright's event loop stays out of the test process.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 from playwright.sync_api import Error, sync_playwright
@@ -20,7 +21,7 @@ ARGUMENTS = (
 def main() -> None:
     """Serve until the input ends."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS.split())
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium") or "/usr/bin/chromium", args=ARGUMENTS.split())
         page = browser.new_page()
         page.goto("about:blank")
         for line in sys.stdin:

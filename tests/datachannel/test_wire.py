@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz.checks.dcep import check_dcep
@@ -11,6 +11,7 @@ from triosfu.errors import MalformedPacket
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([0, 1, 2, 0x80, 0x81, 0x82]), st.integers(0, 0xFFFF), st.integers(0, 0xFFFFFFFF), text, text)
 def test_an_open_survives_the_wire(kind: int, priority: int, reliability: int, label: str, protocol: str) -> None:
     message = Open(kind, priority, reliability, label, protocol)
@@ -18,6 +19,7 @@ def test_an_open_survives_the_wire(kind: int, priority: int, reliability: int, l
     check_dcep(message.serialize())
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_dcep_or_malformed(data: bytes) -> None:
     check_dcep(data)

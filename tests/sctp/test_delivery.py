@@ -139,6 +139,33 @@ def test_buffered_counts_what_is_not_acknowledged() -> None:
     assert (left.buffered(4), left.buffered(5), left.total_buffered) == (0, 0, 0)
 
 
+def test_one_event_lets_out_a_burst_of_four_packets() -> None:
+    """P20."""
+    network = established()
+    left, _ = lefts(network)
+    left._outbound.congestion.bytes = 100_000
+    left.datagrams_to_send()
+    left.send(0, bytes(100_000), ppid=53, now=1.0)
+    assert len(left.datagrams_to_send()) == 4
+    assert left.datagrams_to_send() == [], "without a new event nothing more goes out"
+    sack = Sack(left._outbound.cumulative & 0xFFFFFFFF, 1 << 20)
+    left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [sack]).serialize(), 1.1)
+    assert len(left.datagrams_to_send()) == 4
+
+
+def test_a_delayed_sack_rides_along_with_data() -> None:
+    network = established()
+    left, right = lefts(network)
+    left.send(0, b"first", ppid=53, now=1.0)
+    network.run(until=2.0)
+    left.send(0, b"question", ppid=53, now=2.0)
+    network.run(until=2.05)
+    network.paths[1].sent.clear()
+    right.send(0, b"answer", ppid=53, now=2.05)
+    network.run(until=2.08)
+    assert {type(chunk) for chunk in network.paths[1].chunks()} == {Sack, Data}
+
+
 def test_sacks_come_for_every_second_packet_or_after_200_ms() -> None:
     network = established()
     left, _ = lefts(network)

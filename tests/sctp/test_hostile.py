@@ -14,7 +14,7 @@ from tests.sctp.test_wire import chunks
 from triosfu.sctp.core import Association, Ended, Event, Message, State
 from triosfu.sctp.inbound import Inbound, Violation
 from triosfu.sctp.parameters import CauseCode
-from triosfu.sctp.wire import BEGIN, END, UNORDERED, Chunk, Data, ForwardTsn, Packet, PacketHeader
+from triosfu.sctp.wire import BEGIN, END, IMMEDIATE, UNORDERED, Chunk, Data, ForwardTsn, Packet, PacketHeader
 
 BUFFER = 100_000
 
@@ -41,6 +41,7 @@ def feed(inbound: Inbound, chunks: list[Data]) -> None:
         inbound.receive(chunk)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=1500), st.integers(0, 255))
 def test_any_datagram_in_any_state(body: bytes, state: int) -> None:
     core, _ = pair(state)
@@ -68,6 +69,7 @@ def test_any_chunks_in_any_state(state: int, packets: list[tuple[list[Chunk], in
     check_sctp_association(bytes(script))
 
 
+@settings(deadline=None)
 @given(st.lists(chunks, min_size=1, max_size=3), st.integers(0, 2**32 - 1), st.integers(0, 255))
 def test_a_wrong_tag_changes_nothing(content: list[Chunk], tag: int, state: int) -> None:
     core, _ = pair(state)
@@ -110,6 +112,16 @@ def test_messages_that_wait_for_one_that_never_comes_hit_the_window() -> None:
         feed(inbound, [data(tsn, ssn=1 + tsn, payload=bytes(1000)) for tsn in range(1000)])
     assert caught.value.cause == CauseCode.OUT_OF_RESOURCE
     assert inbound.held <= BUFFER + 21_000
+
+
+def test_data_that_asks_for_a_sack_at_once_gets_it() -> None:
+    inbound, _ = make()
+    inbound.receive(data(0))
+    inbound.sack_now = False
+    inbound.receive(data(1, ssn=1))
+    assert not inbound.sack_now
+    inbound.receive(data(2, BEGIN | END | IMMEDIATE, ssn=2))
+    assert inbound.sack_now
 
 
 def test_tsns_far_ahead_are_dropped() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz.checks.sctp import check_sctp
@@ -58,17 +58,20 @@ chunks = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(u16, u16, u32, st.lists(chunks, max_size=5))
 def test_a_packet_survives_the_wire(source: int, destination: int, tag: int, content: list[Chunk]) -> None:
     packet = Packet(source, destination, tag, content)
     assert Packet.parse(packet.serialize()) == packet
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_packet_or_malformed_packet(data: bytes) -> None:
     check_sctp(data)
 
 
+@settings(deadline=None)
 @given(st.lists(chunks, min_size=1, max_size=3), st.data())
 def test_a_damaged_packet_is_noticed_or_harmless(content: list[Chunk], data: st.DataObject) -> None:
     whole = bytearray(Packet(5000, 5000, 7, content).serialize())
@@ -132,6 +135,7 @@ def test_causes_are_described_without_control_characters() -> None:
     assert text == "user abort (bye[2J), cause 4711"
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 40), st.integers(-(2**31), 2**31 - 1))
 def test_unwrapping_finds_the_nearest(near: int, distance: int) -> None:
     assert unwrap((near + distance) & 0xFFFFFFFF, near) == near + distance

@@ -165,7 +165,7 @@ class Association:
 
     def connect(self, now: float) -> None:
         """Start the handshake; nothing happens if the peer has started it already."""
-        self._now = now
+        self._advance(now)
         if self._move(On.ASSOCIATE):
             self._handshake.send_init(now)
 
@@ -205,7 +205,7 @@ class Association:
             raise UsageError(f"sctp: stream {stream_id} of {self._outbound_streams}")
         if self.is_resetting(stream_id):
             raise UsageError(f"sctp: stream {stream_id} is being reset")
-        self._now = now
+        self._advance(now)
         queue = self._outbound.queue
         queue.append(
             OutMessage(
@@ -221,7 +221,7 @@ class Association:
 
     def reset_stream(self, stream_id: int, now: float) -> None:
         """End our side of the stream once what is queued on it is sent; `ResetDone` tells how it went."""
-        self._now = now
+        self._advance(now)
         if self._state is not State.ENDED and not self.is_resetting(stream_id):
             self._reconfig.reset(stream_id)
 
@@ -235,12 +235,12 @@ class Association:
 
     def abort(self, reason: str, now: float) -> None:
         """End the association now; the peer is told if it is known."""
-        self._now = now
+        self._advance(now)
         self._abort(reason, cause(CauseCode.USER_ABORT, reason[:200]))
 
     def shutdown(self, now: float) -> None:
         """End the association when everything queued is acknowledged, or after a bounded time."""
-        self._now = now
+        self._advance(now)
         if self._move(On.SHUT_DOWN):
             self._timers[Timer.T5_GUARD] = now + 5 * self._settings.rto_max
         elif self._state in OPENING:
@@ -259,13 +259,14 @@ class Association:
             self.dropped["malformed"] += 1
         except Violation as violation:
             self._abort(str(violation), cause(violation.cause, str(violation)))
+        self._transmission.event()  # last: a SACK has let out its own burst already
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due; nothing if called early."""
         due = self._timers.pop_expired(now)
         if not due:
             return
-        self._now = now
+        self._advance(now)
         for timer in due:
             if self._state is not State.ENDED:
                 self._expired(timer)
@@ -288,6 +289,11 @@ class Association:
         return drained
 
     # State
+
+    def _advance(self, now: float) -> None:
+        """Something happens, now."""
+        self._now = now
+        self._transmission.event()
 
     def _move(self, on: On) -> bool:
         """Change the state if `on` may happen in it; False, and nothing has changed, if it may not."""

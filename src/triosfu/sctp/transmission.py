@@ -38,6 +38,10 @@ class Transmission:
         self._burst = 0
         self.sack_due = False
 
+    def event(self) -> None:
+        """Something happened that may let data out: one burst of it."""
+        self._burst = max(self._burst, self._settings.max_burst)
+
     def data_received(self, inbound: Inbound, now: float) -> None:
         """A packet with DATA came: it is acknowledged at once, with the next one, or after a while."""
         self._unsacked += 1
@@ -61,8 +65,8 @@ class Transmission:
     def send(self, inbound: Inbound | None, now: float, *, may_send_data: bool) -> None:
         """Make packets of all that may go out now."""
         outbound, packer = self._outbound, self._packer
-        budget = max(self._burst, self._settings.max_burst) if may_send_data else 0
-        self._burst = 0
+        # What an event has let out and is not used is gone, or it would add up to a flood.
+        budget, self._burst = self._burst if may_send_data else 0, 0
         while True:
             pieces: list[bytes] = []
             room = packer.take_replies(pieces)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from triosfu.cli import logs
+from triosfu import logs
 
 
 def logged(level: str, *, as_json: bool = True) -> io.StringIO:

@@ -94,12 +94,11 @@ room:
   max_participants: 3
   empty_timeout: 1
   departure_timeout: 2
-  enable_remote_unmute: true
   sync_streams: true
   playout_delay: {enabled: true, min: 100, max: 200}
 audio: {active_level: 30, min_percentile: 50, update_interval: 500, smooth_intervals: 4}
 video: {dynacast_pause_delay: 10s}
-limit: {num_tracks: -1, bytes_per_sec: 1_000_000_000, max_metadata_size: 1}
+limit: {num_tracks: -1, max_metadata_size: 1}
 logging: {level: warn, json: true}
 """
     )
@@ -122,13 +121,12 @@ logging: {level: warn, json: true}
         max_participants=3,
         empty_timeout=1,
         departure_timeout=2,
-        enable_remote_unmute=True,
         sync_streams=True,
         playout_delay=PlayoutDelay(enabled=True, min=100, max=200),
     )
     assert (config.audio.active_level, config.audio.smooth_intervals) == (30, 4)
     assert config.video.dynacast_pause_delay == 10.0
-    assert (config.limit.num_tracks, config.limit.bytes_per_sec, config.limit.max_metadata_size) == (-1, 1e9, 1)
+    assert (config.limit.num_tracks, config.limit.max_metadata_size) == (-1, 1)
     assert (config.logging.level, config.logging.json) == ("warning", True)
 
 
@@ -171,6 +169,10 @@ def test_overrides_win_and_go_into_sections() -> None:
         (
             "rtc: {pli_throttle: {low_quality: 500}}",
             "rtc.pli_throttle.low_quality: must be a duration with its unit, such as 500ms or 1m30s",
+        ),
+        (
+            "rtc: {packet_buffer_size_video: 0}",
+            "rtc.packet_buffer_size_video: should be greater than or equal to 1",
         ),
         ("rtc: 7", "rtc: should be a dictionary or an instance of RtcConfig"),
         (

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 import triosfu
-from triosfu.cli import logs
+from triosfu import logs
 from triosfu.cli.options import ConfigBody, ConfigFile, Development, KeyFile, Keys, configure
 
 if TYPE_CHECKING:

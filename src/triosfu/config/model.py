@@ -26,6 +26,9 @@ from triosfu.config.values import (
 )
 
 _STRICT = ConfigDict(extra="forbid")  # an unknown key is a mistake
+_PacketCount = Annotated[int, Field(ge=1, le=16_384)]  # half of what a sequence number can tell apart
+_PlayoutDelay = Annotated[int, Field(ge=0, le=40_950)]  # what its header extension has room for
+_Size = Annotated[int, Field(ge=1)]
 _MEDIA_PORT = PortRange(7882, 7882)
 
 
@@ -82,8 +85,8 @@ class RtcConfig:
     ips: NetworkFilter = NetworkFilter()
     stun_servers: tuple[str, ...] = ()  # host:port, told to clients
     turn_servers: tuple[TurnServer, ...] = ()
-    packet_buffer_size_video: Count = 500  # packets kept for retransmission
-    packet_buffer_size_audio: Count = 200
+    packet_buffer_size_video: _PacketCount = 500  # packets kept for retransmission
+    packet_buffer_size_audio: _PacketCount = 200
     pli_throttle: PliThrottle = PliThrottle()
 
 
@@ -93,8 +96,8 @@ class PlayoutDelay:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     enabled: bool = False
-    min: Count = 0
-    max: Count = 0
+    min: _PlayoutDelay = 0
+    max: _PlayoutDelay = 0  # 0 is ten seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +110,7 @@ class RoomConfig:
     max_participants: Count = 0  # 0 is no limit
     empty_timeout: Count = 300  # for somebody to come
     departure_timeout: Count = 20  # after the last one left
-    enable_remote_unmute: bool = False
-    sync_streams: bool = False
+    sync_streams: bool = False  # one media stream for tracks that their publisher says belong together
     playout_delay: PlayoutDelay = PlayoutDelay()
 
 
@@ -133,20 +135,19 @@ class VideoConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitConfig:
-    """Section `limit`: 0 is no limit, except for sizes in bytes, which always hold."""
+    """Section `limit`: 0 is no limit, where it is allowed."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    num_tracks: int = 0  # of the whole server; so is the next
-    bytes_per_sec: float = 0.0
-    subscription_limit_video: Count = 0  # of one participant; so is the next
+    num_tracks: int = 0  # received and sent by the whole server, above which no room is begun
+    subscription_limit_video: Count = 0  # tracks that one participant receives at once; so is the next
     subscription_limit_audio: Count = 0
     max_metadata_size: Count = 512 * 1024
     max_attributes_size: Count = 64 * 1024
     max_room_name_length: Count = 256
     max_participant_identity_length: Count = 256
     max_participant_name_length: Count = 256
-    signal_message_size_limit: Count = 2 << 20
-    max_api_request_body_size: Count = 10 << 20
+    signal_message_size_limit: _Size = 2 << 20
+    max_api_request_body_size: _Size = 10 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,7 @@ class DownTrack:
     """Forwards one track to one subscriber, on one SSRC, continuously. It flows while there is no `Hold`."""
 
     __slots__ = (
+        "_delay",
         "_encrypted",
         "_forwarder",
         "_holds",
@@ -75,6 +76,7 @@ class DownTrack:
         cname: str,
         mid: str = "",
         encrypted: bool = False,
+        playout_delay: bytes = b"",
     ) -> None:
         self.cname, self.mid = cname, mid
         self.mime = ""  # of what is sent, in lower case, once bound
@@ -82,6 +84,7 @@ class DownTrack:
         self.stats = SendStats()
         self._receiver = receiver
         self._encrypted = encrypted
+        self._delay = playout_delay
         self._holds = {Hold.UNBOUND}
         self._forwarder = Forwarder(
             receiver=receiver, sink=sink, ssrc=ssrc, rtx_ssrc=rtx_ssrc, rng=rng, stats=self.stats
@@ -169,9 +172,11 @@ class DownTrack:
     def _shared_shape(self, extension_ids: Mapping[str, int], *, primary_only: bool) -> Shape:
         """The shape that another subscriber with the same identifiers already uses, or a new one."""
         for other in self._receiver.subscribers:
-            if isinstance(other, Forwarder) and other.shape.matches(extension_ids, primary_only=primary_only):
+            if isinstance(other, Forwarder) and other.shape.matches(
+                extension_ids, primary_only=primary_only, delay=self._delay
+            ):
                 return other.shape
-        return Shape(extension_ids, primary_only=primary_only)
+        return Shape(extension_ids, primary_only=primary_only, delay=self._delay)
 
     # --- what may flow ---------------------------------------------------------------------------------------------
 

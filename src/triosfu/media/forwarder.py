@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from triosfu.media.sent_log import SentLog
     from triosfu.media.sink import MediaSink
 
-HISTORY = {"audio": 256, "video": 512}  # packets that can be sent again; powers of two, at least 200 and 500
 STALLED = 1.0  # seconds without a packet while other layers flow: the layer has gone
 ALIVE = 0.25  # seconds; a layer with a packet this fresh still flows
 LAYER_PATIENCE = 1.0  # seconds that switch points are refused because timestamps do not fit yet
@@ -102,7 +101,7 @@ class Forwarder:
         self.hunt = KeyframeHunt(receiver, self.selector, stats)
         self.change = Change.RESUMED  # why the next source, after none, begins
         self.started_at = math.inf
-        history = HISTORY[receiver.kind]
+        history = 1 << (receiver.buffer_size - 1).bit_length()  # packets that can be sent again; a power of two
         self.munger = Munger(rng=rng, history=history)
         self.sequencer = Sequencer(history)
         self.last: RtpPacket | None = None  # the newest packet of the source that flows; None while none does

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-BUFFER_VIDEO, BUFFER_AUDIO = 500, 200  # packets per layer that can be asked for again
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiveSettings:
+    """What an operator may choose about received tracks; one value serves all of a server."""
+
+    buffer_video: int = 500  # packets per layer that can be asked for again
+    buffer_audio: int = 200
+    keyframe_distance: tuple[float, float, float] = (0.5, 1.0, 1.0)  # least seconds between requests, by layer
+    levels: LevelSettings = field(default_factory=LevelSettings)
 
 
 class Subscriber(Protocol):
@@ -54,8 +62,7 @@ class TrackReceiver:
         now: float,
         screenshare: bool = False,
         nack: bool | None = None,
-        buffer_size: int | None = None,
-        levels: LevelSettings | None = None,
+        settings: ReceiveSettings | None = None,
         inspect: Callable[[RtpPacket], None] | None = None,
     ) -> None:
         self.kind = kind  # "audio" or "video"
@@ -64,7 +71,9 @@ class TrackReceiver:
         self.created_at = now
         self.screenshare = screenshare
         self.nack = mime.lower() != "audio/red" if nack is None else nack  # RED mends itself
-        self.buffer_size = buffer_size or (BUFFER_VIDEO if kind == "video" else BUFFER_AUDIO)
+        settings = settings or ReceiveSettings()
+        self.buffer_size = settings.buffer_video if kind == "video" else settings.buffer_audio
+        self.keyframe_distance = settings.keyframe_distance
         self.extension_ids: dict[str, int] = {}  # the publisher's: uri -> identifier in received packets
         self.inspect = inspect or inspect_for(mime, self.extension_ids)
         self.streams: dict[int, ReceiveStream] = {}  # by spatial index
@@ -75,7 +84,7 @@ class TrackReceiver:
         self.unexpected_mime: str | None = None  # the codec that came instead of `mime`
         self.failed_subscribers = 0
         self.feedback: Feedback | None = None
-        self._level = AudioLevel(clock_rate, levels)
+        self._level = AudioLevel(clock_rate, settings.levels)
         self._level_id = 0
 
     def __repr__(self) -> str:

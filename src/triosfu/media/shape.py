@@ -23,6 +23,7 @@ ABS_SEND_TIME = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
 TRANSPORT_SEQUENCE = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
 ABS_CAPTURE_TIME = "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time"
 VIDEO_ORIENTATION = "urn:3gpp:video-orientation"
+PLAYOUT_DELAY = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
 # What is passed on as the publisher wrote it. All else is about the publisher's own transport or sections.
 FORWARDED = (DEPENDENCY_DESCRIPTOR, ABS_CAPTURE_TIME, VIDEO_ORIENTATION)
 MAX_PACKET = 1456  # bytes before protection: with RTX, SRTP, UDP and IPv4 it still fits 1500
@@ -31,6 +32,11 @@ MARKER = 0x80
 HIGHEST_ONE_BYTE = 14
 
 _extension_header = struct.Struct("!HH")
+
+
+def playout_delay(least: int, most: int) -> bytes:
+    """The playout-delay extension's value: the bounds of a receiver's delay in milliseconds, as steps of ten."""
+    return (min(least // 10, 0xFFF) << 12 | min(most // 10, 0xFFF)).to_bytes(3, "big")
 
 
 @cache
@@ -46,6 +52,7 @@ class Shape:
         "_pairs",
         "_pairs_from",
         "blocks",
+        "delay",
         "extension_ids",
         "first",
         "frame_at",
@@ -61,9 +68,10 @@ class Shape:
         "transport_at",
     )
 
-    def __init__(self, extension_ids: Mapping[str, int], *, primary_only: bool) -> None:
+    def __init__(self, extension_ids: Mapping[str, int], *, primary_only: bool, delay: bytes = b"") -> None:
         self.extension_ids = {uri: number for uri, number in extension_ids.items() if 0 < number < 256}
         self.primary_only = primary_only  # of RED: its last block, which is plain Opus
+        self.delay = delay  # the value of the playout-delay extension; empty writes none
         self.oversized = 0  # packets that went out without their payload
         self.packet: RtpPacket | None = None
         self.first = VERSION
@@ -79,9 +87,9 @@ class Shape:
         self._pairs_from: Mapping[str, int] = {}
         self._pairs: dict[int, tuple[int, bool]] = {}
 
-    def matches(self, extension_ids: Mapping[str, int], *, primary_only: bool) -> bool:
+    def matches(self, extension_ids: Mapping[str, int], *, primary_only: bool, delay: bytes = b"") -> bool:
         """Whether a subscriber with these identifiers gets the same bytes."""
-        return self.primary_only == primary_only and self.extension_ids == extension_ids
+        return (self.primary_only, self.delay, self.extension_ids) == (primary_only, delay, extension_ids)
 
     def take(self, packet: RtpPacket, publisher_ids: Mapping[str, int], now: float) -> None:
         """Hold `packet` from now on, as sent at `now`."""
@@ -145,6 +153,8 @@ class Shape:
             elements.append((transport, b"\0\0"))
         elif send_time := ids.get(ABS_SEND_TIME, 0):
             elements.append((send_time, (int(now * 262144) & 0xFFFFFF).to_bytes(3, "big")))
+        if self.delay and (delay := ids.get(PLAYOUT_DELAY, 0)):
+            elements.append((delay, self.delay))
         descriptor = -1
         if self._pairs and packet.extension_profile:
             for number, start, end in packet.elements():

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from triosfu.media.receiver import TrackReceiver
     from triosfu.rtp.wire import RtpPacket
 
-PLI_DISTANCE = (0.5, 1.0, 1.0)  # seconds, by layer
-
 
 class ReceiveStream:
     """One layer of one track, on one SSRC.
@@ -46,7 +44,7 @@ class ReceiveStream:
         self.reception = Reception(first, receiver.clock_rate)
         self.buffer = PacketBuffer(receiver.buffer_size)
         self.nacks = NackGenerator()
-        self.keyframes = KeyframeRequests(PLI_DISTANCE[min(spatial, 2)])
+        self.keyframes = KeyframeRequests(receiver.keyframe_distance[min(spatial, 2)])
         self.tracker = StreamTracker(settings_for(spatial, screenshare=receiver.screenshare))
         self.sender_report: tuple[SenderReport, float] | None = None
         self.packets = self.bytes = self.padding = self.duplicates = self.late = self.recovered = self.foreign = 0

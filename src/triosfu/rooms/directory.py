@@ -87,10 +87,18 @@ class Rooms:
                 raise UsageError("rooms: not running")
             if self._draining or (self.settings.max_rooms and len(self._rooms) >= self.settings.max_rooms):
                 raise JoinRefused(503, "server is at its limits")
+            if self.settings.limits.server_tracks and self._tracks() >= self.settings.limits.server_tracks:
+                raise JoinRefused(503, "server is at its limits")
             room = Room(name, settings or self.settings.defaults, self.services)
             await self._nursery.start(self._run, room, name=f"room {name}")
             self._rooms[name] = room
             return room
+
+    def _tracks(self) -> int:
+        """How many tracks are received and sent, all rooms together."""
+        people = [participant for room in self for participant in room.participants.values()]
+        sent = sum(subscription.down is not None for one in people for subscription in one.subscriptions)
+        return sent + sum(len(one.publications) for one in people)
 
     async def _run(self, room: Room, *, task_status: trio.TaskStatus[None]) -> None:
         try:

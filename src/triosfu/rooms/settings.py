@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from triosfu.media.receiver import ReceiveSettings
 
 if TYPE_CHECKING:
     from livekit.protocol import rtc
@@ -48,6 +50,9 @@ class Limits:
     queued_tracks: int = 3
     published_tracks: int = 200  # of one participant
     subscriptions: int = 4096  # wishes of one participant, found or not
+    subscribed_video: int = 0  # tracks that one participant receives at once; 0 is no limit, and so for the next
+    subscribed_audio: int = 0
+    server_tracks: int = 0  # received and sent by all, above which no room is begun; 0 is no limit
     stored_settings: int = 4096
     candidates: int = 128  # of one transport, waiting for its description
     data_tracks: int = 256
@@ -94,3 +99,6 @@ class RoomSettings:
     ice_servers: tuple[rtc.ICEServer, ...] = ()
     data_tracks: bool = True
     remote_unmute: bool = False
+    sync_streams: bool = False  # one media stream for all tracks of a publisher that belong together
+    playout_delay: tuple[int, int] | None = None  # milliseconds, least and most, that receivers delay cameras
+    reception: ReceiveSettings = field(default_factory=ReceiveSettings)

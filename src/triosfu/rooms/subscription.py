@@ -16,6 +16,7 @@ import trio
 from livekit.protocol import models, rtc
 
 from triosfu.media.down_track import DownTrack
+from triosfu.media.shape import playout_delay
 from triosfu.rooms import track_info
 from triosfu.rooms.dynacast import OFF
 from triosfu.rooms.publication import PublicationState
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from triosfu.sdp.codecs import Codec
 
 RED, OPUS = "audio/red", "audio/opus"
+SYNC_STREAMS_SINCE = 10  # signalling protocol
 SLOW_FPS, MEDIUM_FPS = 10, 20  # frames per second up to which one, or two, temporal layers are enough
 
 
@@ -211,13 +213,19 @@ class Subscriptions:
         if not allowed:
             self._release(subscription)
             return
-        if subscription.sender is None:
+        if subscription.sender is None and self._has_place(publication.kind):
             # Every client drops media whose publisher it does not know (trap 17).
             owner.room.announcer.introduce(publisher, to=owner)
             subscription.sender = self._new_sender(publication)
             publication.subscriptions[owner.sid] = subscription
             owner.shape.subscriber.negotiation.add_sender(subscription.sender)
             owner.negotiator.request()
+
+    def _has_place(self, kind: str) -> bool:
+        """Tell whether one more track of a kind may be received; a wish beyond that waits for another to end."""
+        limits = self._owner.settings.limits
+        limit = limits.subscribed_video if kind == "video" else limits.subscribed_audio
+        return not limit or sum(one.sender is not None and one.sender.kind == kind for one in self) < limit
 
     def _give_up(self, sid: str) -> None:
         self._wishes.pop(sid, None)
@@ -232,12 +240,25 @@ class Subscriptions:
         return Sender(
             kind=publication.kind,
             track_id=publication.sid,
-            stream_id=f"{publication.publisher.sid}|{publication.sid}",
+            stream_id=f"{publication.publisher.sid}|{self._stream_name(publication)}",
             ssrc=self._new_ssrc(),
             rtx_ssrc=self._new_ssrc() if video else None,
             codecs=codecs,
             stereo=publication.info.stereo,
         )
+
+    def _stream_name(self, publication: Publication) -> str:
+        """What the client's stream is called, after the publisher: browsers play tracks of one stream in step."""
+        client = self._owner.options.client
+        together = self._owner.settings.sync_streams and client.protocol >= SYNC_STREAMS_SINCE
+        return publication.info.stream if together and client.browser.lower() != "firefox" else publication.sid
+
+    def _playout_delay(self, publication: Publication) -> bytes:
+        """How long this client is asked to hold frames back; a shared screen is shown at once."""
+        bounds = self._owner.settings.playout_delay
+        if bounds is None or publication.info.source == models.TrackSource.SCREEN_SHARE:
+            return b""
+        return playout_delay(*bounds)
 
     def _new_ssrc(self) -> int:
         used = {ssrc for one in self if one.sender for ssrc in (one.sender.ssrc, one.sender.rtx_ssrc)}
@@ -267,6 +288,7 @@ class Subscriptions:
                 cname=sender.stream_id,
                 mid=sender.mid or "",
                 encrypted=publication.encrypted,
+                playout_delay=self._playout_delay(publication),
             )
             down.set_muted(publication.info.muted, now)
             subscription.down, subscription.receiver = down, receiver
@@ -331,6 +353,15 @@ class Subscriptions:
         if sender is not None and not self._owner.closed:
             self._owner.shape.subscriber.negotiation.remove_sender(sender)
             self._owner.negotiator.request()
+            self._fill_place()
+
+    def _fill_place(self) -> None:
+        """Let the wishes that wait for a place have the one that became free."""
+        limits = self._owner.settings.limits
+        if limits.subscribed_video or limits.subscribed_audio:
+            for waiting in self:
+                if waiting.publication is not None and waiting.sender is None:
+                    self._reconcile(waiting)
 
     # --- settings --------------------------------------------------------------------------------------------------
 

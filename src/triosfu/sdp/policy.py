@@ -35,6 +35,7 @@ class MediaPolicy:
 
     receive: tuple[str, ...] = DEFAULT_MIMES  # from the client
     send: tuple[str, ...] = DEFAULT_MIMES  # to the client
+    rtx: bool = True  # retransmissions on a stream of their own (RFC 4588)
     only_preferred: bool = False  # answer just the preferred codec: Firefox on Linux and Android ignores the order
     transport_cc: bool = False  # measure the path to the client with TWCC instead of REMB
     playout_delay: bool = False  # offer the playout-delay extension
@@ -106,7 +107,7 @@ def published_codecs(
 ) -> tuple[Codec, ...]:
     """The codecs of an answer to a section in which the client sends, the one that it should use first."""
     feedback = PUBLISHED_FEEDBACK[kind] | ({"goog-remb"} if single and kind == "video" else frozenset())
-    codecs = [_with_feedback(codec, feedback) for codec in offered if _is_enabled(codec, policy.receive)]
+    codecs = [_fit(codec, feedback, policy) for codec in offered if _is_enabled(codec, policy.receive)]
     if kind == "audio":
         codecs = [_publish_opus(codec, preferences) if codec.mime == OPUS else codec for codec in codecs]
         return _order_red(codecs, preferences)
@@ -173,7 +174,8 @@ def offered_codecs(kind: str, policy: MediaPolicy, *, red: bool, stereo: bool) -
             _stereo(replace(codec, feedback=opus), stereo=stereo) if codec.mime == OPUS else codec for codec in enabled
         )
     feedback = ("transport-cc" if policy.transport_cc else "goog-remb", "ccm fir", "nack", "nack pli")
-    return tuple(replace(codec, feedback=feedback) for codec in OFFERED_VIDEO if _is_enabled(codec, policy.send))
+    enabled = [replace(codec, feedback=feedback) for codec in OFFERED_VIDEO if _is_enabled(codec, policy.send)]
+    return tuple(_fit(codec, feedback, policy) for codec in enabled)
 
 
 @lru_cache(maxsize=CACHED)
@@ -184,7 +186,7 @@ def forwarded_codecs(
     feedback = {"ccm fir", "nack", "nack pli", "transport-cc" if policy.transport_cc else "goog-remb"}
     if kind == "audio":
         feedback = set() if red else {"nack"}
-    codecs = [_with_feedback(codec, feedback) for codec in offered if _is_enabled(codec, policy.send)]
+    codecs = [_fit(codec, feedback, policy) for codec in offered if _is_enabled(codec, policy.send)]
     decodable = [codec for codec in codecs if h264_rank(codec)[0] < 2]
     return tuple(_stereo(codec, stereo=stereo) if codec.mime == OPUS else codec for codec in decodable)
 
@@ -207,6 +209,10 @@ def _is_enabled(codec: Codec, mimes: Iterable[str]) -> bool:
     return codec.mime in mimes
 
 
-def _with_feedback(codec: Codec, allowed: Iterable[str]) -> Codec:
+def _fit(codec: Codec, allowed: Iterable[str], policy: MediaPolicy) -> Codec:
+    """`codec` with no other feedback than what is allowed, and with RTX only where the policy has it."""
     feedback = tuple(kind for kind in codec.feedback if kind in allowed)
-    return codec if feedback == codec.feedback else replace(codec, feedback=feedback)
+    repairs = codec.rtx_payload_type if policy.rtx else None
+    if (feedback, repairs) == (codec.feedback, codec.rtx_payload_type):
+        return codec
+    return replace(codec, feedback=feedback, rtx_payload_type=repairs)

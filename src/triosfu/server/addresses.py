@@ -32,12 +32,26 @@ def media_hosts(config: Config) -> list[str]:
     for address in config.bind_addresses:
         version = WILDCARDS.get(address)
         if version is None:
-            hosts[address] = None
+            if _is_usable(config, address):
+                hosts[address] = None
         else:
             hosts.update(dict.fromkeys(_interface_addresses(config, version)))
     if not hosts:
         raise ConfigError("rtc.interfaces: no network address is left to receive media on")
     return list(hosts)
+
+
+def _is_usable(config: Config, host: str) -> bool:
+    """Whether the interface and address filters let an address pass that is asked for by name."""
+    address = ipaddress.ip_address(host)
+    if not _allowed(address, config.rtc.ips):
+        return False
+    names = [adapter.name for adapter in ifaddr.get_adapters() for ip in adapter.ips if _text(ip) == str(address)]
+    return not names or any(_allowed_name(name, config.rtc.interfaces) for name in names)
+
+
+def _text(ip: ifaddr.IP) -> str:
+    return ip.ip if isinstance(ip.ip, str) else ip.ip[0]
 
 
 def _interface_addresses(config: Config, version: int) -> Iterator[str]:
@@ -46,7 +60,7 @@ def _interface_addresses(config: Config, version: int) -> Iterator[str]:
         if not _allowed_name(adapter.name, config.rtc.interfaces):
             continue
         for ip in adapter.ips:
-            text = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
+            text = _text(ip)
             address = ipaddress.ip_address(text)
             if address.version != version or address.is_link_local or not _allowed(address, config.rtc.ips):
                 continue

@@ -11,21 +11,22 @@ from __future__ import annotations
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
 import trio
 
-from triosfu import tokens
+from triosfu import logs, tokens
 from triosfu.dtls.certificate import Certificate
-from triosfu.net.http import Request, Response, Upgrade, open_listeners, serve_http
+from triosfu.net.http import Limits, Request, Response, Upgrade, open_listeners, serve_http
+from triosfu.net.websocket import WebSocketLimits
 from triosfu.peer import PeerConnection, PeerHandler, PeerSettings
 from triosfu.rooms.directory import Rooms
 from triosfu.rooms.joining import Services
-from triosfu.sdp.policy import MediaPolicy
 from triosfu.server.addresses import open_mux
 from triosfu.server.demo import Demo
-from triosfu.server.settings import room_settings
+from triosfu.server.settings import media_policy, room_settings
 from triosfu.signalling.routes import Signalling, token_refresher
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from triosfu.config import Config
     from triosfu.net.udp import UdpMux
+    from triosfu.sdp.policy import MediaPolicy
 
 GRACE = 5.0  # seconds for goodbyes
 NTP_EPOCH = 2_208_988_800  # seconds from 1900, where NTP's time begins, to 1970
@@ -124,6 +126,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
     Raises:
         ConfigError: A port or an address cannot be had.
     """
+    logs.configure_by_default(level=config.logging.level, json=config.logging.json)
     rng = SystemRandom()
     keys = dict(config.keys)
     if not keys:
@@ -131,11 +134,10 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
         keys = {f"API{rng.randbytes(6).hex()}": rng.randbytes(32).hex()}
     async with AsyncExitStack() as stack:
         mux = await open_mux(config, stack)
-        codecs = tuple(config.room.enabled_codecs)
         peers = PeerFactory(
             mux=mux,
             certificate=Certificate.generate(),
-            policy=MediaPolicy(receive=codecs, send=codecs, playout_delay=config.room.playout_delay.enabled),
+            policy=media_policy(config),
             settings=PeerSettings(ice_lite=config.rtc.use_ice_lite),
             rng=rng,
         )
@@ -147,9 +149,12 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 refresh_token=token_refresher(keys),
             )
         )
-        signalling = Signalling(rooms, keys)
+        signalling = Signalling(rooms, keys, limits=WebSocketLimits(message=config.limit.signal_message_size_limit))
         demo = Demo(keys) if config.development else None
         listeners = await open_listeners(config.bind_addresses, config.port)
+        for listener in listeners:
+            stack.callback(listener.socket.close)  # a start that is cancelled may not get as far as `serve_http`
+        limits = Limits(body=config.limit.max_api_request_body_size)
         port = listeners[0].socket.getsockname()[1]
 
         async def respond(request: Request) -> Response | Upgrade:
@@ -161,7 +166,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
 
         async with trio.open_nursery() as nursery:
             await nursery.start(rooms.run, name="rooms")
-            await nursery.start(serve_http, listeners, respond, name="http")
+            await nursery.start(partial(serve_http, limits=limits), listeners, respond, name="http")
             try:
                 yield Server(config, port, rooms, mux, trio.lowlevel.current_trio_token(), keys)
             finally:

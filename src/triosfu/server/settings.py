@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from livekit.protocol import rtc
 
+from triosfu.media.levels import LevelSettings
+from triosfu.media.receiver import ReceiveSettings
 from triosfu.rooms.settings import Limits, RoomDefaults, RoomSettings, Times
 from triosfu.rooms.sids import new_sid
+from triosfu.sdp.policy import MediaPolicy
 
 if TYPE_CHECKING:
     from random import Random
 
-    from triosfu.config import Config, RtcConfig
+    from triosfu.config import Config, LimitConfig, PlayoutDelay, RtcConfig
+
+RTX = "video/rtx"
+LONGEST_DELAY = 10_000  # milliseconds of playout delay, unless configured
 
 
 def room_settings(config: Config, rng: Random) -> RoomSettings:
@@ -25,14 +32,7 @@ def room_settings(config: Config, rng: Random) -> RoomSettings:
             departure_timeout=config.room.departure_timeout,
             max_participants=config.room.max_participants,
         ),
-        limits=replace(
-            Limits(),
-            identity=config.limit.max_participant_identity_length,
-            room_name=config.limit.max_room_name_length,
-            name=config.limit.max_participant_name_length,
-            metadata=config.limit.max_metadata_size,
-            attributes=config.limit.max_attributes_size,
-        ),
+        limits=limits(config.limit),
         times=replace(
             Times(),
             speakers=config.audio.update_interval / 1000,
@@ -43,7 +43,58 @@ def room_settings(config: Config, rng: Random) -> RoomSettings:
         region=config.region,
         ice_servers=tuple(ice_servers(config.rtc)),
         data_tracks=config.enable_data_tracks,
-        remote_unmute=config.room.enable_remote_unmute,
+        sync_streams=config.room.sync_streams,
+        playout_delay=playout_bounds(config.room.playout_delay),
+        reception=reception(config),
+    )
+
+
+def limits(config: LimitConfig) -> Limits:
+    """What clients may not exceed."""
+    return replace(
+        Limits(),
+        identity=config.max_participant_identity_length or sys.maxsize,
+        room_name=config.max_room_name_length or sys.maxsize,
+        name=config.max_participant_name_length or sys.maxsize,
+        metadata=config.max_metadata_size or sys.maxsize,
+        attributes=config.max_attributes_size or sys.maxsize,
+        subscribed_video=config.subscription_limit_video,
+        subscribed_audio=config.subscription_limit_audio,
+        server_tracks=max(0, config.num_tracks),
+    )
+
+
+def reception(config: Config) -> ReceiveSettings:
+    """How published tracks are received."""
+    throttle = config.rtc.pli_throttle
+    return ReceiveSettings(
+        buffer_video=config.rtc.packet_buffer_size_video,
+        buffer_audio=config.rtc.packet_buffer_size_audio,
+        keyframe_distance=(throttle.low_quality, throttle.mid_quality, throttle.high_quality),
+        levels=LevelSettings(
+            active_level=config.audio.active_level,
+            min_percentile=config.audio.min_percentile,
+            interval=config.audio.update_interval / 1000,
+            smooth_intervals=max(1, config.audio.smooth_intervals),
+        ),
+    )
+
+
+def playout_bounds(config: PlayoutDelay) -> tuple[int, int] | None:
+    """The milliseconds, least and most, that receivers are asked to delay video; None if they are not."""
+    if not config.enabled:
+        return None
+    return config.min, config.max or max(config.min, LONGEST_DELAY)
+
+
+def media_policy(config: Config) -> MediaPolicy:
+    """What peer connections may negotiate."""
+    codecs = tuple(config.room.enabled_codecs)
+    return MediaPolicy(
+        receive=codecs,
+        send=codecs,
+        rtx=RTX in codecs,
+        playout_delay=config.room.playout_delay.enabled,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from livekit.protocol import models
 
 from triosfu.net.http import Request, Response, Upgrade
+from triosfu.net.websocket import WebSocketLimits
 from triosfu.rooms.joining import JoinRefused
 from triosfu.rooms.signals import LeaveAction, leave
 from triosfu.signalling.client import applicant, join_options, query_attributes
@@ -44,11 +45,19 @@ class _Wish:
 class Signalling:
     """Answers the requests of clients that want to join, or to come back."""
 
-    def __init__(self, rooms: Rooms, keys: Mapping[str, str], *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        keys: Mapping[str, str],
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        limits: WebSocketLimits | None = None,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self._rooms = rooms
         self._keys = keys
         self._wall_clock = wall_clock
+        self._limits = limits or WebSocketLimits()
 
     async def respond(self, request: Request) -> Response | Upgrade:
         """Answer `request`; with 404 when its path is none of ours, as LiveKit's clients expect it."""
@@ -114,7 +123,7 @@ class Signalling:
                 return Upgrade(_start_over)
         else:
             participant = await self._rooms.join(wish.room, wish.applicant, wish.options, link)
-        return Upgrade(self._session(participant, link))
+        return Upgrade(self._session(participant, link), self._limits)
 
     def _session(self, participant: Participant, link: SocketLink) -> WebSocketHandler:
         async def session(socket: WebSocket) -> None:

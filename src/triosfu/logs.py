@@ -22,8 +22,21 @@ log = structlog.get_logger("triosfu")
 
 def configure(*, level: str = "info", json: bool = False, stream: TextIO | None = None) -> None:
     """Log events of `level` and above to `stream` (standard error), for this process, from now on."""
+    number = _configure_structlog(level, json, stream)
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Forward()], force=True)
+
+
+def configure_by_default(*, level: str, json: bool) -> None:
+    """The same for our own events only, and only if nobody has configured structlog.
+
+    For a server inside another program: structlog by itself would show tracebacks with their local variables.
+    """
+    if not structlog.is_configured():
+        _configure_structlog(level, json, None)
+
+
+def _configure_structlog(level: str, json: bool, stream: TextIO | None) -> int:  # noqa: FBT001  for the two above
     number = logging.getLevelNamesMapping()[level.upper()]
-    stream = stream or sys.stderr
     hidden = SECRET if number <= logging.DEBUG else SECRET | ADDRESS
 
     def conceal(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -31,13 +44,16 @@ def configure(*, level: str = "info", json: bool = False, stream: TextIO | None 
             event[name] = "…"
         return event
 
+    def logger(*_: object) -> structlog.WriteLogger:
+        return structlog.WriteLogger(stream or sys.stderr)  # which may be another one by now
+
     renderer: structlog.typing.Processor
     if json:
         renderer = structlog.processors.JSONRenderer()
     else:
         # Its usual tracebacks show local variables, and with them tokens and addresses.
         plain = structlog.dev.plain_traceback
-        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)
+        renderer = structlog.dev.ConsoleRenderer(colors=(stream or sys.stderr).isatty(), exception_formatter=plain)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -48,10 +64,10 @@ def configure(*, level: str = "info", json: bool = False, stream: TextIO | None 
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=logger,
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Forward()], force=True)
+    return number
 
 
 class _Forward(logging.Handler):

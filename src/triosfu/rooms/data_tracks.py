@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from livekit.protocol import models, rtc
 
-from triosfu.rooms.sids import DATA_TRACK, new_sid
+from triosfu.rooms.sids import DATA_TRACK, MAX_SID, new_sid
 from triosfu.rooms.signals import RequestReason
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ VERSION = 0
 MAX_HANDLE = 0xFFFF
 MAX_NAME = 256
 MAX_CUSTOM = 32
+MAX_REQUEST = 16 * 1024  # bytes; most of it is told to everybody
 
 
 class DataTrack:
@@ -90,6 +91,8 @@ class DataTracks:
             return RequestReason.NOT_ALLOWED
         if not 1 <= request.pub_handle <= MAX_HANDLE:
             return RequestReason.INVALID_HANDLE
+        if request.ByteSize() > MAX_REQUEST:
+            return RequestReason.LIMIT_EXCEEDED
         if not 1 <= len(request.name) <= MAX_NAME:
             return RequestReason.INVALID_NAME
         custom = request.frame_encoding.WhichOneof("value") == "custom"
@@ -161,7 +164,7 @@ class DataTracks:
         tracks = (track for other in owner.room.others(owner) for track in other.data_tracks)
         track = next((one for one in tracks if one.info.sid == sid), None)
         if track is None or not owner.permission.can_subscribe:
-            if len(self._wanted) < owner.settings.limits.subscriptions:
+            if len(sid) <= MAX_SID and len(self._wanted) < owner.settings.limits.subscriptions:
                 self._wanted.add(sid)
             return False
         if owner.sid in track.readers or len(self._received) >= MAX_HANDLE:

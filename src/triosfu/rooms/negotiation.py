@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 DEBOUNCE = "negotiate"
 WATCHDOG = "negotiation answer"
 MAX_FRUITLESS = 8
+MAX_CANDIDATE = 4096  # characters of one trickle message
 TRIES = 2  # of asking a client to offer, before it is taken for stuck
 
 
@@ -269,6 +270,8 @@ class Negotiator:
 
 def _candidate_of(init: str) -> str:
     """Return the candidate line of a trickle message; empty for the end of candidates and for nonsense."""
+    if len(init) > MAX_CANDIDATE:
+        return ""
     try:
         value = json.loads(init)
     except (ValueError, RecursionError):

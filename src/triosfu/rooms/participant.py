@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -157,6 +158,8 @@ class Participant:
             self.negotiator.begin()
         with self.guard("join request"):
             take_options(self, self.options)
+        # A request may be a megabyte: what is done is not kept.
+        self.options = replace(self.options, add_tracks=(), publisher_offer=None, sync_state=None)
         self.refresh_token()
 
     async def run(self) -> None:
@@ -167,8 +170,8 @@ class Participant:
                     for peer in self.shape.peers:
                         nursery.start_soon(peer.run, name=f"peer {peer.name}")
                     nursery.start_soon(self.deadlines.run, name=f"deadlines {self.sid}")
-        except Exception as error:  # noqa: BLE001  whatever it is, it is this participant's alone
-            self.failed("running", error)
+        except* Exception as error:  # noqa: BLE001  whatever it is, it is this participant's alone
+            self.failed("running", error)  # a cancellation that came with it goes on
         finally:
             self.close(Reason.UNKNOWN_REASON, tell=False)
 
@@ -192,22 +195,24 @@ class Participant:
             return
         self.closed = True
         self.disconnect_reason = reason
-        try:
+        with ExitStack() as last:  # from the bottom up, and a bug in one step does not keep the others from being done
+            last.callback(self._scope.cancel)
+            last.callback(self.drop_link)
+            last.callback(self.deadlines.clear)
+            for peer in self.shape.peers:
+                last.callback(peer.close, "the participant left")
+            last.callback(self.room.left, self, replaced=replaced)
+            last.callback(self._disconnected)
+            last.callback(self.data_tracks.close)
+            last.callback(self.publications.close)
+            last.callback(self.subscriptions.close)
+            last.callback(self.room.forget, self)
             if tell:
                 self.send(leave(action, reason))
-            self.room.forget(self)
-            self.subscriptions.close()
-            self.publications.close()
-            self.data_tracks.close()
-            self.state = State.DISCONNECTED
-            self.version += 1
-            self.room.left(self, replaced=replaced)
-        finally:
-            for peer in self.shape.peers:
-                peer.close("the participant left")
-            self.deadlines.clear()
-            self.drop_link()
-            self._scope.cancel()
+
+    def _disconnected(self) -> None:
+        self.state = State.DISCONNECTED
+        self.version += 1
 
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
@@ -245,7 +250,8 @@ class Participant:
     def send(self, message: rtc.SignalResponse) -> None:
         """Send the client `message`, if it can be told anything now; what it misses it is told when it resumes."""
         if self.link is not None:
-            self.link.send(message)
+            with self.guard("send"):
+                self.link.send(message)
 
     def link_opened(self, link: SignalLink) -> None:
         """The socket behind `link` is open."""
@@ -308,7 +314,8 @@ class Participant:
 
     def set_rules(self, request: rtc.SubscriptionPermission) -> None:
         """Change who may receive this participant's tracks."""
-        if self.rules.replace(request, self.room.identity_of):
+        identities = {one.sid: one.identity for one in self.room.participants.values()}
+        if self.rules.replace(request, identities.get):
             for other in self.room.others(self):
                 with other.guard("subscription permission"):
                     other.subscriptions.rules_changed(self)

@@ -83,15 +83,16 @@ class SubscriptionRules:
         if any(not entry.participant_identity and not entry.participant_sid for entry in request.track_permissions):
             return False
         everything: set[str] = set()
-        tracks: dict[str, frozenset[str]] = {}
+        tracks: dict[str, set[str]] = {}
         for entry in request.track_permissions:
             identity = entry.participant_identity or identity_of(entry.participant_sid)
             if identity is None:
                 continue
             if entry.all_tracks:
                 everything.add(identity)
-            tracks[identity] = tracks.get(identity, frozenset()) | frozenset(entry.track_sids)
-        self._everybody, self._all_tracks, self._tracks = False, frozenset(everything), tracks
+            tracks.setdefault(identity, set()).update(entry.track_sids)
+        self._everybody, self._all_tracks = False, frozenset(everything)
+        self._tracks = {identity: frozenset(sids) for identity, sids in tracks.items()}
         return True
 
     def allows(self, identity: str, track_sid: str, *, recorder: bool) -> bool:

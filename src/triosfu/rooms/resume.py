@@ -46,17 +46,8 @@ def take_options(participant: Participant, options: JoinOptions) -> None:
 
 def sync(participant: Participant, state: rtc.SyncState) -> None:
     """Compare what the client believes with what is so; on a difference that matters it has to start afresh."""
-    unknown = [
-        published.track.sid
-        for published in state.publish_tracks
-        if participant.publications.find(published.track.sid) is None
-    ]
-    unknown += [
-        published.info.sid
-        for published in state.publish_data_tracks
-        if not participant.data_tracks.has(published.info.sid)
-    ]
-    if unknown:
+    known = all(participant.publications.find(published.track.sid) for published in state.publish_tracks)
+    if not known or not all(participant.data_tracks.has(published.info.sid) for published in state.publish_data_tracks):
         participant.negotiation_failed("the client publishes what is unknown here")
         return
     participant.subscriptions.disable(state.track_sids_disabled)

@@ -99,7 +99,11 @@ class Room:
         def tick() -> None:
             # From now, not from the deadline that passed: a loop that was late does not have to catch up.
             self.deadlines.arm(name, trio.current_time() + seconds, tick)
-            action()
+            try:
+                action()
+            except Exception:  # a tick that went wrong is not worth a room; the next one may do better
+                log.exception("bug", room=self.name, doing=name)
+                self.counters["bugs"] += 1
 
         self.deadlines.arm(name, trio.current_time() + seconds, tick)
 
@@ -169,11 +173,6 @@ class Room:
     def by_sid(self, sid: str) -> Participant | None:
         """Return the member with this sid."""
         return next((one for one in self.participants.values() if one.sid == sid), None)
-
-    def identity_of(self, sid: str) -> str | None:
-        """Return the identity behind a participant sid."""
-        participant = self.by_sid(sid)
-        return None if participant is None else participant.identity
 
     def _counted(self) -> list[Participant]:
         return [one for one in self.participants.values() if not one.applicant.dependent]

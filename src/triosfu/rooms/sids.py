@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SYMBOLS = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"  # 57: no 0, 1, I, O, l
 LENGTH = 12
+MAX_SID = 64  # characters; longer than any sid there is, so what clients wish for by sid is not worth keeping
 
 ROOM = "RM_"
 PARTICIPANT = "PA_"

@@ -31,7 +31,11 @@ class Speakers:
     def tick(self) -> None:
         """Look at everybody's level and tell what changed."""
         now = trio.current_time()
-        levels = {one.sid: level for one in self._room.participants.values() if (level := self._level(one, now)) > 0}
+        levels: dict[str, float] = {}
+        for one in list(self._room.participants.values()):
+            with one.guard("speakers"):
+                if (level := self._level(one, now)) > 0:
+                    levels[one.sid] = level
         changed = [sid for sid, level in levels.items() if self._levels.get(sid) != level]
         stopped = [sid for sid in self._levels if sid not in levels]
         self._levels = levels

@@ -26,6 +26,7 @@ PREFERRED_VIDEO = ("video/VP8", "video/H264")
 MAX_LAYERS = 3
 MAX_CODECS = 4
 MAX_TEXT = 1024  # characters of a cid, a name, a stream
+MAX_REQUEST = 16 * 1024  # bytes; what of it is copied need not be known to us
 
 QUALITY_OF_RID = {
     "q": models.VideoQuality.LOW,
@@ -42,6 +43,8 @@ def check_add_track(request: rtc.AddTrackRequest) -> None:
 
     What passes is copied to every participant of the room, so it is bounded here, once.
     """
+    if request.ByteSize() > MAX_REQUEST:
+        raise MalformedPacket("add_track: too large")
     texts = (request.cid, request.name, request.stream, *(codec.cid for codec in request.simulcast_codecs))
     if any(len(text) > MAX_TEXT for text in texts):
         raise MalformedPacket("add_track: text is too long")
@@ -97,7 +100,8 @@ def new_track_info(request: rtc.AddTrackRequest, sid: str, enabled: Sequence[str
 def set_audio_features(info: models.TrackInfo, features: Iterable[models.AudioTrackFeature]) -> None:
     """Replace the audio features, and the flags that older clients read in their place."""
     del info.audio_features[:]
-    info.audio_features.extend(distinct(features))
+    known = models.AudioTrackFeature.values()
+    info.audio_features.extend(feature for feature in distinct(features) if feature in known)
     info.stereo = models.AudioTrackFeature.TF_STEREO in info.audio_features
     info.disable_dtx = models.AudioTrackFeature.TF_NO_DTX in info.audio_features
 
@@ -161,7 +165,7 @@ def sorted_layers(layers: Iterable[models.VideoLayer]) -> list[models.VideoLayer
     return copies
 
 
-def spatial_for_quality(layers: Sequence[models.VideoLayer], quality: models.VideoQuality) -> int:
+def spatial_for_quality(layers: Sequence[models.VideoLayer], quality: int) -> int:
     """Return the highest spatial layer whose quality is not above `quality`; the lowest layer when all are above."""
     fitting = [layer.spatial_layer for layer in layers if layer.quality <= quality]
     return max(fitting, default=min((layer.spatial_layer for layer in layers), default=0))

@@ -63,7 +63,13 @@ class Announcer:
             if known is not None and not replaced:
                 other.send(rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[info])))
         if not participant.permission.hidden and not replaced:
-            self._left.append((trio.current_time(), info))
+            now = trio.current_time()
+            while self._left and self._left[0][0] < now - self._room.settings.times.recently_left:
+                self._left.popleft()
+            # Whoever resumes needs to know that, not what, it was; that might be a megabyte.
+            for large in ("metadata", "attributes", "tracks", "data_tracks"):
+                info.ClearField(large)
+            self._left.append((now, info))
 
     def introduce(self, publisher: Participant, to: Participant) -> None:
         """Make sure that `to` knows the present state of `publisher`; call it before media of theirs is signalled."""

@@ -63,10 +63,10 @@ class Headers(Mapping[str, str]):
     """Header fields by name, in whatever case; of repeated ones the values are joined with commas (RFC 9110, 5.3)."""
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        self._fields: dict[str, str] = {}
-        for raw_name, raw_value in fields:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-            self._fields[name] = f"{self._fields[name]}, {value}" if name in self._fields else value
+        values: dict[str, list[str]] = {}
+        for name, value in fields:
+            values.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        self._fields = {name: ", ".join(several) for name, several in values.items()}
 
     def __getitem__(self, name: str) -> str:
         return self._fields[name.lower()]

@@ -62,6 +62,7 @@ def query_attributes(request: Request) -> dict[str, str] | None:
         return {}
     try:
         value = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        json.dumps(value, ensure_ascii=False).encode()  # JSON can spell half a surrogate pair; protobuf cannot
     except (binascii.Error, ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not all(isinstance(part, str) for item in value.items() for part in item):

@@ -9,6 +9,7 @@ from livekit.protocol import rtc
 from triosfu.errors import MalformedPacket
 
 MAX_TEXT_DEPTH = 64  # of a JSON message; the deepest one of the protocol has about ten levels
+MAX_TEXT_VALUES = 8192  # about; each takes microseconds to read, and everybody waits
 
 
 def decode(frame: str | bytes) -> rtc.SignalRequest:
@@ -21,6 +22,8 @@ def decode(frame: str | bytes) -> rtc.SignalRequest:
     try:
         if isinstance(frame, bytes):
             request.ParseFromString(frame)
+        elif frame.count(",") + frame.count("{") + frame.count("[") > MAX_TEXT_VALUES:
+            raise MalformedPacket("signal: too many values")
         else:
             json_format.Parse(frame, request, ignore_unknown_fields=True, max_recursion_depth=MAX_TEXT_DEPTH)
     except (DecodeError, json_format.ParseError, ValueError, TypeError, RecursionError) as error:

@@ -15,7 +15,7 @@ LOW, MEDIUM, HIGH = (int(quality) for quality in models.VideoQuality.values()[:3
 
 def dynacast(codecs: tuple[str, ...] = ("vp8",)) -> Dynacast:
     made = Dynacast("TR_1", now=0.0, downgrade_delay=5.0, first_off_delay=10.0)
-    made.set_codecs(list(codecs))
+    assert made.set_codecs(list(codecs), 0.0) is None
     return made
 
 
@@ -65,6 +65,13 @@ def test_a_fresh_track_is_not_shut_before_ten_seconds() -> None:
     cast.wish("bob", "vp8", LOW, 0.1)
     assert cast.forget("bob", 1.0) is None
     assert cast.handle_timeout(6.0) is None
+    assert cast.next_timeout() == 10.0
+    assert told(cast.handle_timeout(10.0)) == {"vp8": OFF}
+
+
+def test_a_track_that_nobody_ever_wanted_is_shut_after_ten_seconds() -> None:
+    cast = dynacast()
+    assert cast.handle_timeout(cast.next_timeout()) is None
     assert cast.next_timeout() == 10.0
     assert told(cast.handle_timeout(10.0)) == {"vp8": OFF}
 

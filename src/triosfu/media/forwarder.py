@@ -219,6 +219,7 @@ class Forwarder:
         shifts, shape = self.munger.current, self.shape
         first = self.munger.next_index
         self.sequencer.leave_out(first + shifts.sequence, packet.index + shifts.sequence)
+        self._stats.left_out += missing
         if shape.primary_only:
             shape.take(packet, self._receiver.extension_ids, now)
             found = [shape.recovered(distance) for distance in range(min(missing, len(shape.blocks) - 1), 0, -1)]
@@ -227,6 +228,7 @@ class Forwarder:
             found = [self._receiver.packet(packet.spatial, index) for index in range(first, packet.index)]
         for there in found:
             if there is not None and there.ssrc == packet.ssrc and self._passes_late(there, shifts):
+                self._stats.left_out -= 1
                 self._send(there, there.index + shifts.sequence, shifts, now)
 
     def _late(self, packet: RtpPacket, now: float) -> bool:
@@ -244,6 +246,7 @@ class Forwarder:
         if self._ring[out & self._ring_mask] is None:
             if not self._passes_late(packet, shifts):
                 packet = _emptied(packet)  # its number is taken: without this it would be asked for in vain
+            self._stats.left_out -= 1
             self._send(packet, out, shifts, now)
         return False
 

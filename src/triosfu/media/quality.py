@@ -9,6 +9,11 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from triosfu.media.down_track import DownTrack
+    from triosfu.media.receiver import TrackReceiver
 
 WINDOW = 5.0  # seconds
 BEST, DRY, PAUSED, LOST = 100.0, 40.0, 30.0, 20.0  # scores
@@ -48,6 +53,7 @@ class TrackQuality:
         self._started_at = self._window_at = now
         self._first: Observation | None = None  # of the window
         self._last: Observation | None = None
+        self._before: Observation | None = None  # the last
         self._rtt: float | None = None  # the worst of the window
         self._jitter = 0.0
         self._layers_missing = 0
@@ -60,11 +66,13 @@ class TrackQuality:
         """Take the counters as they are now."""
         if self._first is None:
             self._first = seen
-        self._last = seen
+        self._before, self._last = self._last, seen
         if seen.rtt is not None:
             self._rtt = seen.rtt if self._rtt is None else max(self._rtt, seen.rtt)
         self._jitter = max(self._jitter, seen.jitter)
-        self._layers_missing = max(self._layers_missing, seen.layers_missing)
+        # A change of layers takes its time: only what is missing twice in a row is missing.
+        before = self._before or seen
+        self._layers_missing = max(self._layers_missing, min(before.layers_missing, seen.layers_missing))
 
     def set_muted(self, muted: bool, now: float) -> None:  # noqa: FBT001  a state, not an option
         """While muted a track cannot be bad."""
@@ -114,7 +122,9 @@ class TrackQuality:
         if first is None or last is None:
             return None
         packets = last.packets - first.packets
-        if packets <= 0:
+        if packets < 0:
+            return None  # the stream began anew, and its counters with it
+        if not packets:
             return DRY
         if self._needs_reports:
             known = last.reported_at if last.reported_at is not None else self._started_at
@@ -135,6 +145,34 @@ class TrackQuality:
         # A sparse stream (silence without packets) loses few packets, and each says less.
         weight = self._weight * min(1.0, math.sqrt(rate / median(self._usual)))
         return max(0.0, BEST - delay_cost - percent * weight)
+
+
+def received(receiver: TrackReceiver, expected: int) -> Observation:
+    """What is known of a track on its way from the publisher, who should send layers up to `expected`.
+
+    A layer counts as missing only once it has been there: some publishers never have it, others are slow to start.
+    """
+    streams = receiver.streams
+    wanted = min(expected, max(streams, default=0))
+    return Observation(
+        packets=sum(stream.reception.received for stream in streams.values()),
+        lost=sum(stream.reception.lost - stream.repaired for stream in streams.values()),
+        jitter=max((stream.reception.jitter for stream in streams.values()), default=0.0) / receiver.clock_rate,
+        layers_missing=max(0, wanted - max(receiver.available, default=wanted)),
+    )
+
+
+def sent(track: DownTrack) -> Observation:
+    """What is known of a track on its way to a subscriber, who is not to blame for what never reached us."""
+    stats, current = track.stats, track.current_layer
+    return Observation(
+        packets=stats.packets,
+        lost=max(0, stats.lost - stats.left_out),
+        rtt=stats.rtt,
+        jitter=stats.jitter,
+        reported_at=stats.reported_at,
+        layers_missing=0 if current < 0 else max(0, track.target_layer - current),
+    )
 
 
 def worst(scores: list[float]) -> float:

@@ -26,6 +26,7 @@ class SendStats:
 
     packets: int = 0
     octets: int = 0  # of payload
+    left_out: int = 0  # numbers without a packet, because it has not come from the publisher
     resent_packets: int = 0
     resent_octets: int = 0
     nacks: int = 0  # packets asked for

@@ -48,6 +48,7 @@ class ReceiveStream:
         self.tracker = StreamTracker(settings_for(spatial, screenshare=receiver.screenshare))
         self.sender_report: tuple[SenderReport, float] | None = None
         self.packets = self.bytes = self.padding = self.duplicates = self.late = self.recovered = self.foreign = 0
+        self.repaired = 0  # gaps filled by retransmissions, of which `reception` does not know
         self._receiver = receiver
         self._feedback = feedback
         self._inspect = receiver.inspect
@@ -106,7 +107,9 @@ class ReceiveStream:
         # Newer than the newest, it is a probe that overtook its original: that one will come, or be missed in time.
         if number > self._number or original.payload_offset == original.payload_end:
             return False
-        return self._fill(original, number, now)
+        filled = self._fill(original, number, now)
+        self.repaired += filled
+        return filled
 
     def _receive_late(self, packet: RtpPacket, number: int, now: float) -> None:
         if number < 0:

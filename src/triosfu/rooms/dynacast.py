@@ -31,9 +31,13 @@ class Dynacast:
         self._downgrade_at = math.inf
         self._muted = False
 
-    def set_codecs(self, codecs: list[str]) -> None:
-        """Name the codecs of the track, bare and in lower case, the primary one first."""
+    def set_codecs(self, codecs: list[str], now: float) -> rtc.SignalResponse | None:
+        """Name the codecs of the track, bare and in lower case, the primary one first.
+
+        From now on they may be shut, even if nobody ever wishes for one.
+        """
         self._codecs = list(codecs)
+        return self._look(now)
 
     def wish(self, subscriber: Hashable, codec: str, quality: int, now: float) -> rtc.SignalResponse | None:
         """Note that `subscriber` wants `quality` of `codec`, or OFF; return what the publisher is to be told now."""
@@ -54,6 +58,10 @@ class Dynacast:
             return None
         self._told.clear()
         return self._look(now)
+
+    def expected(self, codec: str) -> int:
+        """Return the highest quality of `codec` that the publisher sends: what it was told, HIGH before."""
+        return self._told.get(codec, HIGH)
 
     def next_timeout(self) -> float:
         """Return when a downgrade is due."""
@@ -107,6 +115,11 @@ class Dynacast:
                 subscribed_qualities=codecs[0].qualities if codecs else [],  # what older clients read
             )
         )
+
+
+def bare(mime: str) -> str:
+    """`video/VP8` as it is called here: `vp8` (trap 45)."""
+    return mime.rpartition("/")[2].lower()
 
 
 def _ladder(highest: int) -> list[rtc.SubscribedQuality]:

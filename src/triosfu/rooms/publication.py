@@ -17,7 +17,7 @@ from livekit.protocol import models, rtc
 from triosfu.errors import MalformedPacket
 from triosfu.media.receiver import TrackReceiver
 from triosfu.rooms import track_info
-from triosfu.rooms.dynacast import Dynacast
+from triosfu.rooms.dynacast import Dynacast, bare
 from triosfu.rooms.sids import track_sid
 from triosfu.rooms.signals import RequestReason
 from triosfu.sdp.sections import AnswerPreferences
@@ -281,13 +281,15 @@ class Publications:
         track_info.set_published(
             info, index, mime=receiver.mime, mid=section.mid, rids=rids, version=self._owner.room.timed_version()
         )
-        if publication.kind == "video":
-            publication.dynacast.set_codecs([_bare(each.mime_type) for each in info.codecs if each.mime_type])
         first = publication.state is PublicationState.PENDING
         if first:
             self._taken.pop(publication.cid, None)
             self.published[publication.sid] = publication
             publication.state = PublicationState.PUBLISHED
+        if publication.kind == "video":
+            now, codecs = trio.current_time(), [bare(each.mime_type) for each in info.codecs if each.mime_type]
+            publication.dynacast.mute(info.muted, now)  # as announced, or muted since
+            self.tell_quality(publication, publication.dynacast.set_codecs(codecs, now))
         if first or fresh:
             self._owner.changed(at_once=True)
             self._owner.room.track_published(publication)
@@ -469,8 +471,3 @@ def _payload_types(codecs: list[Codec]) -> dict[int, str | int]:
         if codec.rtx_payload_type is not None:
             table[codec.rtx_payload_type] = codec.payload_type
     return table
-
-
-def _bare(mime: str) -> str:
-    """`video/VP8` as dynacast calls it: `vp8` (trap 45)."""
-    return mime.rpartition("/")[2].lower()

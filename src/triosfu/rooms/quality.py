@@ -1,18 +1,29 @@
-"""Connection quality as clients show it: looked at every five seconds, told when it changed (section 7.5)."""
+"""Connection quality as clients show it: looked at every five seconds, told when it changed (section 7.5).
+
+A participant is as well connected as the worst of the tracks that it sends and receives; one whose transport has
+fallen silent is lost.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
 from livekit.protocol import models, rtc
 
+from triosfu.media.down_track import Hold
+from triosfu.media.quality import BEST, LOST, WINDOW, Observation, TrackQuality, received, sent, worst
 from triosfu.peer import PeerState
+from triosfu.rooms import track_info
+from triosfu.rooms.dynacast import OFF, bare
 
 if TYPE_CHECKING:
+    from triosfu.media.down_track import DownTrack
+    from triosfu.media.receiver import TrackReceiver
     from triosfu.rooms.participant import Participant
+    from triosfu.rooms.publication import Publication
     from triosfu.rooms.room import Room
 
-BEST, LOST = 100.0, 20.0  # scores
 EXCELLENT_ABOVE, GOOD_ABOVE, POOR_ABOVE = 80.0, 40.0, 20.0
 
 
@@ -32,16 +43,37 @@ def mean_opinion(score: float) -> float:
     return 1.0 + 0.035 * score + 7e-6 * score * (score - 60.0) * (100.0 - score)
 
 
+class Watch:
+    """The quality of one track in one direction, looked at once a window."""
+
+    def __init__(self, *, mime: str, needs_reports: bool, now: float) -> None:
+        self._quality = TrackQuality(mime=mime, now=now, needs_reports=needs_reports)
+        self._was_quiet = False
+
+    def look(self, seen: Observation, *, quiet: bool, paused: bool = False, now: float) -> float:
+        """Return the score after the window that ends; `quiet` is a track on which nothing is meant to flow now."""
+        quality = self._quality
+        quality.observe(seen)
+        quality.set_paused(paused)
+        if quiet or self._was_quiet:  # for an unknown part of the window, which therefore tells nothing
+            quality.set_muted(True, now - WINDOW)
+        quality.handle_timeout(now)
+        quality.set_muted(False, now)
+        self._was_quiet = quiet
+        return quality.score
+
+
 class Quality:
     """The connection quality of everybody in one room."""
 
     def __init__(self, room: Room) -> None:
         self._room = room
         self._scores: dict[str, float] = {}  # participant sid -> score that was told
+        self._watches: dict[TrackReceiver | DownTrack, Watch] = {}
 
     def tick(self) -> None:
-        """Look at every transport and tell what changed."""
-        scores = {one.sid: score_of(one) for one in self._room.participants.values() if one.active}
+        """Look at every transport and track, and tell what changed."""
+        scores = self._look(trio.current_time())
         changed = {sid for sid, score in scores.items() if label(score) != self._label_told(sid)}
         self._scores = scores
         if not changed:
@@ -55,6 +87,53 @@ class Quality:
         """Tell a new subscriber how well `publisher` is connected."""
         if publisher.sid in self._scores and to.active:
             self._tell(to, [publisher.sid])
+
+    # --- scores ----------------------------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> dict[str, float]:
+        """Return the scores by participant; tracks that are gone are forgotten."""
+        known, self._watches = self._watches, {}
+        scores: dict[str, float] = {}
+        for one in self._room.participants.values():
+            if not one.active:
+                continue
+            tracks = [
+                self._watch(receiver, known, receiver.mime, now, reports=False).look(
+                    received(receiver, _expected_layer(publication, receiver)),
+                    quiet=_is_off(publication, receiver),
+                    now=now,
+                )
+                for publication in one.publications
+                for receiver in publication.receivers.values()
+            ]
+            tracks += [
+                self._watch(down, known, down.mime, now, reports=True).look(
+                    sent(down),
+                    # What does not come from the publisher is no fault of the subscriber's.
+                    quiet=not down.holds <= {Hold.PAUSED} or not receiver.available,
+                    paused=Hold.PAUSED in down.holds,
+                    now=now,
+                )
+                for subscription in one.subscriptions
+                if (down := subscription.down) is not None and (receiver := subscription.receiver) is not None
+            ]
+            scores[one.sid] = LOST if is_silent(one) else worst(tracks)
+        return scores
+
+    def _watch(
+        self,
+        track: TrackReceiver | DownTrack,
+        known: dict[TrackReceiver | DownTrack, Watch],
+        mime: str,
+        now: float,
+        *,
+        reports: bool,
+    ) -> Watch:
+        watch = known.get(track) or Watch(mime=mime, needs_reports=reports, now=now)
+        self._watches[track] = watch
+        return watch
+
+    # --- telling ---------------------------------------------------------------------------------------------------
 
     def _label_told(self, sid: str) -> models.ConnectionQuality | None:
         score = self._scores.get(sid)
@@ -72,7 +151,21 @@ class Quality:
             receiver.send(rtc.SignalResponse(connection_quality=message))
 
 
-def score_of(participant: Participant) -> float:
-    """Return how well a participant is connected, by its transports: a silent one counts as lost."""
-    silent = any(peer.state in {PeerState.DISCONNECTED, PeerState.FAILED} for peer in participant.shape.peers)
-    return LOST if silent else BEST
+def is_silent(participant: Participant) -> bool:
+    """Tell whether nothing is heard on one of a participant's transports."""
+    return any(peer.state in {PeerState.DISCONNECTED, PeerState.FAILED} for peer in participant.shape.peers)
+
+
+def _is_off(publication: Publication, receiver: TrackReceiver) -> bool:
+    """Whether the publisher is not to send the track now: it is muted, or nobody wants it."""
+    if publication.kind == "video" and publication.dynacast.expected(bare(receiver.mime)) == OFF:
+        return True
+    return publication.info.muted
+
+
+def _expected_layer(publication: Publication, receiver: TrackReceiver) -> int:
+    """The highest spatial layer that the publisher was told to send."""
+    if publication.kind == "audio":
+        return 0
+    quality = publication.dynacast.expected(bare(receiver.mime))
+    return track_info.spatial_for_quality(publication.layers(receiver.mime), quality)

@@ -18,7 +18,7 @@ from livekit.protocol import models, rtc
 from triosfu.media.down_track import DownTrack
 from triosfu.media.shape import playout_delay
 from triosfu.rooms import track_info
-from triosfu.rooms.dynacast import OFF
+from triosfu.rooms.dynacast import OFF, bare
 from triosfu.rooms.publication import PublicationState
 from triosfu.sdp.sections import Sender
 
@@ -412,7 +412,7 @@ class Subscriptions:
         layers = publication.layers(receiver.mime)
         quality = settings.wanted_quality(layers)
         down.set_max_layer(track_info.spatial_for_quality(layers, quality), settings.max_temporal(), now)
-        codec = receiver.mime.rpartition("/")[2].lower()
+        codec = bare(receiver.mime)
         wish = int(quality) if settings.enabled else OFF
         message = publication.dynacast.wish(self._owner.sid, codec, wish, now)
         publication.publisher.publications.tell_quality(publication, message)

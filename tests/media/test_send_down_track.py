@@ -220,6 +220,24 @@ def test_a_layer_that_stops_gives_way_to_a_lower_one() -> None:
     assert sent
 
 
+def test_a_flowing_layer_that_was_believed_dead_is_not_asked_for_again() -> None:
+    path = Path(layers=2)
+    simulcast(path, 1)
+    for number in range(2, 20):
+        simulcast(path, number, key=number == 2)
+    assert path.track.current_layer == 1
+    known, path.receiver.available = path.receiver.available, (0,)
+    path.track.layers_changed(path.now)
+    path.receiver.available = known
+    path.track.layers_changed(path.now)
+    for number in range(20, 60):
+        simulcast(path, number)
+    path.heard.clear()
+    for number in range(60, 150):
+        simulcast(path, number)
+    assert not any(isinstance(one, Pli) for one in path.heard)
+
+
 def test_frames_of_a_dropped_temporal_layer_leave_no_trace() -> None:
     path = started()
     path.track.set_max_layer(0, 0, path.now)

@@ -197,3 +197,15 @@ def test_all_tracks_begin_again_when_the_transport_comes_up_late() -> None:
     path.sender.resync(path.now)
     assert path.publish(11, vp8(2)) == []
     assert len(path.publish(12, vp8(3, key=True))) == 1
+
+
+def test_the_arrival_rate_is_that_of_the_last_second() -> None:
+    path = Path("audio/opus", extension_ids={TRANSPORT_SEQUENCE: 5})
+    for number in range(200):
+        path.publish(number, bytes(80), timestamp=number * 960)
+        path.now += 0.02
+    for base in range(0, 200, 50):
+        arrivals = {number: number * 0.02 for number in range(base, base + 50)}
+        path.sender.receive_rtcp([feedback(base, arrivals, 50)], path.now)
+    size = len(path.media[0].data)
+    assert path.sender.estimate.arrival_rate == pytest.approx(50 * size * 8, rel=0.03)

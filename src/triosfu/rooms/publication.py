@@ -266,6 +266,7 @@ class Publications:
                 clock_rate=codec.clock_rate,
                 now=trio.current_time(),
                 screenshare=info.source == models.TrackSource.SCREEN_SHARE,
+                settings=self._owner.settings.reception,
             )
             publication.receivers[codec.mime] = receiver
         publication.sections[section.mid] = receiver.mime

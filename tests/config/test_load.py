@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from triosfu.config import (
@@ -306,6 +306,7 @@ RTC_NAMES = st.sampled_from(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first run on a machine makes Hypothesis's tables
 @given(st.dictionaries(NAMES, YAML | st.dictionaries(RTC_NAMES, YAML), max_size=5))
 def test_any_yaml_is_a_configuration_or_one_line(raw: dict[str, Any]) -> None:
     try:

@@ -1,0 +1,55 @@
+"""What an operator may choose about rooms, as clients see it."""
+
+from __future__ import annotations
+
+import pytest
+from livekit.protocol import models, rtc
+
+from tests.signalling.test_sessions import publish
+from tests.signalling.world import dual, running
+from triosfu.rooms.settings import Limits, RoomSettings
+
+
+async def test_a_wish_beyond_the_limit_waits_for_another_track_to_end() -> None:
+    settings = RoomSettings(limits=Limits(subscribed_audio=1, subscribed_video=5))
+    async with running(settings) as world, dual(world, "alice") as alice, dual(world, "bob") as bob:
+        first = await publish(alice, "one", 1)
+        assert list(dict((await bob.take_offer()).mid_to_track_id).values()) == [first]
+        second = await publish(alice, "two", 2)
+        await bob.client.expect_participant("alice", lambda one: len(one.tracks) == 2)
+        await bob.client.nothing_of("offer")
+        await bob.client.send(subscription=rtc.UpdateSubscription(track_sids=[first], subscribe=False))
+        offer = await bob.take_offer()
+        while second not in offer.mid_to_track_id.values():
+            offer = await bob.take_offer()
+        assert first not in offer.mid_to_track_id.values()
+
+
+async def test_no_room_is_begun_while_the_server_has_its_tracks() -> None:
+    settings = RoomSettings(limits=Limits(server_tracks=1))
+    async with running(settings) as world, dual(world, "alice") as alice:
+        async with dual(world, "zoe", room="before"):
+            pass
+        await publish(alice)
+        await alice.client.expect_participant("alice", lambda one: one.tracks)
+        other = world.token("carol", "other")
+        assert await world.refusal("/rtc?protocol=17", other) == (503, "server is at its limits")
+        async with dual(world, "bob") as bob:  # a room that is there has place
+            assert bob.join.other_participants
+
+
+@pytest.mark.parametrize(
+    ("query", "together"),
+    [("protocol=17&sdk=js", True), ("protocol=9&sdk=js", False), ("protocol=17&sdk=js&browser=firefox", False)],
+)
+async def test_tracks_that_belong_together_share_a_stream(query: str, together: bool) -> None:
+    settings = RoomSettings(sync_streams=True)
+    async with running(settings) as world, dual(world, "alice") as alice, dual(world, "bob", query=query) as bob:
+        sid = await publish(alice)
+        news = await bob.client.expect_participant("alice", lambda one: one.tracks)
+        offer = await bob.take_offer()
+        stream = news.tracks[0].stream
+        assert stream
+        assert (f"{news.sid}|{stream} {sid}" in offer.sdp) is together
+        assert (f"{news.sid}|{sid}" in offer.sdp) is not together
+        assert news.tracks[0].source == models.TrackSource.MICROPHONE

@@ -39,7 +39,8 @@ class Client:
         self.identity = identity
         self.publisher, self.subscriber = publisher, subscriber
         self.signals: list[rtc.SignalResponse] = []
-        self.gone = False  # the signalling connection is over
+        self.gone = False  # the signalling connection is over,
+        self.code: int | None = None  # closed with this code
         self.track: Sender = publisher.publish(ssrc=next(numbers))
         self._socket: WebSocketConnection | None = None
         self._news = trio.Event()
@@ -139,6 +140,8 @@ class Client:
         except* (OSError, HandshakeError, ConnectionClosed, trio.BrokenResourceError):
             pass
         finally:
+            if self._socket is not None and self._socket.closed is not None:
+                self.code = self._socket.closed.code
             self._over()
 
     def _target(self) -> str:

@@ -217,7 +217,8 @@ class Publications:
                 and section.incoming.codecs
                 and publication.state is not PublicationState.CLOSED
             ):
-                self._attach(publication, peer, section, section.incoming)
+                # The first of the answer is what clients use, usually.
+                self._attach(publication, peer, section, section.incoming, section.incoming.codecs[0])
 
     def _match(self, peer: PeerConnection, section: Section, *, guess: bool) -> None:
         incoming = section.incoming
@@ -251,11 +252,12 @@ class Publications:
                 return publication
         return pending[0] if guess and pending else None
 
-    def _attach(self, publication: Publication, peer: PeerConnection, section: Section, incoming: Incoming) -> None:
-        """Receive the media of a section as (one codec of) a track."""
+    def _attach(
+        self, publication: Publication, peer: PeerConnection, section: Section, incoming: Incoming, codec: Codec
+    ) -> None:
+        """Receive the media of a section as (one codec of) a track; `codec` is the one it comes in."""
         info = publication.info
         index = _codec_index(info, incoming.track_id)
-        codec = incoming.codecs[0]  # the client uses the first of the answer
         rids = track_info.quality_order(incoming.rids)
         fresh = section.mid not in publication.sections
         receiver = publication.receivers.get(publication.sections.get(section.mid, codec.mime))
@@ -294,6 +296,34 @@ class Publications:
         if first or fresh:
             self._owner.changed(at_once=True)
             self._owner.room.track_published(publication)
+
+    def follow_codecs(self) -> None:
+        """Receive tracks in the codec that they come in: a client may use any that was agreed upon (RFC 3264, 5.1)."""
+        for publication in self:
+            for mid, mime in list(publication.sections.items()):
+                if other := publication.receivers[mime].unexpected_mime:
+                    self._change_codec(publication, mid, other)
+
+    def _change_codec(self, publication: Publication, mid: str, mime: str) -> None:
+        """Receive a section in another codec; whoever receives the track needs another agreement for that, too."""
+        peer = self._owner.shape.publisher
+        section = next((one for one in peer.negotiation.sections if one.mid == mid), None)
+        incoming = None if section is None else section.incoming
+        if section is None or incoming is None:
+            return
+        codec = next((one for one in incoming.codecs if one.mime.lower() == mime.lower()), None)
+        if codec is None or codec.mime in publication.receivers:
+            return
+        previous = publication.receivers.pop(publication.sections.pop(mid))
+        peer.ingress.remove_track(previous)
+        for subscription in list(publication.subscriptions.values()):
+            if subscription.receiver in (None, previous):
+                with subscription.subscriber.guard("codec change"):
+                    subscription.subscriber.subscriptions.track_changed(subscription)
+        backups = dict(publication.receivers)
+        publication.receivers.clear()
+        self._attach(publication, peer, section, incoming, codec)
+        publication.receivers.update(backups)
 
     def ended(self, peer: PeerConnection, section: Section) -> None:
         """Close the track whose section the client stopped sending in; that is how clients unpublish (section 4.5)."""

@@ -18,7 +18,6 @@ from triosfu.rooms import track_info
 from triosfu.rooms.dynacast import OFF, bare
 
 if TYPE_CHECKING:
-    from triosfu.media.down_track import DownTrack
     from triosfu.media.receiver import TrackReceiver
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.publication import Publication
@@ -69,7 +68,7 @@ class Quality:
     def __init__(self, room: Room) -> None:
         self._room = room
         self._scores: dict[str, float] = {}  # participant sid -> score that was told
-        self._watches: dict[TrackReceiver | DownTrack, Watch] = {}
+        self._watches: dict[tuple[str, str], Watch] = {}
 
     def tick(self) -> None:
         """Look at every transport and track, and tell what changed."""
@@ -98,7 +97,7 @@ class Quality:
             if not one.active:
                 continue
             tracks = [
-                self._watch(receiver, known, receiver.mime, now, reports=False).look(
+                self._watch((publication.sid, receiver.mime), known, receiver.mime, now, reports=False).look(
                     received(receiver, _expected_layer(publication, receiver)),
                     quiet=_is_off(publication, receiver),
                     now=now,
@@ -107,7 +106,7 @@ class Quality:
                 for receiver in publication.receivers.values()
             ]
             tracks += [
-                self._watch(down, known, down.mime, now, reports=True).look(
+                self._watch((one.sid, subscription.track_sid), known, down.mime, now, reports=True).look(
                     sent(down),
                     # What does not come from the publisher is no fault of the subscriber's.
                     quiet=not down.holds <= {Hold.PAUSED} or not receiver.available,
@@ -122,8 +121,8 @@ class Quality:
 
     def _watch(
         self,
-        track: TrackReceiver | DownTrack,
-        known: dict[TrackReceiver | DownTrack, Watch],
+        track: tuple[str, str],
+        known: dict[tuple[str, str], Watch],
         mime: str,
         now: float,
         *,

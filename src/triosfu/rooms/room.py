@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 Reason = models.DisconnectReason
-EMPTY, UPDATE, SPEAKERS, QUALITY = "empty", "room update", "speakers", "quality"
+EMPTY, UPDATE, SPEAKERS, QUALITY, CODECS = "empty", "room update", "speakers", "quality", "codecs"
 SIF_TRAILER_LENGTH = 44
 
 
@@ -73,6 +73,7 @@ class Room:
         self.deadlines.arm(EMPTY, now + self.own.empty_timeout, self._empty_timeout)
         self._every(SPEAKERS, times.speakers, self.speakers.tick)
         self._every(QUALITY, times.quality, self.quality.tick)
+        self._every(CODECS, times.codecs, self._follow_codecs)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -205,6 +206,11 @@ class Room:
         for other in self.others(publication.publisher):
             with other.guard("track closed"):
                 other.subscriptions.track_closed(publication)
+
+    def _follow_codecs(self) -> None:
+        for participant in list(self.participants.values()):
+            with participant.guard("codec change"):
+                participant.publications.follow_codecs()
 
     def timed_version(self) -> models.TimedVersion:
         """Return a version that is later than every one before it."""

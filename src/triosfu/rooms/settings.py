@@ -76,6 +76,7 @@ class Times:
     room_update: float = 5.0
     speakers: float = 0.400
     quality: float = 5.0
+    codecs: float = 0.400  # until a track that comes in another codec than expected is looked at
     refresh_token: float = 300.0
     track_not_found: float = 60.0
     dynacast_downgrade: float = 5.0

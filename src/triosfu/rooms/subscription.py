@@ -152,6 +152,10 @@ class Subscriptions:
             self._reconcile(subscription)
         self.auto_subscribe([publication])
 
+    def track_changed(self, subscription: Subscription) -> None:
+        """A track comes in another codec now: what was agreed upon for it is of no use."""
+        self._release(subscription)
+
     def track_closed(self, publication: Publication) -> None:
         """A track is gone for good."""
         self._settings.pop(publication.sid, None)

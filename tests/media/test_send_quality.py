@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triosfu.media.quality import BEST, DRY, LOST, WINDOW, Observation, TrackQuality, worst
+from tests.media.receive_publisher import media, rtx, with_video
+from tests.media.send_path import SSRC, Path, vp8
+from triosfu.media.quality import BEST, DRY, LOST, WINDOW, Observation, TrackQuality, received, sent, worst
+from triosfu.rtp.reports import ReportBlock
 
 
 def windows(quality: TrackQuality, *seen: Observation) -> list[float]:
@@ -108,3 +111,56 @@ def test_scores_stay_in_range_whatever_is_observed(seen: list[tuple[int, int, fl
 def test_a_participant_is_as_good_as_its_worst_track() -> None:
     assert worst([]) == BEST
     assert worst([90.0, 50.0]) == 50.0
+
+
+def report(path: Path, *, lost: int) -> None:
+    """The subscriber reports; it counts numbers that it never got, whoever lost them."""
+    highest = path.media[-1].sequence
+    path.track.receive_report(ReportBlock(SSRC, 0, lost, highest, 900, 0, 0), path.now)
+
+
+def test_a_subscriber_is_not_blamed_for_what_never_came_from_the_publisher() -> None:
+    path = Path()
+    path.publish(1, vp8(1, key=True))
+    for sequence in (2, 5, 6):
+        path.publish(sequence, vp8(sequence))
+    report(path, lost=3)
+    assert sent(path.track) == Observation(4, 1, rtt=0.07, jitter=0.01, reported_at=0.0)
+    path.publish(4, vp8(4))  # late, and passed on: from now on its loss is the subscriber's
+    assert sent(path.track).lost == 2
+
+
+def test_layers_below_the_wanted_one_are_missing_once_there_is_a_picture() -> None:
+    path = Path(layers=3)
+    assert sent(path.track).layers_missing == 0
+    for layer in range(3):
+        path.publish(1, vp8(1), layer=layer)
+    path.publish(2, vp8(2, key=True), layer=0)
+    assert (path.track.current_layer, path.track.target_layer) == (0, 2)
+    assert sent(path.track).layers_missing == 2
+
+
+def test_a_publisher_is_judged_by_what_is_lost_and_not_mended() -> None:
+    ingress, receiver, _ = with_video()
+    for sequence in (1, 2, 5, 6):
+        ingress.receive_rtp(media(sequence), 0.0)
+    assert (received(receiver, 0).packets, received(receiver, 0).lost) == (4, 2)
+    ingress.receive_rtp(rtx(3), 0.1)
+    ingress.receive_rtp(rtx(3, sequence=2), 0.1)
+    assert received(receiver, 0).lost == 1
+    ingress.receive_rtp(media(4), 0.2)
+    assert received(receiver, 0).lost == 0
+
+
+def test_a_publisher_misses_only_layers_that_it_has_had() -> None:
+    path = Path(layers=3)
+    path.publish(1, vp8(1, key=True), layer=0)
+    assert received(path.receiver, 2).layers_missing == 0
+    path.publish(1, vp8(1, key=True), layer=1)
+    path.wait(0.5)
+    for sequence in range(2, 4):
+        path.publish(sequence, vp8(sequence), layer=0)
+    path.wait(0.5)
+    assert path.receiver.available == (0,)
+    assert received(path.receiver, 2).layers_missing == 1
+    assert received(path.receiver, 0).layers_missing == 0

@@ -297,7 +297,7 @@ class IceAgent:
         if verdict is Verdict.WE_CHANGE and self._role.gives_way():
             self._switch_role()
         self._send(binding.success(message, source, key), destination, source)
-        self._events.append(TupleValidated(destination, source))
+        self._events.append(TupleValidated(destination, source, proven=self.lite))  # a lite agent asks nothing
         path = self._path
         if path is not None and path.pair.addresses == (destination, source) and path.consent.heard(now):
             self._move(On.HEARD)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class TupleValidated:
 
     local: Address
     remote: Address
+    proven: bool = field(default=True, compare=False)
+    """Whether somebody at `remote` has answered us: who knows our password can forge where a request comes from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ class _Holdings:
 
     ufrags: set[str] = field(default_factory=set)
     prefix: bytes | None = None
-    tuples: dict[bytes, None] = field(default_factory=dict)  # oldest first
+    tuples: dict[bytes, bool] = field(default_factory=dict)  # oldest first, and whether it is proven
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,21 +193,25 @@ class UdpMux:
             del self._by_prefix[holdings.prefix]
             holdings.prefix = None
 
-    def bind(self, remote: Address, route: Route) -> None:
-        """Give `route` what comes from `remote`, whoever had it before (a NAT reuses ports).
+    def bind(self, remote: Address, route: Route, *, proven: bool = True) -> None:
+        """Give `route` what comes from `remote`; if `proven`, whoever had it before (a NAT reuses ports).
 
-        A route has `MAX_TUPLES` addresses at most: the one bound longest ago goes.
+        What is not proven may be a forged source address: nobody loses a tuple to it. A route has `MAX_TUPLES`
+        addresses at most: the one bound longest ago goes, those that are not proven first.
         """
         key = pack(remote)
         before = self._by_tuple.get(key)
         if before is not None:
-            self._holdings(before).tuples.pop(key, None)
+            if before is not route and not proven:
+                self.counters["contested_tuple"] += 1
+                return
+            proven |= self._holdings(before).tuples.pop(key)
         self._by_tuple[key] = route
         tuples = self._holdings(route).tuples
-        tuples[key] = None
+        tuples[key] = proven
         if len(tuples) > MAX_TUPLES:
-            oldest = next(iter(tuples))
-            del tuples[oldest], self._by_tuple[oldest]
+            goes = next((one for one, is_proven in tuples.items() if not is_proven), next(iter(tuples)))
+            del tuples[goes], self._by_tuple[goes]
 
     def unbind(self, route: Route) -> None:
         """Drop media and DTLS for `route` from now on, from wherever it comes."""

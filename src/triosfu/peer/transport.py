@@ -227,8 +227,8 @@ class Transport:
             if self._closed:
                 return True
             match event:
-                case TupleValidated(local=local, remote=remote):
-                    self._mux.bind(remote, self)
+                case TupleValidated(local=local, remote=remote, proven=proven):
+                    self._mux.bind(remote, self, proven=proven)
                     if self.destination is None:
                         self.destination = self._destination(local, remote)
                     self._start_dtls(now)

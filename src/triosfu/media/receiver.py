@@ -165,17 +165,14 @@ class TrackReceiver:
             value = packet.extension(self._level_id)
             if value:
                 self._level.observe(value[0] & 0x7F, packet.timestamp, now)
-        subscribers = self.subscribers
-        try:
-            for subscriber in subscribers:
+        for subscriber in self.subscribers:
+            try:
                 subscriber.forward(packet, now)
-        except Exception:
-            # A bug in one subscriber's path must not cost the others their media, nor the publisher its connection.
-            log.exception("subscriber_failed", mime=self.mime)
-            self.failed_subscribers += 1
-            self.unsubscribe(subscriber)
-            for other in subscribers[subscribers.index(subscriber) + 1 :]:
-                other.forward(packet, now)
+            except Exception:
+                # A bug in one subscriber's path must not cost the others their media, nor the publisher its connection.
+                log.exception("subscriber_failed", mime=self.mime)
+                self.failed_subscribers += 1
+                self.unsubscribe(subscriber)
 
     def attach(self, feedback: Feedback, extension_ids: Mapping[str, int]) -> None:
         """Belong to a publisher from now on."""

@@ -1,0 +1,36 @@
+"""What bugs of several subscribers at once cost: their own media, and nobody else's."""
+
+from __future__ import annotations
+
+from triosfu.media.receiver import TrackReceiver
+from triosfu.rtp.wire import RtpPacket, build_rtp
+
+
+class Broken:
+    """A subscriber with a bug."""
+
+    def forward(self, packet: RtpPacket, now: float) -> None:
+        raise LookupError
+
+
+class Sound:
+    """One without."""
+
+    def __init__(self) -> None:
+        self.packets: list[RtpPacket] = []
+
+    def forward(self, packet: RtpPacket, now: float) -> None:
+        self.packets.append(packet)
+
+
+def test_subscribers_that_fail_together_fail_alone() -> None:
+    receiver = TrackReceiver(kind="audio", mime="audio/opus", clock_rate=48000, now=0.0)
+    first, last = Sound(), Sound()
+    for subscriber in (first, Broken(), Broken(), last):
+        receiver.subscribe(subscriber)
+    data = build_rtp(ssrc=1, payload_type=111, sequence=1, timestamp=960, payload=b"sound")
+    packet = RtpPacket.parse(data, 0.0)
+    receiver.deliver(packet, 0.0)
+    assert first.packets == last.packets == [packet]
+    assert receiver.subscribers == [first, last]
+    assert receiver.failed_subscribers == 2

@@ -275,9 +275,9 @@ def verify(token: str, keys: Mapping[str, str], *, now: float) -> Claims:
     Raises:
         TokenError: With LiveKit's status and text (protocol reference, table 1.2).
     """
-    if LARGE_TOKEN_LENGTH < len(token) <= MAX_TOKEN_LENGTH:  # a stranger's megabyte is not worth a look inside
-        if not any(_signed(token, secret) for secret in keys.values()):
-            raise _invalid("signature does not match")
+    large = LARGE_TOKEN_LENGTH < len(token) <= MAX_TOKEN_LENGTH  # a stranger's is not worth a look inside
+    if large and not any(_signed(token, secret) for secret in keys.values()):
+        raise _invalid("signature does not match")
     body = _unverified(token)
     issuer = body.get("iss")
     if not isinstance(issuer, str) or issuer not in keys:

@@ -91,6 +91,9 @@ class Rooms:
                 raise JoinRefused(503, "server is at its limits")
             room = Room(name, settings or self.settings.defaults, self.services)
             await self._nursery.start(self._run, room, name=f"room {name}")
+            if self._draining or room.closed:  # `close` came during that step, and did not know of this room
+                room.close(Reason.SERVER_SHUTDOWN)
+                raise JoinRefused(503, "server is at its limits")
             self._rooms[name] = room
             return room
 

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from tests.support.client import Client, join
 from tests.support.side import LIMIT
-from tests.support.steps import SECOND, back_to, inventory, race, running, stopping
+from tests.support.steps import SECOND, Running, back_to, inventory, race, running, stopping
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -145,15 +145,26 @@ async def test_a_join_stopped_at_every_step_leaves_nothing(stop: Stop) -> None:
     assert not [entry for entry in logs if entry["log_level"] in {"error", "critical"}]
 
 
+def server_cancelled(run: Running) -> Callable[[], object] | None:
+    return run.scope.cancel
+
+
+def server_left(run: Running) -> Callable[[], object] | None:
+    return run.leave.set if run.started.is_set() else None
+
+
 @pytest.mark.parametrize("single", [False, True], ids=["dual", "single"])
-async def test_a_server_cancelled_at_every_step_of_its_life_leaves_nothing(single: bool) -> None:
+@pytest.mark.parametrize("stop", [server_cancelled, server_left], ids=lambda stop: stop.__name__)
+async def test_a_server_stopped_at_every_step_of_its_life_leaves_nothing(
+    stop: Callable[[Running], Callable[[], object] | None], single: bool
+) -> None:
     before = inventory(None)
     number, stopped = 0, True
     with capture_logs() as logs:
         while stopped:
             number += 1 + single
             async with running() as run:
-                with stopping(run, number, lambda: run.scope.cancel) as at:
+                with stopping(run, number, lambda: stop(run)) as at:
 
                     async def life() -> None:
                         async with join(await run.up(), "alice", single=single) as alice:
@@ -162,7 +173,7 @@ async def test_a_server_cancelled_at_every_step_of_its_life_leaves_nothing(singl
                     with trio.fail_after(LIMIT):
                         await race(at.fired.wait, life)
                     stopped = at.done
-                run.scope.cancel()
+                run.leave.set()
                 with trio.fail_after(SECOND):
                     await run.ended.wait()
                 if run.server is not None:

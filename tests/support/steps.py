@@ -33,6 +33,7 @@ class Running:
     """A server in a task of its own, so that its tasks can be told from the test's."""
 
     scope: trio.CancelScope
+    leave: trio.Event  # leaves the block of `serve`, which lets the server say its goodbyes
     task: trio.lowlevel.Task
     ended: trio.Event
     started: trio.Event
@@ -58,13 +59,13 @@ async def running() -> AsyncIterator[Running]:
     found: list[Running] = []
 
     async def serve() -> None:
-        one = Running(trio.CancelScope(), trio.lowlevel.current_task(), trio.Event(), trio.Event())
+        one = Running(trio.CancelScope(), trio.Event(), trio.lowlevel.current_task(), trio.Event(), trio.Event())
         found.append(one)
         try:
             with one.scope:
                 async with triosfu.serve(CONFIG) as one.server:
                     one.started.set()
-                    await trio.sleep_forever()
+                    await one.leave.wait()
         finally:
             one.ended.set()
 

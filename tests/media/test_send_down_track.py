@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from aiortc.codecs.vpx import VpxPayloadDescriptor
 
@@ -13,9 +11,7 @@ from triosfu.media.down_track import Hold
 from triosfu.media.shape import ABS_CAPTURE_TIME, ABS_SEND_TIME, MAX_PACKET, TRANSPORT_SEQUENCE
 from triosfu.media.timeline import ahead
 from triosfu.rtp.rtcp import Nack, Pli, ReportBlock, SenderReport
-
-if TYPE_CHECKING:
-    from triosfu.rtp.wire import RtpPacket
+from triosfu.rtp.wire import RtpPacket, build_rtp
 
 
 def started(**settings: object) -> Path:
@@ -337,6 +333,22 @@ def test_audio_whose_numbers_jump_carries_on() -> None:
     assert seconds(path, sent[0], path.media[0]) < 2.5
 
 
+def test_audio_whose_numbers_jump_back_carries_on_though_each_looks_late() -> None:
+    path = Path("audio/opus")
+    path.publish(1, b"a", timestamp=0)
+    (start,) = path.media
+    base = path.track._forwarder.munger.next_index - 3000
+    for number in range(40):
+        packet = RtpPacket.parse(
+            build_rtp(ssrc=PUBLISHED, payload_type=96, sequence=5000 + number, timestamp=number * 960, payload=b"b"),
+            path.now + number * 0.02,
+        )
+        packet.index = base + number
+        path.track.forward(packet, packet.arrival)
+    assert [one.sequence - start.sequence for one in path.media[:3]] == [0, 1, 2]
+    assert len(path.media) == 1 + 21
+
+
 @pytest.mark.parametrize("stop", ["muted", "disabled", "paused"])
 def test_a_hold_stops_the_stream_and_a_keyframe_resumes_it(stop: str) -> None:
     path = started()
@@ -431,6 +443,20 @@ def test_a_packet_is_resent_three_times_at_most_and_not_too_soon() -> None:
     assert [packet.sequence - rtx[0].sequence for packet in rtx] == [0, 1, 2]
     assert path.track.stats.nacks == 60
     assert path.track.stats.nacks_missed == 57
+
+
+def test_a_packet_that_never_came_is_not_resent_as_another() -> None:
+    path = started()
+    for number in range(11, 700):
+        path.publish(number, vp8(number))
+    newest = path.media[-1].sequence
+    path.publish(701, vp8(701))
+    path.track.receive_nack([newest + 1 & 0xFFFF], path.now)
+    assert all(packet.ssrc == SSRC for packet in path.sink.packets)
+    (late,) = path.publish(700, vp8(700))
+    assert late.sequence == newest + 1 & 0xFFFF
+    path.track.receive_nack([newest + 1 & 0xFFFF], path.now)
+    assert path.sink.packets[-1].payload[2:] == vp8(700)
 
 
 def test_after_a_pli_nothing_is_resent_until_the_keyframe() -> None:

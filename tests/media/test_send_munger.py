@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from triosfu.media.munger import Munger
 
-HISTORY = 64
+HISTORY = 16
 
 
 class MungerMachine(RuleBasedStateMachine):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import VpxPayloadDescriptor
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz.checks import codecs as checks
@@ -148,8 +148,10 @@ class Bits:
         return int(padded, 2).to_bytes(len(padded) // 8, "big")
 
 
-def two_by_two(*, template: int = 3, frame: int = 9, active: int | None = None, resolutions: bool = False) -> bytes:
-    """A keyframe's descriptor: L2T2, four templates from id 3 on, four decode targets, two chains."""
+def two_by_two(
+    *, template: int = 3, frame: int = 9, active: int | None = None, resolutions: bool = False, chains: int = 2
+) -> bytes:
+    """A keyframe's descriptor: L2T2, four templates from id 3 on, four decode targets, two or four chains."""
     bits = Bits().put(1, 1).put(1, 1).put(template, 6).put(frame, 16)
     bits.put(1, 1).put(active is not None, 1).put(0, 3)
     bits.put(3, 6).put(3, 5)  # first template id, decode targets less one
@@ -161,10 +163,13 @@ def two_by_two(*, template: int = 3, frame: int = 9, active: int | None = None, 
         for difference in differences:
             bits.put(1, 1).put(difference - 1, 4)
         bits.put(0, 1)
-    bits.put(2, 2)  # chains: ns(5), 2 is below 3 and takes two bits
+    if chains == 2:
+        bits.put(2, 2)  # ns(5): what is below 3 takes two bits
+    else:
+        bits.put(0b111, 3)  # 4, in three
     for _ in range(4):
-        bits.put(0, 1)  # protected by: ns(2)
-    for _ in range(8):
+        bits.put(0, chains // 2)  # protected by: ns(2), or ns(4)
+    for _ in range(4 * chains):
         bits.put(1, 4)
     bits.put(resolutions, 1)
     if resolutions:
@@ -182,6 +187,11 @@ def test_a_dependency_descriptor_with_its_structure() -> None:
     assert found.structure is not None
     assert [(one.spatial, one.temporal) for one in found.structure.templates] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert found.indications == (SWITCH,) * 4
+
+
+def test_structures_with_more_chains_are_read_to_their_end() -> None:
+    found = DependencyDescriptor.parse(two_by_two(active=9, resolutions=True, chains=4))
+    assert found.active_targets == 9
 
 
 def test_later_frames_refer_to_the_templates_of_the_keyframe() -> None:
@@ -297,6 +307,7 @@ def test_red_is_total(data: bytes) -> None:
 # --- all of it -------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_garbage_is_forwarded_without_harm(data: bytes) -> None:
     checks.check_forwarding(data)

@@ -154,9 +154,7 @@ class DownTrack:
         if Hold.UNBOUND in self._holds:
             self._receiver.subscribe(forwarder)
             self._release(Hold.UNBOUND, now)
-            if Hold.MUTED in self._holds and forwarder.started_at == math.inf:
-                # Some clients learn of a track from its first packet only (trap 43).
-                self._padding_at, self._padding_until = now + MUTED_START, now + MUTED_START + MUTED_FOR
+            self._introduce(now)
 
     def unbind(self) -> None:
         """Stop for good, or until the next `bind`; the receiver feeds this track no more."""
@@ -197,6 +195,7 @@ class DownTrack:
     def set_muted(self, muted: bool, now: float) -> None:  # noqa: FBT001  the publisher's state, as signalled
         """Follow the publisher's mute."""
         self._set(Hold.MUTED, muted, Change.UNMUTED, now)
+        self._introduce(now)
 
     def set_disabled(self, disabled: bool, now: float) -> None:  # noqa: FBT001  the subscriber's wish, as signalled
         """Follow the subscriber's wish not to get the track for now."""
@@ -209,6 +208,12 @@ class DownTrack:
     def resync(self, now: float) -> None:
         """Begin again at the next keyframe: what was forwarded lately did not reach the subscriber."""
         self._forwarder.resync(now)
+        self._introduce(now)
+
+    def _introduce(self, now: float) -> None:
+        """Plan padding for a muted track that has sent nothing: some clients learn of it by a packet only (trap 43)."""
+        if Hold.MUTED in self._holds and Hold.UNBOUND not in self._holds and self._forwarder.started_at == math.inf:
+            self._padding_at, self._padding_until = now + MUTED_START, now + MUTED_START + MUTED_FOR
 
     def _limit_layers(self) -> None:
         forwarder = self._forwarder
@@ -293,7 +298,7 @@ class DownTrack:
         forwarder, last = self._forwarder, self._forwarder.last
         if last is None:
             return None
-        info = forwarder.report_of(last.spatial)
+        info = self._receiver.sender_report(last.spatial)
         if info is None and now - forwarder.started_at < PATIENCE:
             return None
         shift = forwarder.munger.current.timestamp

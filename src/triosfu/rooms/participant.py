@@ -43,6 +43,7 @@ log = structlog.get_logger(__name__)
 State = models.ParticipantInfo.State
 Reason = models.DisconnectReason
 REFRESH = "refresh token"
+NORMAL, GOING_AWAY = 1000, 1001  # WebSocket close codes
 
 
 class Participant:
@@ -197,7 +198,7 @@ class Participant:
         self.disconnect_reason = reason
         with ExitStack() as last:  # from the bottom up, and a bug in one step does not keep the others from being done
             last.callback(self._scope.cancel)
-            last.callback(self.drop_link)
+            last.callback(self.drop_link, NORMAL if tell else GOING_AWAY)
             last.callback(self.deadlines.clear)
             for peer in self.shape.peers:
                 last.callback(peer.close, "the participant left")
@@ -266,12 +267,15 @@ class Participant:
             with self.guard("link lost"):
                 self.liveness.link_lost()
 
-    def drop_link(self) -> None:
-        """Close the signalling connection from our side."""
+    def drop_link(self, code: int = NORMAL) -> None:
+        """Close the signalling connection from our side.
+
+        The client was told why: without that a normal close means nothing to it (trap 27).
+        """
         if self.link is not None:
             link, self.link = self.link, None
             self._link_lost_at = trio.current_time()
-            link.close()
+            link.close(code)
 
     def resume(self, link: SignalLink, options: JoinOptions) -> None:
         """Go on over a new signalling connection."""

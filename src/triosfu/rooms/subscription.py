@@ -313,8 +313,8 @@ class Subscriptions:
             self._apply(subscription)
             self._owner.room.quality.introduce(publication.publisher, to=self._owner)
             self._owner.room.speakers.introduce(publication.publisher, to=self._owner)
-        if self._owner.shape.subscriber_connected:
-            self._started(subscription, publication)
+            if self._owner.shape.subscriber_connected:
+                self._started(subscription, publication)
 
     def _started(self, subscription: Subscription, publication: Publication) -> None:
         if not self._owner.permission.hidden:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from triosfu.media.munger import Shifts
-    from triosfu.media.receiver import SenderReportInfo, TrackReceiver
+    from triosfu.media.receiver import TrackReceiver
     from triosfu.media.send_reports import SendStats
     from triosfu.media.sent_log import SentLog
     from triosfu.media.sink import MediaSink
@@ -52,7 +52,6 @@ class Forwarder:
         "_marked",
         "_receiver",
         "_refused_since",
-        "_reports_from",
         "_ring",
         "_ring_mask",
         "_rng",
@@ -118,7 +117,6 @@ class Forwarder:
         self._gate = TOP
         self._refused_since = math.inf
         self._stale = (0, 0)  # next_index at which, and how many packets were from before the history
-        self._reports_from = -math.inf  # older reports of the layer are those of a source that is gone
 
     # --- the hot path ----------------------------------------------------------------------------------------------
 
@@ -351,10 +349,6 @@ class Forwarder:
         shifts = self.munger.switch(packet.ssrc, packet.index, (timestamp - packet.timestamp) % WRAP)
         if left is not None:
             continue_numbers(shifts, packet, left, receiver.extension_ids)
-            if left.spatial == packet.spatial and left.source != packet.ssrc:
-                self._reports_from = now
-            elif left.spatial != packet.spatial:
-                self._reports_from = -math.inf
         if self.started_at == math.inf:
             self.started_at = now
         self.change = Change.RESUMED
@@ -365,16 +359,11 @@ class Forwarder:
         if packet.ssrc == left.source:
             return (packet.timestamp + left.timestamp_shift) % WRAP
         if left.spatial in (NO_LAYER, packet.spatial):
-            return None  # nothing came before; or a new source on the old layer, and the report may be of either
-        new, old = self._receiver.sender_report(packet.spatial), self.report_of(left.spatial)
+            return None  # nothing came before; or a new source on the old layer, whose reports went with the old one
+        new, old = self._receiver.sender_report(packet.spatial), self._receiver.sender_report(left.spatial)
         if new is None or old is None:
             return None
         return carried_over(packet.timestamp, new, old, left.timestamp_shift, self._receiver.clock_rate)
-
-    def report_of(self, spatial: int) -> SenderReportInfo | None:
-        """The publisher's last report of the layer that flows or flowed last, if it is of its present source."""
-        info = self._receiver.sender_report(spatial)
-        return None if info is None or info.arrival < self._reports_from else info
 
     def _leave(self) -> None:
         """Note the last numbers of the source that flows, if one does, before anything else is sent."""

@@ -80,7 +80,7 @@ class Room:
                 if self.closed:
                     nursery.cancel_scope.cancel()
                 task_status.started()
-                await self.deadlines.run()
+                await self._keep_time()
         finally:
             self.close(Reason.ROOM_CLOSED)
             self._nursery = None
@@ -96,15 +96,19 @@ class Room:
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
+    async def _keep_time(self) -> None:
+        while True:
+            try:
+                await self.deadlines.run()
+            except Exception:  # an update that went wrong is not worth a room; the next one may do better
+                log.exception("bug", room=self.name, doing="deadlines")
+                self.counters["bugs"] += 1
+
     def _every(self, name: str, seconds: float, action: Callable[[], None]) -> None:
         def tick() -> None:
             # From now, not from the deadline that passed: a loop that was late does not have to catch up.
             self.deadlines.arm(name, trio.current_time() + seconds, tick)
-            try:
-                action()
-            except Exception:  # a tick that went wrong is not worth a room; the next one may do better
-                log.exception("bug", room=self.name, doing=name)
-                self.counters["bugs"] += 1
+            action()
 
         self.deadlines.arm(name, trio.current_time() + seconds, tick)
 

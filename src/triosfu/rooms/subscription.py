@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,6 +21,7 @@ from triosfu.media.shape import playout_delay
 from triosfu.rooms import track_info
 from triosfu.rooms.dynacast import OFF, bare
 from triosfu.rooms.publication import PublicationState
+from triosfu.rooms.sids import MAX_SID
 from triosfu.sdp.sections import Sender
 
 if TYPE_CHECKING:
@@ -114,11 +116,16 @@ class Subscriptions:
     def update(self, request: rtc.UpdateSubscription) -> None:
         """Subscribe to, or unsubscribe from, all tracks that `request` names."""
         sids = [*request.track_sids, *(sid for each in request.participant_tracks for sid in each.track_sids)]
-        for sid in dict.fromkeys(sids):
+        for sid in self._worth_keeping(sids):
             if request.subscribe:
                 self.subscribe(sid)
             else:
                 self.unsubscribe(sid)
+
+    def _worth_keeping(self, sids: Iterable[str]) -> list[str]:
+        """What a client names, once each: no more, and nothing longer, than can be remembered."""
+        limit = self._owner.settings.limits.subscriptions
+        return list(islice((sid for sid in dict.fromkeys(sids) if len(sid) <= MAX_SID), limit))
 
     def subscribe(self, sid: str) -> None:
         """Wish for the track `sid`; an answer comes when it is not found within a minute."""
@@ -372,7 +379,7 @@ class Subscriptions:
     def set_settings(self, request: rtc.UpdateTrackSettings) -> None:
         """Note how much of each named track is wanted; a track need not be subscribed to, or exist, yet."""
         settings = TrackSettings.parse(request)
-        for sid in request.track_sids:
+        for sid in self._worth_keeping(request.track_sids):
             previous = self._settings.get(sid)
             if previous is None and len(self._settings) >= self._owner.settings.limits.stored_settings:
                 return

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CHUNK = 128 * 1024  # bytes of one update message
 MAX_RECENTLY_LEFT = 1000
 FLUSH = "announce"
+HASTE = 20  # updates of one participant that are told at once; after those, as many as fit the usual pace
 
 
 class Announcer:
@@ -31,17 +32,27 @@ class Announcer:
     def __init__(self, room: Room) -> None:
         self._room = room
         self._changed: dict[str, Participant] = {}  # by identity: a newer session replaces an older one
+        self._paced: dict[str, float] = {}  # by sid: by when the usual pace would have told it all
         self._left: deque[tuple[float, models.ParticipantInfo]] = deque(maxlen=MAX_RECENTLY_LEFT)
 
     def changed(self, participant: Participant, *, at_once: bool) -> None:
         """Tell the room that `participant` changed: now, or together with others within 100 ms."""
-        if at_once:
+        if at_once and self._may_hurry(participant.sid):
             self._changed.pop(participant.identity, None)
             self._send([participant])
             return
         self._changed[participant.identity] = participant
         if FLUSH not in self._room.deadlines:
             self._room.deadlines.arm(FLUSH, trio.current_time() + self._room.settings.times.announce, self.flush)
+
+    def _may_hurry(self, sid: str) -> bool:
+        """Whether one more update may go out at once: each costs everybody, and the client that causes it little."""
+        now, pace = trio.current_time(), self._room.settings.times.announce
+        at = max(now, self._paced.get(sid, now)) + pace
+        if at > now + HASTE * pace:
+            return False
+        self._paced[sid] = at
+        return True
 
     def flush(self) -> None:
         """Tell what has been collected."""
@@ -57,6 +68,7 @@ class Announcer:
         """
         if self._changed.get(participant.identity) is participant:
             del self._changed[participant.identity]
+        self._paced.pop(participant.sid, None)
         info = participant.info()
         for other in self._room.others(participant):
             known = other.known_versions.pop(participant.sid, None)

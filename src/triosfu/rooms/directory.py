@@ -147,6 +147,8 @@ class Rooms:
         participant = None if room is None else room.participants.get(identity)
         if participant is None or participant.closed or participant.shape.single != options.single:
             return None
+        if options.participant_sid not in {"", participant.sid}:
+            return None  # an older session of this identity, which a newer one has replaced
         with participant.guard("resume"):
             participant.resume(link, options)
         return participant

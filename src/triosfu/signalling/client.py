@@ -39,6 +39,7 @@ SDKS = {
 }
 FORWARDED_BY = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip")
 MAX_TEXT = 256  # characters of one thing that a client says of itself
+MAX_CLIENT = 16 * 1024  # bytes of all of it; a part is told to everybody
 
 
 def join_options(request: Request) -> tuple[JoinOptions, str, dict[str, str]]:
@@ -105,6 +106,8 @@ def _room_settings(claims: Claims, defaults: RoomDefaults) -> RoomDefaults:
 
 
 def _from_join_request(join: rtc.JoinRequest, request: Request) -> tuple[JoinOptions, str, dict[str, str]]:
+    if join.client_info.ByteSize() > MAX_CLIENT:
+        raise JoinRefused(400, "client info too large")
     settings = join.connection_settings
     client = models.ClientInfo()
     client.CopyFrom(join.client_info)

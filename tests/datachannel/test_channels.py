@@ -341,6 +341,17 @@ def test_a_little_unordered_data_may_overtake_its_open() -> None:
     assert [event for event in raw.heard() if isinstance(event, StreamReset)] == []
 
 
+def test_a_stream_that_is_being_reset_is_not_used() -> None:
+    raw = Raw()
+    raw.network.paths[1].swallow = lambda data, _now: any(isinstance(c, ReConfig) for c in Packet.parse(data).chunks)
+    raw.say(0, OPEN)  # wrong parity: we reset our side, and the answer never comes
+    raw.say(1, b"nonsense")
+    channel = raw.ours.open("x", now=raw.network.now)
+    assert raw.ours.info(channel).stream_id == 2
+    raw.say(1, OPEN)
+    assert [event for event in raw.events() if isinstance(event, ChannelOpened)] == []
+
+
 def test_a_peer_opens_so_many_channels_and_no_more() -> None:
     left, right = channels(1, client=True), channels(2, client=False, limit=10)
     network = Network(left, right)

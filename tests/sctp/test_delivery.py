@@ -115,6 +115,20 @@ def test_urgent_messages_go_first_and_are_not_counted() -> None:
     assert network.of(1, Message)[0].data == b"control"
 
 
+def test_nothing_is_sent_twice_over_a_good_path() -> None:
+    """T3 starts anew with each acknowledgement, or a long transfer would look like a silence."""
+    network = established()
+    left, _ = lefts(network)
+    for path in network.paths:
+        path.latency = 0.1
+    for _ in range(5):
+        left.send(0, bytes(100_000), ppid=53, now=1.0)
+    network.run(until=30.0, done=lambda: left.total_buffered == 0)
+    assert network.now > 2.0
+    tsns = [chunk.tsn for chunk in network.paths[0].chunks() if isinstance(chunk, Data)]
+    assert len(tsns) == len(set(tsns))
+
+
 def test_small_messages_share_packets() -> None:
     network = established()
     left, _ = lefts(network)

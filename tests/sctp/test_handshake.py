@@ -13,6 +13,7 @@ from triosfu.errors import UsageError
 from triosfu.sctp.core import Association, Ended, Established, Message, Restarted, Settings, State
 from triosfu.sctp.parameters import CauseCode, Tlv, cause
 from triosfu.sctp.state import TRANSITIONS, On
+from triosfu.sctp.timers import Timer
 from triosfu.sctp.wire import (
     Abort,
     Chunk,
@@ -374,6 +375,23 @@ def test_a_heartbeat_is_echoed_byte_for_byte() -> None:
     assert isinstance(left, Association)
     left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [Heartbeat(False, b"\1\2\3")]).serialize(), 1.0)
     assert only_chunk(left) == Heartbeat(True, b"\1\2\3")
+
+
+def test_only_the_very_same_info_answers_a_heartbeat() -> None:
+    network = established()
+    left = network.ends[0]
+    assert isinstance(left, Association)
+    left.datagrams_to_send()
+    while not (sent := [c for packet in packets(left) for c in packet.chunks]):
+        left.handle_timeout(left.next_timeout())
+    (beat,) = sent
+    assert isinstance(beat, Heartbeat)
+    now = left.next_timeout() - 0.1
+    for body in (b"", beat.body[:-1] + b"?"):
+        left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [Heartbeat(True, body)]).serialize(), now)
+        assert Timer.HEARTBEAT_ACK in left._timers
+    left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [Heartbeat(True, beat.body)]).serialize(), now)
+    assert Timer.HEARTBEAT_ACK not in left._timers
 
 
 def test_an_idle_association_sends_heartbeats_and_lives() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from triosfu.sctp.congestion import CongestionWindow
 from triosfu.sctp.outbound import Acknowledged, Outbound
 from triosfu.sctp.rto import RetransmissionTimeout
 from triosfu.sctp.sendqueue import OutMessage
@@ -252,6 +253,34 @@ def test_rtt_is_measured_once_per_round_trip_and_never_from_retransmissions() ->
     transmit(outbound, 1.0)
     sack(outbound, 4, now=9.0)
     assert outbound._rto.srtt == pytest.approx(0.1)
+
+
+def test_congestion_avoidance_adds_one_packet_for_each_full_window() -> None:
+    window = CongestionWindow(unit=UNIT)
+    window.bytes, window.ssthresh = 8 * UNIT, 4 * UNIT
+    grown = []
+    for _ in range(36):
+        window.acknowledged(UNIT, flight_before=window.bytes, flight=window.bytes)
+        grown.append(window.bytes // UNIT)
+    assert [grown.index(size) + 1 for size in (9, 10, 11)] == [8, 17, 27]
+    window.acknowledged(100 * UNIT, flight_before=UNIT, flight=UNIT)
+    assert window.bytes == 11 * UNIT, "a window that was not used up does not grow"
+
+
+def test_back_off_doubles_up_to_the_cap_until_something_is_acknowledged() -> None:
+    rto = RetransmissionTimeout(initial=1.0, minimum=0.4, maximum=3.0)
+    values = []
+    for _ in range(11):
+        values.append(rto.value)
+        rto.back_off()
+    assert values[:4] == [1.0, 2.0, 3.0, 3.0]
+    assert sum(values) == 30.0, "D_abort"
+    rto.recovered()
+    assert rto.value == 1.0
+    rto.measured(0.01)
+    assert rto.value == 0.4
+    rto.measured(60.0)
+    assert rto.value == 3.0
 
 
 def test_the_window_decays_when_nothing_is_sent() -> None:

@@ -84,6 +84,16 @@ def test_silence_ends_an_association_with_a_reset_under_way() -> None:
     assert network.of(0, Ended) == [Ended("RE-CONFIG went unanswered too often")]
 
 
+def test_silence_is_counted_once_when_data_and_a_reset_wait_for_it() -> None:
+    network = established()
+    left, _ = ends(network)
+    network.paths[0].dark = (1.0, math.inf)
+    left.send(7, b"x", ppid=53, now=1.0)
+    left.reset_stream(7, 1.0)
+    network.run(until=100.0, done=lambda: left.state is State.ENDED)
+    assert 26.0 < network.now <= 34.5
+
+
 def test_a_request_ahead_of_its_data_is_in_progress_and_performed_later() -> None:
     network = established()
     left, right = ends(network)
@@ -95,6 +105,11 @@ def test_a_request_ahead_of_its_data_is_in_progress_and_performed_later() -> Non
     network.run(until=20.0)
     events = [e for e in network.events[1] if isinstance(e, Message | StreamReset)]
     assert events == [Message(1, 53, b"first"), Message(1, 53, b"lost"), StreamReset(1)]
+    (performed,) = [at for at, e in zip(network.times[1], network.events[1], strict=True) if e == StreamReset(1)]
+    (complete,) = [
+        at for at, e in zip(network.times[1], network.events[1], strict=True) if e == Message(1, 53, b"lost")
+    ]
+    assert performed == complete, "it waits for the data, not for the next request"
     answers = [
         parse_reconfig(tlv)
         for chunk in network.paths[1].chunks()

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.lowlevel
 from livekit.protocol import models, rtc
+from trio.testing import wait_all_tasks_blocked
 
-from tests.rooms.test_lifetimes import connect, join, running
+from tests.rooms.test_lifetimes import Ear, connect, join, running
 from triosfu.errors import MalformedPacket
+from triosfu.peer import PeerConnection
 from triosfu.rooms import track_info
+from triosfu.rooms.directory import Rooms
+from triosfu.rooms.joining import Applicant, JoinOptions
 from triosfu.rooms.permissions import Permission, SubscriptionRules
 from triosfu.rooms.settings import Limits, RoomSettings
 from triosfu.rooms.sids import MAX_SID
@@ -178,3 +183,27 @@ async def test_a_bug_in_a_tick_ends_neither_the_room_nor_the_ticks(
 def fail(monkeypatch: pytest.MonkeyPatch, participant: Participant) -> None:
     """Let the first step of its end fail."""
     monkeypatch.setattr(participant.subscriptions, "close", lambda: 1 / 0)
+
+
+async def test_a_bug_that_comes_with_the_servers_end_is_still_one_participants(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def break_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise LookupError
+
+    async with running() as rooms, trio.open_nursery() as nursery:
+        other = Rooms(rooms.services)
+        await nursery.start(other.run)
+        room = await other.create("room")
+        who = Applicant(identity="alice")
+        monkeypatch.setattr(PeerConnection, "run", lambda _: break_when_cancelled())
+        alice = room.join(who, JoinOptions(), Ear())
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        await trio.lowlevel.checkpoint()
+    assert alice.closed
+    assert room.counters["bugs"] == 1
+    assert other.counters["bugs"] == 0

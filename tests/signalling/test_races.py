@@ -10,6 +10,7 @@ from livekit.protocol import models, rtc
 
 from tests.signalling.world import LIMIT, dual, join_request, running
 from triosfu.signalling.client import MAX_CLIENT
+from triosfu.signalling.session import rest_after
 
 Reason = models.DisconnectReason
 Action = rtc.LeaveRequest.Action
@@ -72,3 +73,8 @@ async def test_a_client_that_says_too_much_of_itself_is_refused() -> None:
         status, text = await world.refusal(f"/rtc/v1?{query}", world.token())
         assert (status, text) == (400, "client info too large")
         assert not len(world.rooms)
+
+
+def test_a_client_whose_requests_are_much_work_has_a_quarter_of_the_time() -> None:
+    assert rest_after(0.01) == 0
+    assert 1 / (1 + rest_after(1)) == 0.25

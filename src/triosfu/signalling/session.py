@@ -30,6 +30,7 @@ Reason = models.DisconnectReason
 CLIENT_REASONS = frozenset({Reason.CLIENT_INITIATED, Reason.USER_UNAVAILABLE, Reason.USER_REJECTED, Reason.AGENT_ERROR})
 MALFORMED = 1007  # WebSocket close code: a message is not what its type promises
 YIELD_EVERY = 16  # requests; one client that sends without pause must not keep the loop from the others
+HEAVY, REST = 0.05, 3.0  # seconds of work for one request, after which its client waits for so many times as long
 
 
 async def converse(socket: WebSocket, link: SocketLink, participant: Participant, counters: Counter[str]) -> None:
@@ -43,9 +44,7 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
         received = 0
         while not link.closed:
             frame = await socket.receive()
-            received += 1
-            if received % YIELD_EVERY == 0:
-                await trio.lowlevel.checkpoint()
+            received, began = received + 1, time.perf_counter()
             link.text = isinstance(frame, str)
             try:
                 request = decode(frame)
@@ -54,10 +53,19 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
                 socket.close(MALFORMED)
                 break
             handle(participant, request)
+            if rest := rest_after(time.perf_counter() - began):
+                await trio.sleep(rest)
+            elif received % YIELD_EVERY == 0:
+                await trio.lowlevel.checkpoint()
     except WebSocketClosed as closed:
         log.debug("signalling over", participant=participant.sid, code=closed.code)
     finally:
         participant.link_lost(link)
+
+
+def rest_after(spent: float) -> float:
+    """How long a client has to wait whose request took `spent` seconds, such as an offer of two megabytes."""
+    return REST * spent if spent > HEAVY else 0.0
 
 
 def handle(participant: Participant, request: rtc.SignalRequest) -> None:

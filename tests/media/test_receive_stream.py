@@ -368,3 +368,16 @@ def test_quiet_receivers_need_no_time() -> None:
     assert ingress.next_timeout() == math.inf
     receiver.request_keyframe(0, 0.0)
     assert sent(ingress) == []
+
+
+def test_another_codec_counts_as_a_change_only_when_nothing_comes_in_the_expected_one() -> None:
+    ingress, receiver, _ = with_video()
+    ingress.receive_rtp(media(1), 0.0)
+    ingress.receive_rtp(media(2, payload_type=98), 0.0)
+    assert receiver.changed_codec() is None  # a stray one, or the beginning of a change
+    ingress.receive_rtp(media(3, payload_type=98), 0.0)
+    ingress.receive_rtp(media(4), 0.0)
+    assert receiver.changed_codec() is None
+    assert receiver.changed_codec() is None
+    ingress.receive_rtp(media(5, payload_type=98), 0.0)
+    assert receiver.changed_codec() == "video/VP9"

@@ -81,11 +81,12 @@ class TrackReceiver:
         self.subscribers: list[Subscriber] = []
         self.available: tuple[int, ...] = ()  # the spatial layers that media arrives on now, lowest first
         self.changes = 0  # of what is available, and of bitrates
-        self.unexpected_mime: str | None = None  # the codec that came instead of `mime`
+        self.unexpected_mime: str | None = None  # a codec that came instead of `mime`
         self.failed_subscribers = 0
         self.feedback: Feedback | None = None
         self._level = AudioLevel(clock_rate, settings.levels)
         self._level_id = 0
+        self._own_packets = 0  # in `mime`, when last asked
 
     def __repr__(self) -> str:
         return f"<TrackReceiver {self.mime} layers={sorted(self.streams)} subscribers={len(self.subscribers)}>"
@@ -149,6 +150,16 @@ class TrackReceiver:
     def speaking(self, now: float) -> bool:
         """Whether somebody speaks."""
         return self._level.active(now)
+
+    def changed_codec(self) -> str | None:
+        """The codec that came in place of `mime` since the last call; None while anything comes in `mime`.
+
+        Layers in different codecs, or one stray packet, are no change.
+        """
+        own = sum(stream.packets - stream.padding - stream.foreign for stream in self.streams.values())
+        before, self._own_packets = self._own_packets, own
+        mime, self.unexpected_mime = self.unexpected_mime, None
+        return mime if own == before else None
 
     def expect(self, layers: Sequence[int]) -> None:
         """The publisher was told to send these layers: those that had stopped count again from their first packet."""

@@ -301,7 +301,7 @@ class Publications:
         """Receive tracks in the codec that they come in: a client may use any that was agreed upon (RFC 3264, 5.1)."""
         for publication in self:
             for mid, mime in list(publication.sections.items()):
-                if other := publication.receivers[mime].unexpected_mime:
+                if other := publication.receivers[mime].changed_codec():
                     self._change_codec(publication, mid, other)
 
     def _change_codec(self, publication: Publication, mid: str, mime: str) -> None:

@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 JS := tests/clients/js
 ARGS ?=
+MINUTES ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint format clean
+.PHONY: help run test check lint format fuzz clean
 
 help:
 	@echo "make run    serve the demo on http://localhost:7880 (ARGS=... goes to triosfu run)"
@@ -15,6 +16,7 @@ help:
 	@echo "make check  the same without real browsers and clients (ARGS=... goes to pytest)"
 	@echo "make lint   style and types only"
 	@echo "make format rewrite the code in the project's style"
+	@echo "make fuzz   run all checks on mutated inputs (MINUTES=1 together)"
 	@echo "make clean  remove everything that make made"
 
 run: .make/package
@@ -35,6 +37,9 @@ lint: .make/development
 format: .make/development
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+fuzz: .make/development
+	@$(BIN)/python -m fuzz.run --minutes $(MINUTES) $(ARGS)
 
 clean:
 	rm -rf .make $(VENV) $(JS)/node_modules

@@ -27,7 +27,9 @@ def check_http(data: bytes, piece: int = 1 << 20) -> None:
     received = trio.run(_converse, data, piece, counters, clock=MockClock(autojump_threshold=0))
     assert counters["handler_errors"] == counters["connection_failed"] == 0
     client = h11.Connection(h11.CLIENT)
-    client.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+    client.send(
+        h11.Request(method="GET", target="/", headers=[("Host", "x"), ("Connection", "upgrade"), ("Upgrade", "x")])
+    )
     client.receive_data(received)
     while received:
         event = client.next_event()

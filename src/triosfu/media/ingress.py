@@ -60,9 +60,9 @@ class RtxStream:
         if base is None or payload_type is None or not base.receive_rtx(packet, payload_type, now):
             self.useless += 1
 
-    def serves(self, receiver: TrackReceiver) -> bool:
-        """Whether this repeats packets of `receiver`."""
-        return self._receiver is receiver
+    def serves(self, receiver: TrackReceiver, spatial: int | None = None) -> bool:
+        """Whether this repeats packets of `receiver`, and of its layer `spatial` if one is named."""
+        return self._receiver is receiver and spatial in {None, self._spatial}
 
 
 class Ingress:
@@ -196,6 +196,10 @@ class Ingress:
     def _bind(self, binding: Binding, first: RtpPacket) -> ReceiveStream | RtxStream:
         receiver, now = binding.track.receiver, self._now
         if binding.repairs:
+            # One for each layer: a publisher may change it, not add to it.
+            for ssrc, other in list(self._streams.items()):
+                if isinstance(other, RtxStream) and other.serves(receiver, binding.spatial):
+                    del self._streams[ssrc]
             rtx = self._streams[first.ssrc] = RtxStream(first.ssrc, binding)
             return rtx
         previous = receiver.streams.get(binding.spatial)

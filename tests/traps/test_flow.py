@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING
 
 import trio
 from livekit.protocol import models, rtc
 
-from tests.media.receive_publisher import new_audio
+from tests.media.receive_publisher import new_audio, new_video
 from tests.media.send_path import vp8
 from tests.sdp.client import parsed
 from tests.signalling.world import LIMIT, DualClient, World, dual, running
+from triosfu.media.down_track import DownTrack
 from triosfu.peer import PeerState
 from triosfu.rtp.wire import build_rtp
 from triosfu.sdp.sections import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from triosfu.media.down_track import DownTrack
 
 
 @dataclass(eq=False)
@@ -88,9 +88,18 @@ async def test_trap_42_the_publisher_is_asked_for_a_keyframe_by_a_subscription()
         ((_, received),) = receiver.receivers.items()
         await until(lambda: bool(received.streams))
         video.send(2, vp8(2))
-        before = alice.publisher.peer.sender.unknown_ssrcs  # our client has no down track to count its PLIs by
+        counter = DownTrack(  # of the client's: it counts what it is asked for
+            receiver=new_video(),
+            sink=alice.publisher.peer.sink,
+            ssrc=video.sender.ssrc,
+            rtx_ssrc=None,
+            rng=Random(1),
+            now=trio.current_time(),
+            cname="",
+        )
+        alice.publisher.peer.sender.add(counter)
         async with dual(world, "bob"):
-            await until(lambda: alice.publisher.peer.sender.unknown_ssrcs > before)
+            await until(lambda: counter.stats.plis > 0)
 
 
 async def test_trap_43_a_subscriber_of_a_muted_track_hears_padding_soon() -> None:

@@ -93,3 +93,28 @@ async def test_a_closed_room_is_referenced_by_nothing() -> None:
             gc.collect()
         assert not any(tables(server.mux).values())
         assert [name for name, part in left.items() if part() is not None] == []
+
+
+async def test_sessions_that_were_replaced_are_referenced_by_nothing() -> None:
+    async with triosfu.serve(CONFIG) as server, join(server, "stays") as stays:
+        await stays.ready()
+        (room,) = server.rooms
+        left: dict[str, weakref.ref[Any]] = {}
+        for number in range(GUESTS):
+            async with join(server, "twin", single=number % 2 == 0) as twin:
+                await twin.ready()
+                left |= {f"{number} {name}": part for name, part in parts(server, "twin").items()}
+                async with join(server, "twin") as successor:
+                    await twin.until(lambda twin=twin: twin.gone)  # type: ignore[misc]
+                    await successor.ready()
+        with trio.fail_after(LIMIT):
+            while "twin" in room.participants:
+                await trio.lowlevel.checkpoint()
+        del twin, successor
+        for _ in range(3):
+            await trio.sleep(0.05)
+            gc.collect()
+        assert [name for name, part in left.items() if part() is not None] == []
+        assert list(room.participants) == ["stays"]
+        assert not room.announcer._paced.keys() - {room.participants["stays"].sid}
+        assert tables(server.mux)["routes"] == 2

@@ -82,18 +82,18 @@ def test_a_layer_that_was_asked_for_is_back_at_once() -> None:
 def test_an_upper_layer_that_trickles_is_not_alive() -> None:
     layer = Layer(UPPER_LAYER)
     layer.run(2.0, every=0.02)
-    layer.run(2.0, every=0.2)
+    layer.run(2.0, every=0.4)
     assert not layer.tracker.active
 
 
 def test_good_cycles_count_only_in_a_row() -> None:
     layer = Layer(UPPER_LAYER)
     layer.run(2.0, every=0.02)
-    layer.run(2.0, every=0.2)
+    layer.run(2.0, every=0.4)
     for _ in range(10):
         layer.run(5.0, every=0.02)
         assert not layer.tracker.active
-        layer.run(1.0, every=0.2)
+        layer.run(1.0, every=0.4)
 
 
 def test_the_bitrate_is_that_of_the_last_second() -> None:
@@ -102,3 +102,9 @@ def test_the_bitrate_is_that_of_the_last_second() -> None:
     assert layer.tracker.bitrate == pytest.approx(400_000, rel=0.03)
     layer.run(2.0, every=0.01, size=1000)
     assert layer.tracker.bitrate == pytest.approx(800_000, rel=0.03)
+
+
+def test_small_pictures_at_five_a_second_keep_an_upper_layer_alive() -> None:
+    layer = Layer(UPPER_LAYER)
+    layer.run(5.0, every=0.2)
+    assert layer.tracker.active

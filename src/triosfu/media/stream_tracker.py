@@ -28,6 +28,7 @@ def settings_for(spatial: int, *, screenshare: bool) -> TrackerSettings:
     return BASE_LAYER if spatial == 0 else UPPER_LAYER
 
 
+ENOUGH_TO_STAY = 2  # packets in a cycle that keep a layer active: small pictures, five a second, are no more
 TRUST_AFTER = 2.0  # seconds of silence: a publisher that stopped on purpose, and not one that cannot keep up
 
 
@@ -84,7 +85,7 @@ class StreamTracker:
                 self.active = self.active or self._good_cycles >= self._settings.cycles
             else:
                 self._good_cycles = 0
-                self.active = False
+                self.active = self.active and seen >= min(self._settings.samples, ENOUGH_TO_STAY)
             if not seen:
                 self._stop(now - self._settings.cycle)
         return before != (self.active, self.bitrate)

@@ -21,7 +21,8 @@ ARGUMENTS = (
 def main() -> None:
     """Serve until the input ends."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium") or "/usr/bin/chromium", args=ARGUMENTS.split())
+        path = shutil.which("chromium") or "/usr/bin/chromium"
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS.split())
         page = browser.new_page()
         page.goto("about:blank")
         for line in sys.stdin:

@@ -35,7 +35,7 @@ def test_loss_decides_the_word(percent: int, word: models.ConnectionQuality) -> 
 
 
 def test_a_track_that_is_not_meant_to_flow_is_excellent_and_neither_end_of_the_pause_counts() -> None:
-    packets = [0, 1000, 1001, 1001, 1001, 1900, 2900]
+    packets = [0, 1000, 1001, 1001, 1001, 1001, 2900]
     seen = [Observation(count, 0) for count in packets]
     assert after(*seen, quiet=frozenset({2, 3, 4})) == [Quality.EXCELLENT] * 6
     assert Quality.GOOD in after(*seen)

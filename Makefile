@@ -8,12 +8,14 @@ MINUTES ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint format fuzz clean
+SECONDS ?= 120
+.PHONY: soak help run test check lint format fuzz clean
 
 help:
 	@echo "make run    serve the demo on http://localhost:7880 (ARGS=... goes to triosfu run)"
 	@echo "make test   set up everything, browser included, and run all checks and tests"
 	@echo "make check  the same without real browsers and clients (ARGS=... goes to pytest)"
+	@echo "make soak   a meeting of ten for two minutes (SECONDS=...), after which nothing may be left"
 	@echo "make lint   style and types only"
 	@echo "make format rewrite the code in the project's style"
 	@echo "make fuzz   run all checks on mutated inputs (MINUTES=1 together)"
@@ -40,6 +42,10 @@ format: .make/development
 
 fuzz: .make/development
 	@$(BIN)/python -m fuzz.run --minutes $(MINUTES) $(ARGS)
+
+# Ten participants with audio and video for SECONDS, then nothing may be left of them.
+soak: .make/clients
+	MEETING_SECONDS=$(SECONDS) $(BIN)/python -m pytest --timeout=$$(($(SECONDS) + 300)) tests/clients/test_ten.py
 
 clean:
 	rm -rf .make $(VENV) $(JS)/node_modules

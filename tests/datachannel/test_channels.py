@@ -181,6 +181,17 @@ def test_an_open_is_over_within_ten_seconds(dark: tuple[int, ...]) -> None:
         left.send(channel, b"x", now=12.0)
 
 
+def test_an_open_that_times_out_gives_up_what_was_sent_on_it() -> None:
+    network, left, _ = connected()
+    network.paths[0].dark = (1.0, math.inf)
+    channel = left.open("x", now=1.0)
+    for _ in range(50):
+        left.send(channel, bytes(10_000), now=1.0)
+    network.run(until=11.5)
+    assert network.of(0, ChannelClosed) == [ChannelClosed(channel, "open timed out")]
+    assert left.total_buffered <= 10_000, "of a message that has been begun the rest must follow"
+
+
 def test_an_open_that_never_gets_a_role_is_over_within_ten_seconds() -> None:
     left = channels(1, client=None)
     channel = left.open("x", now=3.0)

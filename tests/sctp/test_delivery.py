@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.sctp.network import Network, Path, associations, established
 from triosfu.sctp.core import Association, Ended, Message, State
+from triosfu.sctp.timers import Timer
 from triosfu.sctp.wire import Data, Packet, Sack
 
 bad_path = st.builds(Path, loss=st.floats(0, 0.2), duplicate=st.floats(0, 0.3), jitter=st.floats(0, 0.2))
@@ -165,6 +166,39 @@ def test_one_event_lets_out_a_burst_of_four_packets() -> None:
     sack = Sack(left._outbound.cumulative & 0xFFFFFFFF, 1 << 20)
     left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [sack]).serialize(), 1.1)
     assert len(left.datagrams_to_send()) == 4
+
+
+def test_sacks_that_arrive_together_let_out_a_burst_each() -> None:
+    network = established()
+    left, _ = lefts(network)
+    left._outbound.congestion.bytes = 100_000
+    left.send(0, bytes(100_000), ppid=53, now=1.0)
+    assert len(left.datagrams_to_send()) == 4
+    for _ in range(3):
+        sack = Sack(left._outbound.cumulative & 0xFFFFFFFF, 1 << 20)
+        left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [sack]).serialize(), 1.1)
+    assert len(left.datagrams_to_send()) == 12
+
+
+def test_t3_starts_anew_when_its_chunk_is_sent_again() -> None:
+    network = established()
+    left, _ = lefts(network)
+    first = left._outbound.next_tsn & 0xFFFFFFFF
+    copies: list[float] = []
+
+    def swallow(packet: bytes, now: float) -> bool:
+        found = any(isinstance(chunk, Data) and chunk.tsn == first for chunk in Packet.parse(packet).chunks)
+        copies.extend([now] * found)
+        return found and len(copies) == 1
+
+    network.paths[0].swallow = swallow
+    left._outbound.congestion.bytes = 100_000
+    left.send(0, bytes(10_000), ppid=53, now=1.0)
+    network.run(until=1.02)
+    left.send(0, bytes(10_000), ppid=53, now=1.02)
+    network.run(until=2.0, done=lambda: len(copies) == 2)
+    assert copies[1] < 1.1, "by fast retransmission"
+    assert left._timers[Timer.T3_RTX] == pytest.approx(copies[1] + left._rto.value)
 
 
 def test_a_delayed_sack_rides_along_with_data() -> None:

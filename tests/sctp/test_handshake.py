@@ -24,6 +24,7 @@ from triosfu.sctp.wire import (
     Heartbeat,
     Init,
     Packet,
+    Shutdown,
     ShutdownAck,
     ShutdownComplete,
     Unknown,
@@ -76,6 +77,31 @@ def test_data_rides_behind_the_cookie() -> None:
     assert network.of(1, Message) == [Message(0, 51, b"early")]
     (echo,) = [data for _, data in network.paths[0].sent if isinstance(Packet.parse(data).chunks[0], CookieEcho)]
     assert isinstance(Packet.parse(echo).chunks[1], Data)
+
+
+def test_data_rides_behind_every_copy_of_the_cookie() -> None:
+    left, right = associations()
+    network = Network(left, right)
+    echoes: list[bytes] = []
+
+    def swallow(packet: bytes, _now: float) -> bool:
+        if packet[12] == 10:
+            echoes.append(packet)
+        return packet[12] == 10 and len(echoes) < 3
+
+    network.paths[0].swallow = swallow
+    left.send(0, b"early", ppid=51, now=0.0)
+    left.connect(0.0)
+    network.run(until=10.0, done=lambda: bool(network.of(1, Message)))
+    assert [type(Packet.parse(echo).chunks[-1]) for echo in echoes] == [Data] * 3
+
+
+def test_the_handshake_measures_the_round_trip() -> None:
+    left, right = associations()
+    network = Network(left, right)
+    left.connect(0.0)
+    network.run(until=1.0)
+    assert left.round_trip_time == pytest.approx(0.04)
 
 
 def test_two_ends_that_connect_at_once_share_one_association() -> None:
@@ -221,7 +247,41 @@ def test_a_repeated_cookie_is_acknowledged_again() -> None:
     (echo,) = [data for _, data in network.paths[0].sent if data[12] == 10]
     right.receive_datagram(echo, 1.0)
     assert only_chunk(right) == CookieAck()
+    right.receive_datagram(echo, 200.0)  # stale, but of the association that is up
+    assert only_chunk(right) == CookieAck()
     assert right.events() == []
+
+
+def test_a_cookie_counts_only_under_its_own_tag() -> None:
+    left, right = associations()
+    left.connect(0.0)
+    for data in left.datagrams_to_send():
+        right.receive_datagram(data, 0.0)
+    for data in right.datagrams_to_send():
+        left.receive_datagram(data, 0.0)
+    (packet,) = packets(left)
+    right.receive_datagram(Packet(5000, 5000, packet.tag ^ 1, packet.chunks).serialize(), 0.0)
+    assert right.state is State.CLOSED
+
+
+def test_a_cookie_of_the_association_before_the_last_restarts_nothing() -> None:
+    network = established()
+    right = network.ends[1]
+    assert isinstance(right, Association)
+    echoes = []
+    for seed in (98, 99):
+        stranger = Association(now=1.0, rng=Random(seed))
+        stranger.connect(1.0)
+        for data in stranger.datagrams_to_send():
+            right.receive_datagram(data, 1.0)
+        for data in right.datagrams_to_send():
+            stranger.receive_datagram(data, 1.0)
+        echoes += stranger.datagrams_to_send()
+    right.receive_datagram(echoes[1], 1.0)
+    assert right.events() == [Restarted()]
+    right.receive_datagram(echoes[0], 1.0)
+    assert right.events() == []
+    assert right.dropped["cookie"] == 1
 
 
 def test_an_init_to_an_established_association_changes_nothing_until_its_cookie_returns() -> None:
@@ -316,6 +376,20 @@ def test_a_shutdown_delivers_what_is_queued_first() -> None:
     assert [m.data[0] for m in network.of(1, Message)] == list(range(50))
     assert left.state is right.state is State.ENDED
     assert len(network.of(0, Ended)) == len(network.of(1, Ended)) == 1
+
+
+def test_data_that_crosses_a_shutdown_is_answered_with_shutdown() -> None:
+    network = established()
+    left, right = network.ends
+    assert isinstance(left, Association)
+    assert isinstance(right, Association)
+    left.shutdown(1.0)
+    left.datagrams_to_send()
+    right.send(0, b"crossing", ppid=53, now=1.0)
+    for data in right.datagrams_to_send():
+        left.receive_datagram(data, 1.0)
+    assert left.events() == [Message(0, 53, b"crossing")]
+    assert Shutdown(right._outbound.next_tsn - 1 & 0xFFFFFFFF) in [c for packet in packets(left) for c in packet.chunks]
 
 
 def test_both_ends_shut_down_at_once() -> None:

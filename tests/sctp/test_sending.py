@@ -28,14 +28,16 @@ def make(tsn: int = FIRST, *, rwnd: int = 1 << 20) -> Outbound:
     return outbound
 
 
-def queue(outbound: Outbound, size: int) -> OutMessage:
+def queue(
+    outbound: Outbound, size: int, *, max_retransmits: int | None = None, expires_at: float = math.inf
+) -> OutMessage:
     message = OutMessage(
         outbound.queue.stream(0),
         bytes(size),
         ppid=53,
         unordered=False,
-        max_retransmits=None,
-        expires_at=math.inf,
+        max_retransmits=max_retransmits,
+        expires_at=expires_at,
         urgent=False,
     )
     outbound.queue.append(message)
@@ -231,6 +233,54 @@ def test_a_peer_that_takes_back_its_report_gets_the_data_again() -> None:
     assert message.stream.buffered == 0
 
 
+def test_the_first_missing_chunk_goes_out_though_the_window_is_closed() -> None:
+    """A full receiver may be waiting for just that one."""
+    outbound = make()
+    outbound.congestion.bytes = 20 * UNIT
+    queue(outbound, 12 * 1160)
+    transmit(outbound)
+    for last in (2, 3, 4):
+        sack(outbound, 0, 2, last, rwnd=0)
+    assert outbound.flight
+    assert tsns(transmit(outbound)) == [0]
+
+
+def test_the_end_of_an_abandoned_message_has_a_tsn_that_is_never_sent() -> None:
+    """Or the next message would begin right behind one that has not ended, which receivers call a violation."""
+    outbound = make()
+    queue(outbound, 60_000, max_retransmits=0)
+    last = tsns(transmit(outbound))[-1]
+    outbound.timed_out()
+    queue(outbound, 100)
+    assert tsns(transmit(outbound)) == [last + 2]
+    forward = outbound.forward_tsn(UNIT, 0.0)
+    assert forward is not None
+    assert int.from_bytes(forward[4:8], "big") == (FIRST + last + 1) & 0xFFFFFFFF
+
+
+def test_a_message_whose_time_ends_midway_is_not_sent_to_its_end() -> None:
+    outbound = make()
+    queue(outbound, 100_000, expires_at=0.5)
+    sent = len(tsns(transmit(outbound)))
+    sack(outbound, sent, now=0.6)
+    assert transmit(outbound, 0.6) == []
+    assert outbound.queue.empty
+    assert outbound.queue.buffered == 0
+
+
+def test_a_forward_tsn_is_repeated_when_a_round_trip_has_passed_without_effect() -> None:
+    outbound = make()
+    outbound._rto.measured(0.1)
+    queue(outbound, 100, max_retransmits=0)
+    transmit(outbound)
+    outbound.timed_out()
+    assert outbound.forward_tsn(UNIT, 1.0) is not None
+    sack(outbound, 0, now=1.05)
+    assert not outbound.forward_is_due
+    sack(outbound, 0, now=1.15)
+    assert outbound.forward_is_due
+
+
 def test_a_closed_window_lets_one_probe_out() -> None:
     outbound = make(rwnd=0)
     queue(outbound, 5000)
@@ -253,6 +303,13 @@ def test_rtt_is_measured_once_per_round_trip_and_never_from_retransmissions() ->
     transmit(outbound, 1.0)
     sack(outbound, 4, now=9.0)
     assert outbound._rto.srtt == pytest.approx(0.1)
+    fresh = make()
+    queue(fresh, 100)
+    transmit(fresh, 0.0)
+    fresh.timed_out()
+    transmit(fresh, 1.0)
+    sack(fresh, 1, now=1.1)
+    assert fresh._rto.srtt is None, "which of the two was acknowledged?"
 
 
 def test_congestion_avoidance_adds_one_packet_for_each_full_window() -> None:

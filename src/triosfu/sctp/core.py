@@ -634,8 +634,9 @@ class Association:
             self._give_up("the peer does not answer the handshake")
 
     def _expired_reconfig(self) -> None:
-        # While T3 runs it counts the peer's silence, and twice would be too fast. "In progress" is no silence.
-        if not self._reconfig.in_progress and not self._outbound.outstanding:
+        # While T3 runs it counts the peer's silence, and twice would be too fast. Any answer, "in progress" too, resets
+        # the count.
+        if not self._outbound.outstanding:
             self._failed_once_more("RE-CONFIG")
         if self._state is not State.ENDED:
             self._transmission.repeat_reset_request(self._now)

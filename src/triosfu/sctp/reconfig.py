@@ -93,7 +93,6 @@ class Reconfig:
 
     def repeat(self) -> bytes | None:
         """The request in flight, unchanged."""
-        self.in_progress = False
         return None if self._in_flight is None else ReConfig((self._in_flight.tlv(),)).serialize()
 
     # What the peer sends

@@ -106,3 +106,21 @@ def test_the_speaker_is_told(pair: tuple[Page, Page]) -> None:
         }"""
     )
     wait(bob, "seen.speakers.some((names) => names.includes('alice'))")
+
+
+def test_a_lost_signalling_connection_is_resumed(pair: tuple[Page, Page]) -> None:
+    alice, bob = pair
+    alice.evaluate("room.localParticipant.enableCameraAndMicrophone()")
+    wait(bob, "(await received())['alice/camera']?.frames > 10")
+    sid = bob.evaluate("room.localParticipant.sid")
+    bob.evaluate("room.on('signalReconnecting', () => { window.lost = true; })")
+    bob.evaluate("room.on('reconnected', () => { window.back = true; })")
+    bob.evaluate("void room.simulateScenario('signal-reconnect')")
+    wait(bob, "window.lost")
+    wait(bob, "window.back", seconds=20)
+    assert bob.evaluate("room.localParticipant.sid") == sid, "a resume, not a new session"
+    frames = bob.evaluate("received()")["alice/camera"]["frames"]
+    wait(bob, f"(await received())['alice/camera'].frames > {frames} + 20")
+    alice.evaluate("room.localParticipant.publishData(new TextEncoder().encode('still here'), {reliable: true})")
+    wait(bob, "seen.data.some(([text]) => text === 'still here')")
+    assert alice.evaluate("seen.gone.length") == 0, "the others were not bothered"

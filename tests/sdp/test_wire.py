@@ -15,7 +15,7 @@ from triosfu.sdp.directions import Direction, Setup
 from triosfu.sdp.extmap import Extension
 from triosfu.sdp.media import Fingerprint, IceCredentials, MediaDescription
 from triosfu.sdp.streams import Msid, Rid, Simulcast, Ssrc, SsrcGroup
-from triosfu.sdp.wire import MAX_SECTIONS, SessionDescription
+from triosfu.sdp.wire import MAX_LINES, MAX_SECTIONS, SessionDescription
 
 
 @pytest.mark.parametrize("name", corpus_names())
@@ -273,3 +273,10 @@ def test_damaged_descriptions_are_refused_or_answered(name: str, seed: int) -> N
 @given(st.integers(0, 2**64))
 def test_damaged_answers_are_refused_or_applied(seed: int) -> None:
     check_answer(mutated(corpus("chromium_answer"), Random(seed)).encode())
+
+
+def test_more_lines_than_any_client_needs_are_refused_unread() -> None:
+    head = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
+    SessionDescription.parse(head + "a=x\r\n" * (MAX_LINES - 4))
+    with pytest.raises(MalformedPacket, match="lines"):
+        SessionDescription.parse(head + "a=x\r\n" * (MAX_LINES - 3))

@@ -12,6 +12,7 @@ from triosfu.sdp.scan import Attributes, number, words
 MAX_BYTES = 2 * 1024 * 1024  # as large as a signalling message may be
 MAX_SECTIONS = 1024
 MAX_LINE = 16 * 1024  # characters
+MAX_LINES = 32 * 1024  # a browser's section has about 130; each line costs more to read than to send
 
 _Block = tuple[str, Attributes]  # a section's `m=` line without the "m=", and its `a=` lines
 
@@ -78,6 +79,8 @@ def _split(text: str) -> tuple[str, Attributes, list[_Block]]:
         raise MalformedPacket("sdp: not text") from None
     text = text.replace("\r\n", "\n").rstrip("\n")
     lines = text.split("\n")
+    if len(lines) > MAX_LINES:
+        raise MalformedPacket(f"sdp: more than {MAX_LINES} lines")
     if lines[0] != "v=0":
         raise MalformedPacket("sdp: does not begin with v=0")
     if "\r" in text or "\0" in text or max(map(len, lines)) > MAX_LINE:

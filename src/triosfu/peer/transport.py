@@ -93,6 +93,7 @@ class Transport:
         self._dtls_role: Role | None = None
         self._fingerprints: tuple[Fingerprint, ...] = ()
         self._dtls_tries = 0
+        self._dtls_begun = False
         self.secured = False
         self._inbound: Inbound | None = None
         self.outbound: Outbound | None = None
@@ -229,7 +230,9 @@ class Transport:
             match event:
                 case TupleValidated(local=local, remote=remote, proven=proven):
                     self._mux.bind(remote, self, proven=proven)
-                    if self.destination is None:
+                    # A request alone may be a copy with a forged source: nothing goes there before it has answered.
+                    # A lite agent never asks; its peer's word has to do (RFC 8445, section 2.5).
+                    if self.destination is None and (proven or self.ice.lite):
                         self.destination = self._destination(local, remote)
                     self._start_dtls(now)
                 case SelectedPair(local=local, remote=remote):
@@ -269,18 +272,23 @@ class Transport:
                 self._mux.egress.send(datagram, self.destination)
 
     def _start_dtls(self, now: float) -> None:
-        # Only here, behind an authenticated ICE check, does a DTLS instance come into being (P22).
-        if self._dtls is not None or self._dtls_role is None:
+        # Only here, behind an authenticated ICE check, does a DTLS instance come into being (P22). It keeps what comes
+        # early, and begins when there is somebody to answer.
+        if self._dtls_role is None:
             return
-        self._dtls_tries += 1
-        self._dtls = DtlsConnection(
-            certificate=self._certificate,
-            role=self._dtls_role,
-            remote_fingerprints=self._fingerprints,
-            now=now,
-            mtu=self._settings.mtu,
-        )
-        self._dtls.start(now)
+        if self._dtls is None:
+            self._dtls_tries += 1
+            self._dtls_begun = False
+            self._dtls = DtlsConnection(
+                certificate=self._certificate,
+                role=self._dtls_role,
+                remote_fingerprints=self._fingerprints,
+                now=now,
+                mtu=self._settings.mtu,
+            )
+        if not self._dtls_begun and self.destination is not None:
+            self._dtls_begun = True
+            self._dtls.start(now)
 
     def _secure(self, keys: SrtpKeys | None) -> None:
         self.secured = True

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fuzz.checks.dcep import check_datachannels
-from tests.sctp.network import Network, Path
+from tests.support.network import Network, Path
 from triosfu.datachannel.core import (
     ChannelClosed,
     ChannelMessage,

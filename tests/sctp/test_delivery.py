@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sctp.network import Network, Path, associations, established
+from tests.support.network import Network, Path, associations, established
 from triosfu.sctp.core import Association, Ended, Message, State
 from triosfu.sctp.timers import Timer
 from triosfu.sctp.wire import Data, Packet, Sack

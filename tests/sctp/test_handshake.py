@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sctp.network import Network, Path, associations, established
+from tests.support.network import Network, Path, associations, established
 from triosfu.errors import UsageError
 from triosfu.sctp.core import Association, Ended, Established, Message, Restarted, Settings, State
 from triosfu.sctp.parameters import CauseCode, Tlv, cause

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fuzz.checks.sctp import check_sctp_association, pair
-from tests.sctp.network import established
 from tests.sctp.test_wire import chunks
+from tests.support.network import established
 from triosfu.sctp.core import Association, Ended, Event, Message, State
 from triosfu.sctp.inbound import Inbound, Violation
 from triosfu.sctp.parameters import CauseCode

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.sctp.network import Network, established
+from tests.support.network import Network, established
 from triosfu.errors import UsageError
 from triosfu.sctp.core import Association, Ended, Message, ResetDone, State, StreamReset
 from triosfu.sctp.parameters import OutgoingReset, ParameterType, ReconfigResponse, Tlv, parse_reconfig

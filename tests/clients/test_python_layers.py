@@ -30,8 +30,8 @@ def test_the_wheel_gets_the_layer_that_it_asks_for(server: RunningServer, *, sin
         async with leaving((alice, bob)):
             await alice.join(server.url, server.token("alice", room), single=single, watch=False)
             await bob.join(server.url, server.token("bob", room), single=single)
-            await alice.publish_camera(width=1280, height=720, rate=5)
-            await until(lambda: widths[-1:] == [1280], seconds=10, what="the upper layer")
+            await alice.publish_camera(width=1280, height=720, rate=15)
+            await until(lambda: widths[-1:] == [1280], seconds=20, what="the upper layer")
             (remote,) = bob.room.remote_participants.values()
             (publication,) = remote.track_publications.values()
             for quality, width in (
@@ -39,7 +39,7 @@ def test_the_wheel_gets_the_layer_that_it_asks_for(server: RunningServer, *, sin
                 (rtc.VideoQuality.VIDEO_QUALITY_HIGH, 1280),
             ):
                 publication.set_video_quality(quality)
-                await until(lambda width=width: widths[-1] == width, seconds=5, what=f"{width}")  # type: ignore[misc]
+                await until(lambda width=width: widths[-1] == width, seconds=10, what=f"{width}")  # type: ignore[misc]
                 seen = len(widths)
                 await until(lambda seen=seen: len(widths) > seen + 5, seconds=3, what="it flows")  # type: ignore[misc]
         for task in looking:

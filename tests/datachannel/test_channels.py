@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fuzz.checks.dcep import check_datachannels
-from tests.support.network import Network, Path
+from tests.support.channels import channels, connected
+from tests.support.network import Network
 from triosfu.datachannel.core import (
     ChannelClosed,
     ChannelMessage,
@@ -23,23 +23,6 @@ from triosfu.datachannel.wire import Ack, Open, Ppid
 from triosfu.errors import UsageError
 from triosfu.sctp.core import Association, Established, Settings, StreamReset
 from triosfu.sctp.wire import BEGIN, END, UNORDERED, Data, Packet, ReConfig
-
-
-def channels(seed: int, *, client: bool | None, limit: int = 256) -> DataChannels:
-    association = Association(now=0.0, rng=Random(seed))
-    return DataChannels(association, dtls_client=client, max_channels_by_peer=limit)
-
-
-def connected() -> tuple[Network, DataChannels, DataChannels]:
-    """Two ends that are up: the first is the DTLS client."""
-    left, right = channels(1, client=True), channels(2, client=False)
-    network = Network(left, right)
-    left.connect(0.0)
-    right.connect(0.0)
-    network.run(until=1.0)
-    for path in network.paths:
-        path.sent.clear()
-    return network, left, right
 
 
 class Raw:
@@ -433,126 +416,7 @@ def test_the_end_of_the_association_closes_every_channel_once() -> None:
     left.close(first, 20.0)
 
 
-def test_a_restart_of_the_peer_closes_every_channel_once() -> None:
-    """P11."""
-    network, left, right = connected()
-    channel = right.open("mine", now=1.0)
-    network.run(until=2.0)
-    right.send(channel, b"x" * 30_000, now=2.0)
-    reborn = channels(77, client=True)
-    again = Network(reborn, right)
-    again.now = 2.0
-    reborn.connect(2.0)
-    again.run(until=4.0)
-    assert again.of(1, ChannelClosed) == [ChannelClosed(channel, "the peer restarted")]
-    assert again.of(0, ChannelMessage) == []
-    anew = right.open("anew", now=4.0)
-    again.run(until=5.0)
-    assert again.of(1, ChannelOpened) == [ChannelOpened(anew, "anew", "", True, False)]
-    del left
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_messages_on_any_streams(data: bytes) -> None:
     check_datachannels(data)
-
-
-class ChannelMachine(RuleBasedStateMachine):
-    """P12 and P2 under random use over a bad path: one end event per channel, opening is bounded."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        left, right = channels(1, client=True), channels(2, client=False)
-        self.ends = (left, right)
-        self.network = Network(left, right, paths=(Path(jitter=0.05), Path(jitter=0.05)))
-        left.connect(0.0)
-        right.connect(0.0)
-        self.asked: tuple[dict[int, float], dict[int, float]] = ({}, {})
-        self.over = False
-
-    def alive(self, end: int) -> bool:
-        return not self.network.of(end, Ended)
-
-    @rule(end=st.integers(0, 1), ordered=st.booleans(), retransmits=st.sampled_from([None, 0]))
-    def open(self, end: int, ordered: bool, retransmits: int | None) -> None:
-        if self.alive(end):
-            channel = self.ends[end].open("x", ordered=ordered, max_retransmits=retransmits, now=self.network.now)
-            self.asked[end][channel] = self.network.now
-
-    @rule(end=st.integers(0, 1), size=st.sampled_from([0, 10, 5000, 60_000]))
-    def send(self, end: int, size: int) -> None:
-        for info in self.ends[end].channels()[:3]:
-            if info.state is not ChannelState.CLOSING:
-                self.ends[end].send(info.id, bytes(size), now=self.network.now)
-
-    @rule(end=st.integers(0, 1))
-    def close(self, end: int) -> None:
-        for info in self.ends[end].channels()[:1]:
-            self.ends[end].close(info.id, self.network.now)
-
-    @rule(seconds=st.sampled_from([0.01, 0.1, 1.0, 5.0]), loss=st.sampled_from([0.0, 0.1, 0.4]))
-    def time_passes(self, seconds: float, loss: float) -> None:
-        for path in self.network.paths:
-            path.loss = loss
-        self.network.run(until=self.network.now + seconds)
-
-    @rule(end=st.integers(0, 1), seconds=st.sampled_from([1.0, 5.0, 12.0]))
-    def black_hole(self, end: int, seconds: float) -> None:
-        self.network.paths[end].dark = (self.network.now, self.network.now + seconds)
-
-    @precondition(lambda self: self.network.now > 30.0)
-    @rule(end=st.integers(0, 1))
-    def abort(self, end: int) -> None:
-        self.ends[end].abort("enough", self.network.now)
-
-    @invariant()
-    def one_terminal_event_each(self) -> None:
-        self.network.flush()
-        for end in range(2):
-            closed: set[int] = set()
-            opened: set[int] = set(self.asked[end])
-            for event in self.network.events[end]:
-                if isinstance(event, ChannelClosed):
-                    assert event.id in opened
-                    assert event.id not in closed
-                    closed.add(event.id)
-                elif isinstance(event, ChannelOpened):
-                    opened.add(event.id)
-                    assert event.id not in closed
-                elif isinstance(event, ChannelMessage):
-                    assert event.id in opened - closed
-                else:
-                    assert event is self.network.events[end][-1]
-                    assert closed == opened
-            assert {info.id for info in self.ends[end].channels()} == opened - closed
-
-    @invariant()
-    def opening_is_bounded(self) -> None:
-        for end in range(2):
-            settled = {
-                event.id for event in self.network.events[end] if isinstance(event, ChannelOpened | ChannelClosed)
-            }
-            for channel, at in self.asked[end].items():
-                assert channel in settled or self.network.now <= at + 10.0
-
-    def teardown(self) -> None:
-        """With a path that works all channels close cleanly."""
-        for path in self.network.paths:
-            path.loss, path.dark = 0.0, (math.inf, math.inf)
-        self.network.run(until=self.network.now + 5.0)
-        for end in range(2):
-            for info in self.ends[end].channels():
-                self.ends[end].close(info.id, self.network.now)
-        self.network.run(until=self.network.now + 30.0)
-        assert not self.ends[0].channels()
-        assert not self.ends[1].channels()
-        if self.alive(0) and self.alive(1):
-            assert not self.ends[0]._by_stream
-            assert not self.ends[1]._by_stream
-            assert not self.ends[0].total_buffered
-            assert not self.ends[1].total_buffered
-
-
-ChannelMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-TestChannels = ChannelMachine.TestCase

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.support.network import Network, Path, established
+from tests.support.network import Network, established
 from triosfu.sctp.core import Association, Ended, Message, State
 from triosfu.sctp.wire import Data, ForwardTsn, Packet
 
@@ -152,46 +148,3 @@ def test_a_forward_tsn_without_negotiation_is_a_violation() -> None:
     tag = left._handshake.tag
     left.receive_datagram(Packet(5000, 5000, tag, [ForwardTsn(0)]).serialize(), 1.0)
     assert left.events() == [Ended("sctp: FORWARD-TSN was not negotiated")]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**32),
-    path=st.builds(Path, loss=st.floats(0, 0.4), duplicate=st.floats(0, 0.3), jitter=st.floats(0, 0.1)),
-    tsn=st.integers(2**32 - 60, 2**32 - 1),
-    messages=st.lists(
-        st.tuples(
-            st.integers(0, 2),
-            st.booleans(),
-            st.integers(1, 5000),
-            st.sampled_from([{}, {"max_retransmits": 0}, {"max_retransmits": 2}, {"lifetime": 0.5}]),
-        ),
-        max_size=40,
-    ),
-)
-def test_partial_reliability_never_blocks(
-    seed: int, path: Path, tsn: int, messages: list[tuple[int, bool, int, Any]]
-) -> None:
-    """P15: at most once, in order, the reliable ones all, and nothing is left behind."""
-    network = established(seed % 1000, tsns=(tsn, tsn))
-    left, right = ends(network)
-    network.rng.seed(seed)
-    network.paths = (path, replace(path, loss=path.loss / 4, sent=[]))
-    sent: dict[tuple[int, bool], list[tuple[bytes, bool]]] = {}
-    for number, (stream, ordered, size, policy) in enumerate(messages):
-        data = number.to_bytes(2, "big") + bytes(size)
-        left.send(stream, data, ppid=53 + ordered, now=1.0, ordered=ordered, **policy)
-        sent.setdefault((stream, ordered), []).append((data, not policy))
-    network.run(until=500.0, done=lambda: not left.total_buffered and not left._outbound.outstanding)
-    assert left.state is right.state is State.ESTABLISHED
-    assert left.total_buffered == 0
-    for (stream, ordered), expected in sent.items():
-        got = [m.data for m in network.of(1, Message) if (m.stream_id, m.ppid == 54) == (stream, ordered)]
-        assert len(set(got)) == len(got), "twice"
-        order = [data for data, _ in expected if data in got]
-        assert (got if ordered else sorted(got)) == order
-        assert {data for data, reliable in expected if reliable} <= set(got)
-    assert right._inbound is not None
-    assert right._inbound.held == 0
-    assert not right._inbound._by_start
-    assert not right._inbound._waiting

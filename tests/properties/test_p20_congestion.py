@@ -1,0 +1,113 @@
+"""P20: the congestion rules, against a model of them."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.support.outbound import FIRST, MAX_BURST, UNIT, make, queue, sack, transmit, tsns
+
+
+class CongestionMachine(RuleBasedStateMachine):
+    """The rules of RFC 9260, section 7.2, written again in the plainest way, beside the real thing (P20)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outbound = make(rwnd=60_000)
+        self.now = 0.0
+        self.rwnd = 60_000
+        self.arrived: set[int] = set()  # offsets from the first TSN
+        self.flying: list[int] = []
+        self.cumulative = 0  # how many have arrived without a hole
+        self.cwnd = min(4 * UNIT, max(2 * UNIT, 4404))
+        self.ssthresh = 1 << 30
+        self.partial = 0
+        self.exit: int | None = None
+
+    @rule(count=st.integers(1, 6), size=st.sampled_from([1, 100, 1160, 5000]))
+    def user_sends(self, count: int, size: int) -> None:
+        for _ in range(count):
+            queue(self.outbound, size)
+
+    @rule()
+    def packets_leave(self) -> None:
+        before = self.outbound.flight
+        if not self.outbound.outstanding and not self.outbound.queue.empty:
+            for _ in range(int((self.now - self.outbound.last_sent_at) / self.outbound._rto.value)):
+                self.cwnd = max(self.cwnd // 2, 4 * UNIT) if self.cwnd > 4 * UNIT else self.cwnd
+        packets = transmit(self.outbound, self.now, packets=MAX_BURST)
+        self.flying += tsns(packets)
+        assert self.outbound.flight <= max(self.cwnd, before) + UNIT
+
+    @precondition(lambda self: self.flying)
+    @rule(keep=st.lists(st.booleans(), min_size=1, max_size=30), rwnd=st.sampled_from([0, 1, 1162, 60_000]))
+    def some_arrive_and_are_acknowledged(self, keep: list[bool], rwnd: int) -> None:
+        flight_before = self.outbound.flight
+        batch, self.flying = self.flying[: len(keep)], self.flying[len(keep) :]
+        self.arrived |= {tsn for tsn, kept in zip(batch, keep, strict=False) if kept}
+        old = self.cumulative
+        while self.cumulative in self.arrived:
+            self.cumulative += 1
+        gaps: list[int] = []
+        for tsn in sorted(tsn for tsn in self.arrived if tsn > self.cumulative):
+            offset = tsn - self.cumulative + 1
+            if gaps and gaps[-1] == offset - 1:
+                gaps[-1] = offset
+            else:
+                gaps += [offset, offset]
+        self.rwnd = rwnd
+        result = sack(self.outbound, self.cumulative, *gaps, now=self.now, rwnd=rwnd)
+        assert result is not None
+        if self.exit is not None and self.cumulative > self.exit:
+            self.exit = None
+        if self.exit is None and self.outbound.congestion.recovery_exit is not None:
+            self.ssthresh = max(self.cwnd // 2, 4 * UNIT)
+            self.cwnd, self.partial = self.ssthresh, 0
+            self.exit = self.outbound.next_tsn - 1 - FIRST
+        elif self.cumulative > old and self.exit is None:
+            self.grow(result.size, flight_before)
+
+    def grow(self, size: int, flight_before: int) -> None:
+        full = flight_before + UNIT >= self.cwnd
+        if self.cwnd <= self.ssthresh:
+            self.cwnd += min(size, UNIT) if full else 0
+        else:
+            self.partial += size
+            if self.partial >= self.cwnd and full:
+                self.partial -= self.cwnd
+                self.cwnd += UNIT
+        if not self.outbound.flight:
+            self.partial = 0
+
+    @rule(rounds=st.integers(0, 2))
+    def t3_expires(self, rounds: int) -> None:
+        self.now += rounds
+        if self.outbound.outstanding:
+            self.outbound.timed_out()
+            self.ssthresh = max(self.cwnd // 2, 4 * UNIT)
+            self.cwnd, self.partial, self.exit = UNIT, 0, None
+
+    @invariant()
+    def the_window_is_what_the_rules_say(self) -> None:
+        congestion = self.outbound.congestion
+        assert (congestion.bytes, congestion.ssthresh) == (self.cwnd, self.ssthresh)
+        assert self.cwnd >= UNIT
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        in_flight = [sent for sent in self.outbound._outstanding.values() if sent.state == 0]
+        assert self.outbound.flight == sum(sent.size for sent in in_flight)
+        assert self.outbound.in_flight == len(in_flight)
+        assert self.outbound.queue.buffered >= 0
+
+    @invariant()
+    def nothing_is_forgotten(self) -> None:
+        """What is outstanding is in flight, acknowledged by a gap block, or due to be sent again."""
+        heap = set(self.outbound._lost)
+        for tsn, sent in self.outbound._outstanding.items():
+            assert sent.state in (0, 2) or tsn in heap
+
+
+CongestionMachine.TestCase.settings = settings()
+TestP20Congestion = CongestionMachine.TestCase

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 
-settings.register_profile("properties", max_examples=25, stateful_step_count=25, deadline=None)
+settings.register_profile("properties", max_examples=120, stateful_step_count=40, deadline=None)
 settings.register_profile(
     "prove", max_examples=10_000, stateful_step_count=100, deadline=None, suppress_health_check=_SLOW
 )

@@ -10,6 +10,7 @@ import typer
 import triosfu
 from triosfu.cli.keys import keys
 from triosfu.cli.run import run
+from triosfu.cli.tasks import tasks
 from triosfu.cli.token import token
 from triosfu.errors import ConfigError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 app.command()(run)
+app.command()(tasks)
 app.add_typer(token)
 app.add_typer(keys)
 

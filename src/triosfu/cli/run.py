@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import trio
@@ -34,6 +35,12 @@ Region = Annotated[str | None, typer.Option(envvar="LIVEKIT_REGION", help="What 
 LogLevel = Annotated[
     str | None, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error [info].")
 ]
+AdminSocket = Annotated[
+    str | None,
+    typer.Option(
+        "--admin-socket", metavar="PATH", help="For `triosfu tasks`; none for no socket [a place of its own]."
+    ),
+]
 
 
 def run(
@@ -49,6 +56,7 @@ def run(
     key_file: KeyFile = None,
     region: Region = None,
     log_level: LogLevel = None,
+    admin_socket: AdminSocket = None,
 ) -> None:
     """Serve LiveKit clients until Ctrl-C; a second Ctrl-C ends at once."""
     given: dict[str, Any] = {
@@ -73,7 +81,10 @@ def run(
     for name, secret in chosen.keys.items():
         if len(secret) < SAFE_SECRET and not chosen.development:
             logs.log.warning("keys.short_secret", key=name, advice="use at least 32 characters: triosfu keys generate")
-    trio.run(partial(run_until_signalled, chosen, on_ready=announce))
+    place: Path | Literal["default"] | None = "default"
+    if admin_socket is not None:
+        place = None if admin_socket == "none" else Path(admin_socket)
+    trio.run(partial(run_until_signalled, chosen, on_ready=announce, admin_socket=place))
 
 
 def announce(server: Server) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 import trio
 
+from triosfu.errors import ConfigError
+from triosfu.server.admin import default_socket_path, open_admin_socket, serve_admin
 from triosfu.server.app import serve
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Callable
 
     from triosfu.config import Config
@@ -23,20 +28,42 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INSISTED = 130  # the exit code of a process that ends at the second signal
 
 
-async def run_until_signalled(config: Config, *, on_ready: Callable[[Server], None]) -> None:
+async def run_until_signalled(
+    config: Config,
+    *,
+    on_ready: Callable[[Server], None],
+    admin_socket: Path | Literal["default"] | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM; `on_ready` is called once clients can connect. A second signal ends the process.
 
+    The live tree of tasks is served at `admin_socket`, also during the goodbyes. The default place is not worth a
+    start that fails: there may be no socket then, and a warning.
+
     Raises:
-        ConfigError: A port or an address cannot be had.
+        ConfigError: A port, an address or the given `admin_socket` cannot be had.
     """
-    with trio.open_signal_receiver(*SIGNALS) as signals:
+    with trio.open_signal_receiver(*SIGNALS) as signals, ExitStack() as stack:
         async with trio.open_nursery() as nursery:
             async with serve(config) as server:
+                if (listener := _open(admin_socket, server.port, stack)) is not None:
+                    nursery.start_soon(serve_admin, listener, name="admin")
                 on_ready(server)
                 await anext(signals)
                 log.info("stopping", hint="once more to stop at once")
                 nursery.start_soon(_insist, signals)
             nursery.cancel_scope.cancel()
+
+
+def _open(place: Path | Literal["default"] | None, port: int, stack: ExitStack) -> socket.socket | None:
+    if isinstance(place, Path):
+        return stack.enter_context(open_admin_socket(place))
+    if place is None:
+        return None
+    try:
+        return stack.enter_context(open_admin_socket(default_socket_path(port)))
+    except ConfigError as error:
+        log.warning("admin.no_socket", reason=str(error))
+        return None
 
 
 async def _insist(signals: AsyncIterator[int]) -> None:

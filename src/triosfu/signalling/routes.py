@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import trio
 from livekit.protocol import models
 
 from triosfu.net.http import Request, Response, Upgrade
@@ -127,6 +128,7 @@ class Signalling:
 
     def _session(self, participant: Participant, link: SocketLink) -> WebSocketHandler:
         async def session(socket: WebSocket) -> None:
+            trio.lowlevel.current_task().name = f"session {participant.sid}"
             await converse(socket, link, participant, self.counters)
 
         return session

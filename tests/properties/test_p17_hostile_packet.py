@@ -49,3 +49,5 @@ def test_p17_a_wrong_tag_changes_nothing(content: list[Chunk], tag: int, state: 
     core.receive_datagram(Packet(5000, 5000, tag, content).serialize(), 0.0)
     assert (core.state, core.next_timeout(), core._outbound.cumulative, core._outbound.flight) == before
     assert core.events() == []
+    if core.state is not State.COOKIE_ECHOED:  # there a SHUTDOWN ACK of any tag is answered
+        assert core.datagrams_to_send() == []

@@ -1,13 +1,25 @@
-"""P18: a SACK, FORWARD-TSN or RE-CONFIG that cannot be is applied not at all."""
+"""P18: a SACK, FORWARD-TSN or RE-CONFIG that cannot be is applied not at all, at a cost bounded by its size."""
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING, Any
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.support.network import established
 from tests.support.outbound import FIRST, make, queue, sack, snapshot, transmit
-from triosfu.sctp.wire import Sack
+from tests.support.schedules import both, seeds
+from triosfu.sctp.parameters import OutgoingReset, ReconfigResponse
+from triosfu.sctp.wire import Chunk, ForwardTsn, Packet, ReConfig, Sack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from triosfu.sctp.inbound import Inbound
 
 
 @pytest.mark.parametrize(
@@ -48,3 +60,81 @@ def test_p18_any_sack_is_applied_whole_or_not_at_all(cumulative: int, offsets: l
     if outbound.receive_sack(Sack((FIRST + cumulative % 25) & 0xFFFFFFFF, rwnd, gaps), 0.1) is None:
         assert snapshot(outbound) == before
     assert outbound.flight == sum(sent.size for sent in outbound._outstanding.values() if sent.state == 0)
+
+
+u32 = st.integers(0, 2**32 - 1)
+impossible = st.one_of(
+    # Far ahead, by more than the receiver has room for, and far behind.
+    st.builds(
+        lambda offset, streams: lambda core: ForwardTsn((core.cumulative + offset) & 0xFFFFFFFF, tuple(streams)),
+        st.integers(50_000, 2**32),
+        st.lists(st.tuples(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF)), max_size=200),
+    ),
+    # Not the number that is next.
+    st.builds(
+        lambda ahead, last, streams: lambda _: ReConfig((OutgoingReset(ahead, 0, last, tuple(streams)).tlv(),)),
+        u32,
+        u32,
+        st.lists(st.integers(0, 0xFFFF), max_size=200),
+    ),
+    # Answers to what was never asked.
+    st.builds(
+        lambda number, result: lambda _: ReConfig((ReconfigResponse(number, result).tlv(),)), u32, st.integers(0, 7)
+    ),
+    # Of what was never sent.
+    st.builds(
+        lambda ahead, rwnd: lambda _: Sack((0xFFFFFFF0 + 50 + ahead) & 0xFFFFFFFF, rwnd), st.integers(0, 2**30), u32
+    ),
+)
+
+
+@given(seed=seeds, make_chunk=impossible)
+def test_p18_what_cannot_be_changes_neither_half(seed: int, make_chunk: Callable[[Inbound], Chunk]) -> None:
+    network = established(seed, tsns=(0xFFFFFFF0, 0xFFFFFFF0))
+    left, right = both(network)
+    for end in (left, right):
+        end.send(1, bytes(5000), ppid=53, now=1.0)
+        end.send(2, bytes(5000), ppid=53, now=1.0, max_retransmits=0)
+    network.run(until=1.01)
+    inbound = left._inbound
+    assert inbound is not None
+    chunk = make_chunk(inbound)
+    if isinstance(chunk, ReConfig):
+        expected = left._reconfig._expected
+        assume(_number(chunk) != expected)
+    network.flush()
+    left.events()
+
+    def halves() -> object:
+        received = (inbound.cumulative, inbound.held, dict(inbound._next_ssn), list(inbound._starts))
+        return snapshot(left._outbound), received, left._reconfig._expected, left.state
+
+    before = halves()
+    packet = Packet(5000, 5000, left._handshake.tag, [chunk]).serialize()
+    lines = count_lines(lambda: left.receive_datagram(packet, 1.01))
+    assert halves() == before
+    assert left.events() == []
+    assert len(left.datagrams_to_send()) <= 2
+    assert lines <= 300 + 20 * len(packet), "work must be bounded by the packet's size"
+
+
+def _number(chunk: ReConfig) -> int:
+    return int.from_bytes(chunk.parameters[0].body[:4], "big")
+
+
+def count_lines(action: Callable[[], None]) -> int:
+    """How many lines of Python the action runs."""
+    count = 0
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:  # noqa: ANN401  as sys.settrace has it
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return count

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from random import Random
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.support.network import Network, Path
 from tests.support.outbound import FIRST, MAX_BURST, UNIT, make, queue, sack, transmit, tsns
+from tests.support.schedules import bad_paths, holds, seeds
+from triosfu.sctp.core import Association
+from triosfu.sctp.wire import ChunkType
 
 
 class CongestionMachine(RuleBasedStateMachine):
@@ -38,7 +44,10 @@ class CongestionMachine(RuleBasedStateMachine):
                 self.cwnd = max(self.cwnd // 2, 4 * UNIT) if self.cwnd > 4 * UNIT else self.cwnd
         packets = transmit(self.outbound, self.now, packets=MAX_BURST)
         self.flying += tsns(packets)
+        assert len(packets) <= MAX_BURST
         assert self.outbound.flight <= max(self.cwnd, before) + UNIT
+        user = sum(sent.size - 16 for sent in self.outbound._outstanding.values() if sent.state == 0)
+        assert user <= max(self.rwnd, before) + UNIT, "more than the receiver's window and one probe"
 
     @precondition(lambda self: self.flying)
     @rule(keep=st.lists(st.booleans(), min_size=1, max_size=30), rwnd=st.sampled_from([0, 1, 1162, 60_000]))
@@ -111,3 +120,50 @@ class CongestionMachine(RuleBasedStateMachine):
 
 CongestionMachine.TestCase.settings = settings()
 TestP20Congestion = CongestionMachine.TestCase
+
+
+class Watched(Association):
+    """Drained after each input, and what that let out is looked at."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(now=0.0, rng=Random(seed))
+        self.ready: list[bytes] = []
+
+    def receive_datagram(self, data: bytes, now: float) -> None:
+        super().receive_datagram(data, now)
+        self.watch()
+
+    def handle_timeout(self, now: float) -> None:
+        before = self._outbound.flight
+        super().handle_timeout(now)
+        self.watch(before)
+
+    def datagrams_to_send(self) -> list[bytes]:
+        self.watch()
+        drained, self.ready = self.ready, []
+        return drained
+
+    def watch(self, before: int = 0) -> None:
+        before = max(before, self._outbound.flight)
+        packets = super().datagrams_to_send()
+        assert sum(holds(packet, ChunkType.DATA) for packet in packets) <= MAX_BURST
+        assert self._outbound.flight <= max(before, self._outbound.congestion.bytes) + UNIT
+        self.ready += packets
+
+
+@given(
+    seed=seeds, paths=st.tuples(bad_paths, bad_paths), sizes=st.lists(st.integers(1, 60_000), min_size=1, max_size=8)
+)
+def test_p20_one_event_lets_out_four_packets_of_data_at_most(
+    seed: int, paths: tuple[Path, Path], sizes: list[int]
+) -> None:
+    """Of the whole association: whatever comes in, time or a packet, lets out a burst and no more."""
+    left, right = Watched(seed), Watched(seed + 1)
+    network = Network(left, right, seed=seed)
+    left.connect(0.0)
+    network.run(until=1.0)
+    network.paths = paths
+    for size in sizes:
+        left.send(0, bytes(size), ppid=53, now=1.0)
+        right.send(0, bytes(size), ppid=53, now=1.0)
+    network.run(until=20.0)

@@ -158,6 +158,25 @@ async def test_unsubscribing_asks_for_an_offer_and_frees_the_section() -> None:
         await client.nothing_of("media_sections_requirement")
 
 
+async def test_a_track_that_lost_its_section_begins_anew_on_another_ssrc() -> None:
+    def ssrcs(sdp: str) -> set[str]:
+        return {line.split()[0] for line in sdp.splitlines() if line.startswith("a=ssrc:")}
+
+    async with running() as world, dual(world, "bob") as bob, session(world) as client:
+        await client.expect("answer")
+        sid = await publish(bob, "audio", 1)
+        await client.expect("media_sections_requirement")
+        answers = []
+        for number, offer in ((2, OFFER), (3, OFFER.replace("a=recvonly", "a=inactive")), (4, OFFER)):
+            await client.send(offer=rtc.SessionDescription(type="offer", sdp=offer, id=number))
+            answers.append(await client.expect("answer"))
+        assert [track_ids(answer.sdp) for answer in answers] == [[sid], [], [sid]]
+        first, _, again = (ssrcs(answer.sdp) for answer in answers)
+        assert first
+        assert again
+        assert not first & again
+
+
 async def test_trap_04_one_that_subscribes_by_hand_is_offered_nothing() -> None:
     async with running() as world, dual(world, "bob") as bob:
         await publish(bob, "audio", 1)

@@ -191,8 +191,13 @@ class Subscriptions:
                 self._unsupported(subscription)
             elif sender.negotiated:
                 self._bind(subscription)
-            else:
-                self._unbind(subscription)  # it lost its section, and waits for another
+            elif subscription.down is not None:
+                # It lost its section, and waits for another. There it begins anew, and so needs other SSRCs: on the old
+                # ones the client's replay protection would refuse numbers that lie behind (RFC 3711, section 3.3.2).
+                self._unbind(subscription)
+                sender.ssrc = self._new_ssrc()
+                if sender.rtx_ssrc is not None:
+                    sender.rtx_ssrc = self._new_ssrc()
 
     def connected(self) -> None:
         """The transport that carries media to this client is up."""

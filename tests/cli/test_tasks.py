@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -78,3 +81,21 @@ def test_no_server_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
     assert main(["tasks", "--socket", str(place)]) == 2
     assert capsys.readouterr().err == f"--socket: no server listens at {place}\n"
     assert main(["tasks", "--socket", str(place), "--watch", "--json"]) == 2
+
+
+def test_watching_goes_on_until_the_server_ends(tmp_path: Path) -> None:
+    place = str(tmp_path / "a.sock")
+    with started("--admin-socket", place, runtime=tmp_path) as outside:
+        ask = [*COMMAND, "tasks", "--watch", "--socket", place]
+        screen, theirs = pty.openpty()
+        with subprocess.Popen(ask, stdout=theirs, stderr=subprocess.PIPE, text=True) as watcher:
+            seen = b""
+            while b"UdpMux._receive" not in seen:
+                seen += os.read(screen, 65536)
+            outside.process.send_signal(signal.SIGINT)
+            assert outside.process.wait(timeout=10) == 0
+            _, told = watcher.communicate(timeout=20)
+            os.close(theirs)
+            os.close(screen)
+            assert watcher.returncode == 2
+            assert told == f"--socket: no server listens at {place}\n"

@@ -202,7 +202,7 @@ MUTANTS = [
         nothing,
     ),
     Mutant(
-        "a colliding INIT is answered with another tag",
+        "while opening, an INIT is answered with another tag",
         "test_p16_simultaneous_open::test_p16_one_lost_packet_of_the_handshake_costs_nothing_but_time",
         Handshake,
         "answer",

@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JS := tests/clients/js
 ARGS ?=
+JOBS ?= auto
 MINUTES ?= 1
 
 .DEFAULT_GOAL := help
@@ -24,12 +25,15 @@ help:
 run: .make/package
 	$(BIN)/triosfu run --dev $(ARGS)
 
+# A process for each core shares the tests, in their order; those with real clients come last, in one process.
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder
+
 # pytest comes last, so that its closing line does.
 test: lint .make/clients
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(ARGS)
+	@PATH="$(abspath $(BIN)):$$PATH" $(PYTEST) $(ARGS)
 
 check: lint
-	@$(BIN)/python -m pytest --ignore=tests/clients $(ARGS)
+	@$(PYTEST) --ignore=tests/clients $(ARGS)
 
 lint: .make/development
 	$(BIN)/ruff check

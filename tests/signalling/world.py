@@ -56,7 +56,7 @@ def join_request(*, compressed: bool = True, **fields: Any) -> str:  # noqa: ANN
     gzipped = rtc.WrappedJoinRequest.Compression.GZIP
     wrapped = rtc.WrappedJoinRequest(
         compression=gzipped if compressed else rtc.WrappedJoinRequest.Compression.NONE,
-        join_request=gzip.compress(body) if compressed else body,
+        join_request=gzip.compress(body, mtime=0) if compressed else body,
     )
     return "join_request=" + quote(base64.urlsafe_b64encode(wrapped.SerializeToString()), safe="")
 

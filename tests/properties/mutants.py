@@ -35,13 +35,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mutant:
-    """`name` says what is wrong with it, `test` is the property that has to notice."""
+    """`name` says what is wrong with it, `test` is the property that has to notice.
+
+    The number of the property is in the name of the test; `number` says it where that is a machine, or checks several.
+    """
 
     name: str
     test: str  # "module::name" in this folder
     owner: type
     method: str
     replacement: Callable[..., Any]
+    number: int | None = None
+    wedge: int | None = None  # which of the wedge's five conditions this puts back, if it does
+    also: tuple[tuple[type, str, Callable[..., Any]], ...] = ()  # more patches: owner, method, replacement
+
+    @property
+    def patches(self) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
+        """All that is replaced."""
+        return (self.owner, self.method, self.replacement), *self.also
 
 
 def nothing(*_arguments: object, **_keywords: object) -> None:
@@ -147,6 +158,7 @@ MUTANTS = [
         DataChannels,
         "_arm",
         nothing,
+        wedge=2,
     ),
     Mutant(
         "T3 never gives up",
@@ -154,6 +166,7 @@ MUTANTS = [
         Liveness,
         "failed",
         never,
+        wedge=5,
     ),
     Mutant(
         "no timer waits for the answer to DATA",
@@ -183,9 +196,21 @@ MUTANTS = [
         "_restart",
         _survive_restart,
     ),
-    Mutant("a channel ends twice", "test_p02_p12_channels::ChannelMachine", DataChannels, "_report", _report_twice),
     Mutant(
-        "an association ends twice", "test_p12_p19_association::AssociationMachine", Association, "_finish", _end_twice
+        "a channel ends twice",
+        "test_p02_p12_channels::ChannelMachine",
+        DataChannels,
+        "_report",
+        _report_twice,
+        number=12,
+    ),
+    Mutant(
+        "an association ends twice",
+        "test_p12_p19_association::AssociationMachine",
+        Association,
+        "_finish",
+        _end_twice,
+        number=12,
     ),
     Mutant(
         "duplicates are taken",
@@ -242,6 +267,7 @@ MUTANTS = [
         Timers,
         "pop_expired",
         _leave_armed,
+        number=19,
     ),
     Mutant(
         "an idle association waits for ever",
@@ -249,6 +275,7 @@ MUTANTS = [
         Association,
         "_arm_heartbeat",
         _no_heartbeat,
+        number=19,
     ),
     Mutant(
         "a time-out leaves the window as it is",
@@ -256,6 +283,7 @@ MUTANTS = [
         CongestionWindow,
         "timed_out",
         _keep_the_window,
+        number=20,
     ),
     Mutant(
         "bursts add up",

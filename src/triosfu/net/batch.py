@@ -18,6 +18,8 @@ from triosfu.net.address import IPV4_LENGTH, IPV6_LENGTH, pack
 if TYPE_CHECKING:
     from collections import Counter
 
+    from triosfu.net.address import Address
+
 Pointer: TypeAlias = Any
 """A cffi `char *`."""
 
@@ -54,6 +56,29 @@ libc = _load()
 def batching_available() -> bool:
     """Whether this system has recvmmsg and sendmmsg as we know them."""
     return libc is not None
+
+
+class DatagramSocket(Protocol):
+    """A bound, non-blocking UDP socket, as far as a mux uses one: `socket.socket`, or what a test puts in its place."""
+
+    @property
+    def family(self) -> int:
+        """AF_INET or AF_INET6."""
+
+    def fileno(self) -> int:
+        """The descriptor; only what sends and receives by the batch needs one."""
+
+    def getsockname(self) -> Any:  # noqa: ANN401  as the standard library has it
+        """The address and port it is bound to."""
+
+    def recvfrom_into(self, buffer: memoryview, nbytes: int = 0, /) -> tuple[int, Any]:
+        """Take the next datagram; its length and where it came from."""
+
+    def sendto(self, data: memoryview, address: Address, /) -> int:
+        """Hand over one datagram."""
+
+    def close(self) -> None:
+        """Give it back."""
 
 
 class Arena:
@@ -104,7 +129,7 @@ class Inbox(Protocol):
 class BatchedInbox:
     """Receives with one recvmmsg for all."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: DatagramSocket) -> None:
         self._descriptor = sock.fileno()
         self._arena = Arena(BATCH)
         self._name_length = IPV6_LENGTH if sock.family == socket.AF_INET6 else IPV4_LENGTH
@@ -137,7 +162,7 @@ class BatchedInbox:
 class PlainInbox:
     """Receives with one call per datagram, on any system."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: DatagramSocket) -> None:
         self._socket = sock
         self._arena = Arena(BATCH)
         self.views = [self._arena.view(index) for index in range(BATCH)]

@@ -18,8 +18,9 @@ from triosfu.net.address import Address, family, pack
 from triosfu.net.batch import FULL, SLOT, Arena, ffi, send_batch, send_error
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
+
+    from triosfu.net.batch import DatagramSocket
 
 SLOTS = 256  # datagrams per flush at most
 
@@ -66,7 +67,7 @@ class Egress:
         self.wake: Callable[[], None] = _nobody
         """Called when the first datagram is queued and nobody has promised to flush."""
 
-    def open_outlet(self, sock: socket.socket, local: Address, *, batched: bool) -> None:
+    def open_outlet(self, sock: DatagramSocket, local: Address, *, batched: bool) -> None:
         """Send through `sock` what goes to addresses of its family; the first socket of a family is its default."""
         outlet: Outlet
         if batched:
@@ -148,7 +149,7 @@ class Egress:
 class _BatchedOutlet:
     """A socket that sends with sendmmsg."""
 
-    def __init__(self, sock: socket.socket, slots: Arena, counters: Counter[str]) -> None:
+    def __init__(self, sock: DatagramSocket, slots: Arena, counters: Counter[str]) -> None:
         self._descriptor = sock.fileno()
         self._slots = slots
         self._counters = counters
@@ -166,8 +167,8 @@ class _BatchedOutlet:
 class _PlainOutlet:
     """A socket that sends with one call per datagram."""
 
-    def __init__(self, sock: socket.socket, slots: Arena, counters: Counter[str], queued: list[Destination]) -> None:
-        self._socket: socket.socket | None = sock
+    def __init__(self, sock: DatagramSocket, slots: Arena, counters: Counter[str], queued: list[Destination]) -> None:
+        self._socket: DatagramSocket | None = sock
         self._slots = slots
         self._counters = counters
         self._queued = queued

@@ -12,7 +12,7 @@ import socket
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import structlog
 import trio
@@ -25,7 +25,9 @@ from triosfu.net.egress import Destination, Egress
 from triosfu.stun.wire import peek
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+    from triosfu.net.batch import DatagramSocket
 
 __all__ = ["Address", "Destination", "Egress", "Route", "UdpMux"]
 
@@ -79,7 +81,7 @@ class _Holdings:
 class _Port:
     """One of our sockets."""
 
-    sock: socket.socket
+    sock: DatagramSocket
     local: Address  # as peers are told
     inbox: Inbox
 
@@ -90,7 +92,14 @@ class UdpMux:
     Registering, binding and removing are synchronous and take effect with the next datagram.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], *, advertised: Sequence[Address], batched: bool) -> None:
+    def __init__(
+        self,
+        sockets: Sequence[DatagramSocket],
+        *,
+        advertised: Sequence[Address] = (),
+        batched: bool,
+        wait_readable: Callable[[Any], Awaitable[None]] = trio.lowlevel.wait_readable,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         """Datagrams received and sent, batches, and drops by reason."""
         self.egress = Egress(self.counters)
@@ -104,6 +113,7 @@ class UdpMux:
         self._failed: list[tuple[Route, Exception]] = []
         self._current: Route | None = None
         self._ports: list[_Port] = []
+        self._wait_readable = wait_readable
         for sock in sockets:
             host, port = sock.getsockname()[:2]
             told = (address for address in advertised if family(address) == sock.family)
@@ -134,18 +144,24 @@ class UdpMux:
         sockets = _bind(hosts, port)
         try:
             mux = cls(sockets, advertised=advertised, batched=batching_available() if batched is None else batched)
-            async with trio.open_nursery() as nursery:
-                for served in mux._ports:
-                    nursery.start_soon(mux._receive, served, name=f"udp {served.local[0]}:{served.local[1]}")
-                nursery.start_soon(mux._flush_when_asked)
-                try:
-                    yield mux
-                finally:
-                    mux.egress.close()
-                    nursery.cancel_scope.cancel()
+            async with mux.served():
+                yield mux
         finally:
             for sock in sockets:
                 sock.close()
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[None]:
+        """Receive and flush within the block; leaving it flushes once more. `open` does this, too."""
+        async with trio.open_nursery() as nursery:
+            for port in self._ports:
+                nursery.start_soon(self._receive, port, name=f"udp {port.local[0]}:{port.local[1]}")
+            nursery.start_soon(self._flush_when_asked)
+            try:
+                yield
+            finally:
+                self.egress.close()
+                nursery.cancel_scope.cancel()
 
     # --- who is where ----------------------------------------------------------------------------------------------
 
@@ -242,7 +258,7 @@ class UdpMux:
     async def _receive(self, port: _Port) -> None:
         inbox = port.inbox
         while True:
-            await trio.lowlevel.wait_readable(port.sock)
+            await self._wait_readable(port.sock)
             for _ in range(TURNS):
                 try:
                     count = inbox.receive()

@@ -20,6 +20,7 @@ from triosfu.sdp.sections import Sender
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from random import Random
 
     from triosfu.peer import DataChannel
     from triosfu.rtp.wire import RtpPacket
@@ -41,6 +42,7 @@ class Side:
         offerer: bool,
         single: bool = False,
         settings: PeerSettings | None = None,
+        rng: Random | None = None,
     ) -> None:
         self.mux = mux
         self.states: list[PeerState] = []
@@ -60,7 +62,7 @@ class Side:
             policy=MediaPolicy(),
             single=single,
             offerer=offerer,
-            rng=SystemRandom(),
+            rng=rng or SystemRandom(),
             settings=settings,
         )
 

@@ -10,7 +10,8 @@ import trio_websocket
 
 from tests.net.connection import echo
 from triosfu.errors import ConfigError
-from triosfu.net.http import Request, Response, Upgrade, open_listeners, serve_http
+from triosfu.net.http import TCP_USER_TIMEOUT_MS, Limits, Request, Response, Upgrade, open_listeners, serve_http
+from triosfu.net.websocket import WebSocketLimits
 
 if TYPE_CHECKING:
     from triosfu.net.websocket import WebSocket
@@ -100,3 +101,10 @@ async def test_an_absent_ipv6_is_passed_over_unless_it_is_all_there_is() -> None
     await listeners[0].aclose()
     with pytest.raises(ConfigError, match=r"^bind_addresses: "):
         await open_listeners(["2001:db8::1"], 0)
+
+
+def test_a_client_that_vanishes_is_found_out_within_twenty_seconds() -> None:
+    # What tests/clients/test_black_hole.py measures, on any machine: a ping, and the kernel's patience with it.
+    limits = WebSocketLimits()
+    assert limits.ping_interval + TCP_USER_TIMEOUT_MS / 1000 + limits.flush < 20
+    assert Limits().idle < 20

@@ -310,7 +310,7 @@ async def test_a_flood_of_pings_from_one_who_reads_no_pongs_is_bounded(autojump_
         assert trio.current_time() < 1
 
 
-async def test_a_ping_goes_out_every_ten_seconds(autojump_clock: MockClock) -> None:
+async def test_a_ping_goes_out_every_five_seconds(autojump_clock: MockClock) -> None:
     async def session(socket: WebSocket) -> None:
         with pytest.raises(WebSocketClosed):
             await socket.receive()
@@ -321,7 +321,7 @@ async def test_a_ping_goes_out_every_ten_seconds(autojump_clock: MockClock) -> N
         for number in range(1, 4):
             ping = await client.stream.receive_some()
             assert ping[0] == 0x89
-            assert trio.current_time() == pytest.approx(10 * number)
+            assert trio.current_time() == pytest.approx(5 * number)
             await client.stream.send_all(masked(Opcode.PONG, bytes(ping[2:])))
         nursery.cancel_scope.cancel()
 

@@ -56,7 +56,7 @@ class WebSocketLimits:
     message: int = 2 << 20  # bytes of one received message
     queue_count: int = 1024  # messages waiting to be sent
     queue_bytes: int = 8 << 20
-    ping_interval: float = 10.0
+    ping_interval: float = 5.0
     write_deadline: float = 10.0  # for one write of at most WRITE_SIZE or one message
     flush: float = 0.25  # for all that close() still has to say
 

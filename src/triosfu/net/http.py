@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 READ_SIZE: Final = 65536
 # The kernel gives up a connection whose data is not acknowledged for so long. With a WebSocket's ping interval before
-# it, that is how a client is noticed that vanishes before it has a transport: within the 20 s promised for every client.
+# it, that is how a client is noticed that vanishes before it has a transport: in the 20 s promised for every client.
 TCP_USER_TIMEOUT_MS: Final = 12_000
 CORS: Final = (("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", "*"))
 CORS_METHODS: Final = "OPTIONS, HEAD, GET, POST, PATCH, DELETE"
@@ -292,13 +292,15 @@ class _Connection:
         h11 would find that line too. But it looks at each header field in Python, so how many there are is checked
         before, and it then gets the head in one piece, whatever the size of the pieces it came in.
         """
-        buffer, looked, lines = self._buffer, 0, self._buffer.count(b"\n")
+        buffer, begun, looked, lines = self._buffer, False, 0, self._buffer.count(b"\n")
         with trio.move_on_after(patience) as scope:
             while True:
                 if buffer[:1].isspace():  # RFC 9112, section 2.2: an empty line may follow a previous body
                     del buffer[: len(buffer) - len(buffer.lstrip(b"\r\n"))]
                 if buffer:
-                    scope.deadline = min(scope.deadline, trio.current_time() + self._limits.header_deadline)
+                    if not begun:
+                        begun = True
+                        scope.deadline = trio.current_time() + self._limits.header_deadline
                     if not 0x20 < buffer[0] < 0x7F:
                         raise _Refused(400, "not an HTTP request")
                     end = _end_of_head(buffer, looked)

@@ -142,6 +142,8 @@ Handler = Callable[[Request], Awaitable[Response | Upgrade]]
 async def open_listeners(addresses: Sequence[str], port: int) -> list[trio.SocketListener]:
     """Listening sockets on each address; with port 0, the same free port on all. An absent IPv6 is passed over.
 
+    Cancelled, it has left no socket open.
+
     Raises:
         ConfigError: A port is taken or an address is not ours.
     """
@@ -174,7 +176,10 @@ async def serve_http(
     counters: Counter[str] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer every request on `listeners` by `handler`, until cancelled; then listeners and connections are closed."""
+    """Answer every request on `listeners` by `handler`, until cancelled; then listeners and connections are closed.
+
+    A WebSocket's client is told so first, within 250 ms.
+    """
     server = HttpServer(handler, limits=limits, counters=counters)
     async with trio.open_nursery() as nursery:
         task_status.started()
@@ -192,7 +197,10 @@ class HttpServer:
         self.buffered = 0
 
     async def serve_socket(self, stream: trio.SocketStream) -> None:
-        """Serve one accepted connection to its end. Never raises for what its client does."""
+        """Serve one accepted connection to its end. Never raises for what its client does.
+
+        Cancelled, it has closed the connection, whatever was on its way in it.
+        """
         with contextlib.suppress(OSError):  # the client may be gone already
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
@@ -202,7 +210,7 @@ class HttpServer:
         await trio.aclose_forcefully(stream)
 
     async def serve_stream(self, stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
-        """Serve one connection over any stream to its end, and close it."""
+        """Serve one connection over any stream to its end, and close it; cancelled, it has closed it as well."""
         if self.connections >= self.limits.connections:
             self.counters["connections_refused"] += 1
             await trio.aclose_forcefully(stream)

@@ -136,7 +136,7 @@ class UdpMux:
         `advertised` are the addresses that peers are told instead of a socket's own (a public address in front of it;
         port 0 means the socket's). `batched` forces recvmmsg and sendmmsg, or plain calls; None takes what there is.
 
-        Leaving the block flushes what is queued and closes the sockets.
+        Leaving the block, also by a cancellation, flushes what is queued and closes the sockets.
 
         Raises:
             OSError: A host or port cannot be had.
@@ -152,7 +152,7 @@ class UdpMux:
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[None]:
-        """Receive and flush within the block; leaving it flushes once more. `open` does this, too."""
+        """Receive and flush within the block; leaving it, also cancelled, flushes once more. `open` does this, too."""
         async with trio.open_nursery() as nursery:
             for port in self._ports:
                 nursery.start_soon(self._receive, port, name=f"udp {port.local[0]}:{port.local[1]}")

@@ -143,8 +143,9 @@ class WebSocket:
     async def serve(self, handler: WebSocketHandler) -> None:
         """Call `handler` with this WebSocket, once and in any case, and close after it.
 
-        The handshake goes on meanwhile: if the client is gone, the handler finds out when it receives. Returns (or is
-        cancelled) when nothing is left of the connection, at most 250 ms after the handler is done.
+        The handshake goes on meanwhile: if the client is gone, the handler finds out when it receives. Returns when
+        nothing is left of the connection, at most 250 ms after the handler is done. Cancelled, it has done the same:
+        the handler is cancelled, and what is queued, and a close frame, have 250 ms to get out.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run)

@@ -64,7 +64,10 @@ class Rooms:
             room.close(reason)
 
     async def wait_empty(self) -> None:
-        """Wait until there is no room. After `close` that is soon; before it, give the wait a deadline."""
+        """Wait until there is no room. After `close` that is soon; before it, give the wait a deadline.
+
+        Cancelled, it has changed nothing.
+        """
         await trio.lowlevel.checkpoint()
         while self._rooms:
             await self._emptied.park()
@@ -76,6 +79,8 @@ class Rooms:
 
     async def create(self, name: str, settings: RoomDefaults | None = None) -> Room:
         """Return the room of this name, made with `settings` if there was none (section 17, row 1).
+
+        Cancelled, it has made none.
 
         Raises:
             JoinRefused: This server is closing, or has as many rooms as it may have.
@@ -116,7 +121,7 @@ class Rooms:
                 self._emptied.unpark_all()
 
     async def for_join(self, name: str, applicant: Applicant) -> Room:
-        """Return the room that `applicant` may join, made if need be and allowed.
+        """Return the room that `applicant` may join, made if need be and allowed. Cancelled, it has made none.
 
         Raises:
             JoinRefused: Names are bad, the room does not exist, or there is no place.
@@ -131,7 +136,7 @@ class Rooms:
         return room
 
     async def join(self, name: str, applicant: Applicant, options: JoinOptions, link: SignalLink) -> Participant:
-        """Admit `applicant` to the room `name`. Errors as `for_join`."""
+        """Admit `applicant` to the room `name`. Cancelled, it has admitted nobody. Errors as `for_join`."""
         room = await self.for_join(name, applicant)
         return room.join(applicant, options, link)
 

@@ -164,7 +164,10 @@ class Participant:
         self.refresh_token()
 
     async def run(self) -> None:
-        """Run the peer connections and keep the deadlines, until closed or cancelled; a bug in them ends here."""
+        """Run the peer connections and keep the deadlines, until closed; a bug in them ends here.
+
+        Cancelled, it has closed the participant: the room has forgotten it, and its connections are closed.
+        """
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:

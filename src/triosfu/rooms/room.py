@@ -68,7 +68,10 @@ class Room:
     # --- life ------------------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold the room open until it is closed, by its timeouts or by `close`; all its members have ended then."""
+        """Hold the room open until it is closed, by its timeouts or by `close`; all its members have ended then.
+
+        Cancelled, it has closed the room.
+        """
         now, times = trio.current_time(), self.settings.times
         self.deadlines.arm(EMPTY, now + self.own.empty_timeout, self._empty_timeout)
         self._every(SPEAKERS, times.speakers, self.speakers.tick)

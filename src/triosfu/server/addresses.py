@@ -82,7 +82,7 @@ def _allowed(address: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: N
 
 
 async def open_mux(config: Config, stack: AsyncExitStack) -> UdpMux:
-    """A mux on the first free port of `rtc.udp_port`; `stack` closes it.
+    """A mux on the first free port of `rtc.udp_port`; `stack` closes it. Cancelled, it has left no port open.
 
     Raises:
         ConfigError: None of the ports is free on every address.

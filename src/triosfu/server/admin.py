@@ -113,7 +113,10 @@ def open_admin_socket(path: Path) -> Iterator[socket.socket]:
 
 
 async def serve_admin(listener: socket.socket) -> None:
-    """Give everybody who connects the tree of that moment, until cancelled. Does not close `listener`."""
+    """Give everybody who connects the tree of that moment, until cancelled; the reader of then gets no more of it.
+
+    Does not close `listener`.
+    """
     accepting = trio.socket.from_stdlib_socket(listener)
     with watching() as watch:
         while True:

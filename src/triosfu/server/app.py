@@ -123,6 +123,9 @@ class Server:
 async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server]:
     """Serve until the block is left; then everybody is told, and after at most `grace` seconds nothing is left.
 
+    Cancelled, within the block or while it is entered, it has ended everything at once: no task, socket or timer stays.
+    Clients' connections are closed, but not every client is told why.
+
     Raises:
         ConfigError: A port or an address cannot be had.
     """

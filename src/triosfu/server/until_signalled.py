@@ -37,7 +37,8 @@ async def run_until_signalled(
     """Serve until SIGINT or SIGTERM; `on_ready` is called once clients can connect. A second signal ends the process.
 
     The live tree of tasks is served at `admin_socket`, also during the goodbyes. The default place is not worth a
-    start that fails: there may be no socket then, and a warning.
+    start that fails: there may be no socket then, and a warning. Cancelled, it has ended the server as `serve` does,
+    and removed the socket.
 
     Raises:
         ConfigError: A port, an address or the given `admin_socket` cannot be had.

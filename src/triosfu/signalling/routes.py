@@ -61,7 +61,10 @@ class Signalling:
         self._limits = limits or WebSocketLimits()
 
     async def respond(self, request: Request) -> Response | Upgrade:
-        """Answer `request`; with 404 when its path is none of ours, as LiveKit's clients expect it."""
+        """Answer `request`; with 404 when its path is none of ours, as LiveKit's clients expect it.
+
+        Cancelled, it has admitted nobody.
+        """
         if request.path not in PATHS:
             return Response(404)
         validating = request.path.endswith("/validate")

@@ -15,11 +15,11 @@ direction, which does to a datagram what networks do.
 
 Leaving the block cancels both `run`s and shows that neither mux remembers anything.
 
-A way has a latency, loss, duplication and jitter (which reorders), drawn from the seed; a `script` of what becomes of
-each datagram in turn; a window of darkness; windows in which writing to the socket, or reading from it, fails with an
-error number; and `swallow`, which sees each datagram with its `Kind`s. Those reach through DTLS: the network is told
-what is inside each record, as if it had the keys. So "a black hole exactly behind the second SACK" can be said, see
-`lose` and `darken_behind`.
+A way has a latency, a rate, loss, duplication and jitter (which reorders), drawn from the seed; a `script` of what
+becomes of each datagram in turn; a window of darkness; windows in which writing to the socket, or reading from it,
+fails with an error number; and `swallow`, which sees each datagram with its `Kind`s. Those reach through DTLS: the
+network is told what is inside each record, as if it had the keys. So "a black hole exactly behind the second SACK" can
+be said, see `lose` and `darken_behind`.
 
 All that happens depends on the seed alone, the order in which trio runs tasks that are ready together included. What
 OpenSSL and `secrets` draw changes bytes, not what happens.
@@ -31,7 +31,7 @@ import heapq
 import math
 import os
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial, wraps
@@ -126,6 +126,7 @@ class Way:
     """One direction between two sockets, and what happens to datagrams on it."""
 
     latency: float = 0.01
+    rate: float = math.inf  # bytes a second; what comes faster waits
     loss: float = 0.0
     duplicate: float = 0.0
     jitter: float = 0.0
@@ -137,6 +138,7 @@ class Way:
     unreadable: tuple[float, float] = NEVER  # when what arrives is an error instead of the datagram
     errno: int = 101  # ENETUNREACH; of both
     sent: int = 0
+    busy_until: float = -math.inf
 
     def mend(self) -> None:
         """Be a good network from now on; what is under way arrives."""
@@ -236,7 +238,8 @@ class VirtualNetwork:
             if way.swallow is not None and way.swallow(Datagram(data, kinds(data, packet), now)):
                 continue
             self._count += 1
-            at = now + way.latency + extra + (rng.random() * way.jitter if way.jitter else 0.0)
+            way.busy_until = max(now, way.busy_until) + len(data) / way.rate
+            at = way.busy_until + way.latency + extra + (rng.random() * way.jitter if way.jitter else 0.0)
             target.arrive(at, self._count, data, source, way.errno if _within(way.unreadable, at) else 0)
 
     def see_through(self, side: Side) -> None:
@@ -337,6 +340,37 @@ async def joined(
             nursery.cancel_scope.cancel()
         assert_forgotten(near)
         assert_forgotten(far)
+
+
+class Watch(trio.abc.Instrument):
+    """Calls `look(resting)` after each pass of the scheduler; resting is when every task waits, for time or for news.
+
+    What it raises is raised at the end of the block of `watching`.
+    """
+
+    def __init__(self, look: Callable[[bool], None]) -> None:
+        self._look = look
+        self.failure: Exception | None = None
+
+    def before_io_wait(self, timeout: float) -> None:
+        if self.failure is None:
+            try:
+                self._look(trio.lowlevel.current_statistics().tasks_runnable == 0)
+            except Exception as failure:  # noqa: BLE001  an instrument may not raise
+                self.failure = failure
+
+
+@contextmanager
+def watching(look: Callable[[bool], None]) -> Iterator[None]:
+    """Look at something between all steps of all tasks within the block."""
+    watch = Watch(look)
+    trio.lowlevel.add_instrument(watch)
+    try:
+        yield
+    finally:
+        trio.lowlevel.remove_instrument(watch)
+        if watch.failure is not None:
+            raise watch.failure
 
 
 def virtual_time(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:

@@ -77,12 +77,15 @@ class Transmission:
                 if forward is not None:
                     pieces.append(forward)
                     room -= len(forward)
-                before = room
+                before, control = room, len(pieces)
                 room = outbound.fill(pieces, room, now)
                 if room < before:
                     budget -= 1
                     if Timer.DELAYED_SACK in self._timers and room >= _ROOM_FOR_SACK:
-                        self._take_sack(pieces, inbound)  # it rides along
+                        # It rides along, ahead of the DATA: usrsctp aborts over any other order (RFC 9260, 6.10).
+                        data, pieces[control:] = pieces[control:], []
+                        self._take_sack(pieces, inbound)
+                        pieces += data
             self._request_reset(self._reconfig.request(outbound.next_tsn - 1), now)
             if pieces:
                 packer.send(pieces)

@@ -74,7 +74,7 @@ def check_sctp_association(data: bytes) -> None:
         size = head & 0x7FF
         body = data[position + 2 : position + 2 + size]
         position += 2 + size
-        tag = core._handshake.peer_tag if head & 0x8000 else core._handshake.tag  # noqa: SLF001
+        tag = core._connection.handshake.peer_tag if head & 0x8000 else core._connection.handshake.tag  # noqa: SLF001
         core.receive_datagram(PacketHeader(5000, 5000, 0 if head & 0x4000 else tag).packet([body]), now)
         packets = core.datagrams_to_send()
         assert len(packets) <= 8, "one packet causes many"
@@ -93,4 +93,4 @@ def check_sctp_association(data: bytes) -> None:
             break
         core.handle_timeout(now)
         core.datagrams_to_send()
-    assert core.state is State.ENDED or not core._outbound.outstanding  # noqa: SLF001
+    assert core.state is State.ENDED or not core._connection.outbound.outstanding  # noqa: SLF001

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from triosfu.datachannel.channel import ChannelClosed
 from triosfu.datachannel.core import DataChannels
+from triosfu.sctp import opening, receiving
 from triosfu.sctp.congestion import CongestionWindow
-from triosfu.sctp.core import Association
+from triosfu.sctp.connection import Connection
 from triosfu.sctp.events import Ended
 from triosfu.sctp.handshake import Handshake
 from triosfu.sctp.inbound import Inbound
@@ -24,6 +25,7 @@ from triosfu.sctp.transmission import Transmission
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from triosfu.datachannel.channel import Channel
     from triosfu.sctp.capabilities import Peer
@@ -42,15 +44,15 @@ class Mutant:
 
     name: str
     test: str  # "module::name" in this folder
-    owner: type
+    owner: type | ModuleType
     method: str
     replacement: Callable[..., Any]
     number: int | None = None
     wedge: int | None = None  # which of the wedge's five conditions this puts back, if it does
-    also: tuple[tuple[type, str, Callable[..., Any]], ...] = ()  # more patches: owner, method, replacement
+    also: tuple[tuple[type | ModuleType, str, Callable[..., Any]], ...] = ()  # more patches: owner, method, replacement
 
     @property
-    def patches(self) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
+    def patches(self) -> tuple[tuple[type | ModuleType, str, Callable[..., Any]], ...]:
         """All that is replaced."""
         return (self.owner, self.method, self.replacement), *self.also
 
@@ -69,12 +71,12 @@ def always(*_arguments: object) -> bool:
 
 _apply_sack = Outbound.receive_sack
 _report = DataChannels._report
-_finish = Association._finish
+_finish = Connection.finish
 _answer = Handshake.answer
 _pop_expired = Timers.pop_expired
 _forward = Inbound.receive_forward
 _run_t3 = Transmission._run_t3
-_other_tag = Association._receive_with_other_tag
+_other_tag = receiving.receive_with_other_tag
 
 
 def _window_first(self: Outbound, sack: Sack, now: float) -> object:
@@ -99,20 +101,20 @@ def _report_twice(self: DataChannels, channel: Channel, reason: str) -> None:
     self._events.append(ChannelClosed(channel.id, reason))
 
 
-def _end_twice(self: Association, on: On, reason: str) -> None:
+def _end_twice(self: Connection, on: On, reason: str) -> None:
     _finish(self, on, reason)
-    self._events.append(Ended(reason))
+    self.events.append(Ended(reason))
 
 
 def _answer_with_another_tag(self: Handshake, init: Init, peer: Peer, now: float, *, opening: bool) -> None:
     _answer(self, init, peer, now, opening=opening and self.peer is not None)
 
 
-def _any_tag(self: Association, chunk: Chunk, tag: int, *, alone: bool) -> None:
-    if self._state in OPENING:
-        _other_tag(self, chunk, tag, alone=alone)
+def _any_tag(connection: Connection, chunk: Chunk, tag: int, *, alone: bool) -> None:
+    if connection.state in OPENING:
+        _other_tag(connection, chunk, tag, alone=alone)
     else:
-        self._receive_chunks([chunk])
+        receiving.receive_chunks(connection, [chunk])
 
 
 def _leave_armed(self: Timers, now: float) -> list[Timer]:
@@ -126,8 +128,8 @@ def _no_t3(self: Transmission, now: float) -> None:
     self._timers.pop(Timer.T3_RTX, None)
 
 
-def _no_heartbeat(self: Association) -> None:
-    self._timers.pop(Timer.HEARTBEAT, None)
+def _no_heartbeat(self: Connection) -> None:
+    self.timers.pop(Timer.HEARTBEAT, None)
 
 
 def _keep_the_window(self: CongestionWindow) -> None:
@@ -143,11 +145,11 @@ def _forget_half(self: Inbound, run: _Run) -> None:
     self._unlink(run)
 
 
-def _survive_restart(self: Association, cookie: Cookie) -> bool:
+def _survive_restart(connection: Connection, cookie: Cookie) -> bool:
     """The peer's new association takes the place of the old one, and nobody is told."""
-    if self._state is State.ESTABLISHED:
-        self._handshake.restart(cookie)
-        self._adopt(cookie.peer)
+    if connection.state is State.ESTABLISHED:
+        connection.handshake.restart(cookie)
+        connection.adopt(cookie.peer)
     return True
 
 
@@ -192,8 +194,8 @@ MUTANTS = [
     Mutant(
         "a restart goes unreported",
         "test_p11_restart::test_p11_a_restart_at_any_moment_drops_all_that_was_under_way",
-        Association,
-        "_restart",
+        opening,
+        "restart",
         _survive_restart,
     ),
     Mutant(
@@ -207,8 +209,8 @@ MUTANTS = [
     Mutant(
         "an association ends twice",
         "test_p12_p19_association::AssociationMachine",
-        Association,
-        "_finish",
+        Connection,
+        "finish",
         _end_twice,
         number=12,
     ),
@@ -236,8 +238,8 @@ MUTANTS = [
     Mutant(
         "the verification tag is not looked at",
         "test_p17_hostile_packet::test_p17_a_wrong_tag_changes_nothing",
-        Association,
-        "_receive_with_other_tag",
+        receiving,
+        "receive_with_other_tag",
         _any_tag,
     ),
     Mutant(
@@ -272,8 +274,8 @@ MUTANTS = [
     Mutant(
         "an idle association waits for ever",
         "test_p12_p19_association::AssociationMachine",
-        Association,
-        "_arm_heartbeat",
+        Connection,
+        "arm_heartbeat",
         _no_heartbeat,
         number=19,
     ),

@@ -37,7 +37,7 @@ def test_p2_an_open_is_settled_in_time_behind_any_black_hole_and_any_queue(
     left.connect(0.0)
     right.connect(0.0)
     network.run(until=later)
-    inbound = right._association._inbound
+    inbound = right._association._connection.inbound
     if window is not None and inbound is not None:
         inbound._buffer = window
     if left.established:

@@ -73,8 +73,8 @@ def test_p5_nothing_that_is_under_way_outlives_silence(
     network = established(seed, tsns=tsns)
     left, right = both(network)
     if window is not None:
-        assert right._inbound is not None
-        right._inbound._buffer = window
+        assert right._connection.inbound is not None
+        right._connection.inbound._buffer = window
     for size, retransmits in sizes:
         left.send(0, bytes(size), ppid=53, now=1.0, max_retransmits=retransmits)
     if reset:

@@ -31,7 +31,7 @@ def test_p6_a_full_receiver_is_probed_and_never_given_up() -> None:
     network = established()
     left, right = both(network)
     # The receiver's window closes: it holds what it cannot deliver, and says so.
-    inbound = right._inbound
+    inbound = right._connection.inbound
     assert inbound is not None
     inbound.held = inbound._buffer
     left.send(0, b"wake up", ppid=53, now=1.0)
@@ -43,13 +43,13 @@ def test_p6_a_full_receiver_is_probed_and_never_given_up() -> None:
     )
 
     def answer_probe(at: float) -> None:
-        sack = Sack(left._outbound.cumulative & 0xFFFFFFFF, 0)
-        left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [sack]).serialize(), at)
+        sack = Sack(left._connection.outbound.cumulative & 0xFFFFFFFF, 0)
+        left.receive_datagram(Packet(5000, 5000, left._connection.handshake.tag, [sack]).serialize(), at)
 
     while network.now < 290.0:
         network.run(until=network.now + 2.5)
         answer_probe(network.now)
-        assert left._outbound.in_flight <= 1, "only one probe may be under way"
+        assert left._connection.outbound.in_flight <= 1, "only one probe may be under way"
     assert left.state is State.ESTABLISHED
     inbound.held = 0
     network.run(until=330.0)
@@ -76,8 +76,8 @@ def test_p6_a_path_that_answers_once_in_ten_seconds_is_kept(
 
     network.paths[0].swallow = network.paths[1].swallow = swallow
     if window is not None:
-        assert right._inbound is not None
-        right._inbound._buffer = window
+        assert right._connection.inbound is not None
+        right._connection.inbound._buffer = window
     for _ in range(messages):
         left.send(0, b"x" * 1000, ppid=53, now=1.0)
     left.reset_stream(9, 1.0)

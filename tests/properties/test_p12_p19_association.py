@@ -59,7 +59,7 @@ class AssociationMachine(RuleBasedStateMachine):
         at = core.next_timeout()
         if at < math.inf:
             core.handle_timeout(max(self.network.now, at - 5.0 + early) if at > self.network.now else self.network.now)
-            self.network.now = max(self.network.now, core._now)
+            self.network.now = max(self.network.now, core._connection.now)
 
     @rule(end=st.integers(0, 1), how=st.sampled_from(["shutdown", "shutdown", "abort"]), sure=st.integers(0, 3))
     def finish(self, end: int, how: str, sure: int) -> None:

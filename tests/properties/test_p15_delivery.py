@@ -81,7 +81,7 @@ def test_p15_partial_reliability_never_blocks(
         data = number.to_bytes(2, "big") + bytes(size)
         left.send(stream, data, ppid=53 + ordered, now=1.0, ordered=ordered, **policy)
         sent.setdefault((stream, ordered), []).append((data, not policy))
-    network.run(until=500.0, done=lambda: not left.total_buffered and not left._outbound.outstanding)
+    network.run(until=500.0, done=lambda: not left.total_buffered and not left._connection.outbound.outstanding)
     assert left.state is right.state is State.ESTABLISHED
     assert left.total_buffered == 0
     for (stream, ordered), expected in sent.items():
@@ -90,10 +90,10 @@ def test_p15_partial_reliability_never_blocks(
         order = [data for data, _ in expected if data in got]
         assert (got if ordered else sorted(got)) == order
         assert {data for data, reliable in expected if reliable} <= set(got)
-    assert right._inbound is not None
-    assert right._inbound.held == 0
-    assert not right._inbound._by_start
-    assert not right._inbound._waiting
+    assert right._connection.inbound is not None
+    assert right._connection.inbound.held == 0
+    assert not right._connection.inbound._by_start
+    assert not right._connection.inbound._waiting
 
 
 @given(seed=seeds, tsns=st.tuples(near_the_wrap, near_the_wrap), kind=chunk_types, which=st.integers(1, 3))

@@ -41,8 +41,8 @@ def test_p16_every_interleaving_of_two_handshakes_comes_to_one_association(
         path.loss = 0.0
     network.run(until=network.now + 60.0)
     if left.state is State.ESTABLISHED and right.state is State.ESTABLISHED:
-        assert left._handshake.tag == right._handshake.peer_tag
-        assert right._handshake.tag == left._handshake.peer_tag
+        assert left._connection.handshake.tag == right._connection.handshake.peer_tag
+        assert right._connection.handshake.tag == left._connection.handshake.peer_tag
         left.send(0, b"there", ppid=53, now=network.now)
         right.send(0, b"back", ppid=53, now=network.now)
         network.run(until=network.now + 40.0)
@@ -94,5 +94,5 @@ def test_p16_one_lost_packet_of_the_handshake_costs_nothing_but_time(
         right.connect(0.0)
     network.run(until=10.0)
     assert left.state is right.state is State.ESTABLISHED
-    assert left._handshake.tag == right._handshake.peer_tag
-    assert right._handshake.tag == left._handshake.peer_tag
+    assert left._connection.handshake.tag == right._connection.handshake.peer_tag
+    assert right._connection.handshake.tag == left._connection.handshake.peer_tag

@@ -41,13 +41,14 @@ def test_p17_a_wrong_tag_changes_nothing(content: list[Chunk], tag: int, state: 
     core, _ = pair(state)
     if core.state in (State.CLOSED, State.COOKIE_WAIT, State.ENDED) or tag in (
         0,
-        core._handshake.tag,
-        core._handshake.peer_tag,
+        core._connection.handshake.tag,
+        core._connection.handshake.peer_tag,
     ):
         return
-    before = (core.state, core.next_timeout(), core._outbound.cumulative, core._outbound.flight)
+    outbound = core._connection.outbound
+    before = (core.state, core.next_timeout(), outbound.cumulative, outbound.flight)
     core.receive_datagram(Packet(5000, 5000, tag, content).serialize(), 0.0)
-    assert (core.state, core.next_timeout(), core._outbound.cumulative, core._outbound.flight) == before
+    assert (core.state, core.next_timeout(), outbound.cumulative, outbound.flight) == before
     assert core.events() == []
     if core.state is not State.COOKIE_ECHOED:  # there a SHUTDOWN ACK of any tag is answered
         assert core.datagrams_to_send() == []

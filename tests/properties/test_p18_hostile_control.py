@@ -96,21 +96,21 @@ def test_p18_what_cannot_be_changes_neither_half(seed: int, make_chunk: Callable
         end.send(1, bytes(5000), ppid=53, now=1.0)
         end.send(2, bytes(5000), ppid=53, now=1.0, max_retransmits=0)
     network.run(until=1.01)
-    inbound = left._inbound
+    inbound = left._connection.inbound
     assert inbound is not None
     chunk = make_chunk(inbound)
     if isinstance(chunk, ReConfig):
-        expected = left._reconfig._expected
+        expected = left._connection.reconfig._expected
         assume(_number(chunk) != expected)
     network.flush()
     left.events()
 
     def halves() -> object:
         received = (inbound.cumulative, inbound.held, dict(inbound._next_ssn), list(inbound._starts))
-        return snapshot(left._outbound), received, left._reconfig._expected, left.state
+        return snapshot(left._connection.outbound), received, left._connection.reconfig._expected, left.state
 
     before = halves()
-    packet = Packet(5000, 5000, left._handshake.tag, [chunk]).serialize()
+    packet = Packet(5000, 5000, left._connection.handshake.tag, [chunk]).serialize()
     lines = count_lines(lambda: left.receive_datagram(packet, 1.01))
     assert halves() == before
     assert left.events() == []

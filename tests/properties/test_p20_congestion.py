@@ -134,7 +134,7 @@ class Watched(Association):
         self.watch()
 
     def handle_timeout(self, now: float) -> None:
-        before = self._outbound.flight
+        before = self._connection.outbound.flight
         super().handle_timeout(now)
         self.watch(before)
 
@@ -144,10 +144,10 @@ class Watched(Association):
         return drained
 
     def watch(self, before: int = 0) -> None:
-        before = max(before, self._outbound.flight)
+        before = max(before, self._connection.outbound.flight)
         packets = super().datagrams_to_send()
         assert sum(holds(packet, ChunkType.DATA) for packet in packets) <= MAX_BURST
-        assert self._outbound.flight <= max(before, self._outbound.congestion.bytes) + UNIT
+        assert self._connection.outbound.flight <= max(before, self._connection.outbound.congestion.bytes) + UNIT
         self.ready += packets
 
 

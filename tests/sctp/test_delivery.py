@@ -111,32 +111,32 @@ def test_one_event_lets_out_a_burst_of_four_packets() -> None:
     """P20."""
     network = established()
     left, _ = lefts(network)
-    left._outbound.congestion.bytes = 100_000
+    left._connection.outbound.congestion.bytes = 100_000
     left.datagrams_to_send()
     left.send(0, bytes(100_000), ppid=53, now=1.0)
     assert len(left.datagrams_to_send()) == 4
     assert left.datagrams_to_send() == [], "without a new event nothing more goes out"
-    sack = Sack(left._outbound.cumulative & 0xFFFFFFFF, 1 << 20)
-    left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [sack]).serialize(), 1.1)
+    sack = Sack(left._connection.outbound.cumulative & 0xFFFFFFFF, 1 << 20)
+    left.receive_datagram(Packet(5000, 5000, left._connection.handshake.tag, [sack]).serialize(), 1.1)
     assert len(left.datagrams_to_send()) == 4
 
 
 def test_sacks_that_arrive_together_let_out_a_burst_each() -> None:
     network = established()
     left, _ = lefts(network)
-    left._outbound.congestion.bytes = 100_000
+    left._connection.outbound.congestion.bytes = 100_000
     left.send(0, bytes(100_000), ppid=53, now=1.0)
     assert len(left.datagrams_to_send()) == 4
     for _ in range(3):
-        sack = Sack(left._outbound.cumulative & 0xFFFFFFFF, 1 << 20)
-        left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [sack]).serialize(), 1.1)
+        sack = Sack(left._connection.outbound.cumulative & 0xFFFFFFFF, 1 << 20)
+        left.receive_datagram(Packet(5000, 5000, left._connection.handshake.tag, [sack]).serialize(), 1.1)
     assert len(left.datagrams_to_send()) == 12
 
 
 def test_t3_starts_anew_when_its_chunk_is_sent_again() -> None:
     network = established()
     left, _ = lefts(network)
-    first = left._outbound.next_tsn & 0xFFFFFFFF
+    first = left._connection.outbound.next_tsn & 0xFFFFFFFF
     copies: list[float] = []
 
     def swallow(packet: bytes, now: float) -> bool:
@@ -145,13 +145,13 @@ def test_t3_starts_anew_when_its_chunk_is_sent_again() -> None:
         return found and len(copies) == 1
 
     network.paths[0].swallow = swallow
-    left._outbound.congestion.bytes = 100_000
+    left._connection.outbound.congestion.bytes = 100_000
     left.send(0, bytes(10_000), ppid=53, now=1.0)
     network.run(until=1.02)
     left.send(0, bytes(10_000), ppid=53, now=1.02)
     network.run(until=2.0, done=lambda: len(copies) == 2)
     assert copies[1] < 1.1, "by fast retransmission"
-    assert left._timers[Timer.T3_RTX] == pytest.approx(copies[1] + left._rto.value)
+    assert left._connection.timers[Timer.T3_RTX] == pytest.approx(copies[1] + left._connection.rto.value)
 
 
 def test_a_delayed_sack_rides_along_with_data() -> None:
@@ -207,7 +207,7 @@ def test_a_small_window_is_respected() -> None:
     for window in (1, 1162, 3000):
         network = established()
         left, _ = lefts(network)
-        left._outbound.a_rwnd = window
+        left._connection.outbound.a_rwnd = window
         left.send(0, bytes(20_000), ppid=53, now=1.0)
         network.flush()
         data = [chunk for chunk in network.paths[0].chunks() if isinstance(chunk, Data)]

@@ -59,7 +59,7 @@ def test_a_responder_keeps_no_state_before_the_cookie_returns() -> None:
         right.receive_datagram(data, 0.0)
     assert right.state is State.CLOSED
     assert right.next_timeout() == math.inf
-    assert right._handshake.peer is None
+    assert right._connection.handshake.peer is None
 
 
 def test_data_rides_behind_the_cookie() -> None:
@@ -106,8 +106,8 @@ def test_two_ends_that_connect_at_once_share_one_association() -> None:
     right.connect(0.0)
     network.run(until=1.0)
     assert network.events == ([Established()], [Established()])
-    assert left._handshake.tag == right._handshake.peer_tag
-    assert right._handshake.tag == left._handshake.peer_tag
+    assert left._connection.handshake.tag == right._connection.handshake.peer_tag
+    assert right._connection.handshake.tag == left._connection.handshake.peer_tag
 
 
 def test_a_cookie_is_good_for_a_minute() -> None:
@@ -203,12 +203,12 @@ def test_an_init_to_an_established_association_changes_nothing_until_its_cookie_
     stranger = Association(now=1.0, rng=Random(99))
     stranger.connect(1.0)
     (init,) = stranger.datagrams_to_send()
-    tag = right._handshake.tag
+    tag = right._connection.handshake.tag
     right.receive_datagram(init, 1.0)
     chunk = only_chunk(right)
     assert isinstance(chunk, Init)
     assert chunk.tag != tag
-    assert right._handshake.tag == tag
+    assert right._connection.handshake.tag == tag
     left.send(0, b"still here", ppid=53, now=1.0)
     network.run(until=2.0)
     assert network.of(1, Message) == [Message(0, 53, b"still here")]
@@ -233,10 +233,10 @@ def test_an_abort_with_a_wrong_tag_is_ignored(reflected: bool) -> None:
     network = established()
     left = network.ends[0]
     assert isinstance(left, Association)
-    wrong = (left._handshake.tag if reflected else left._handshake.peer_tag) ^ 1
+    wrong = (left._connection.handshake.tag if reflected else left._connection.handshake.peer_tag) ^ 1
     left.receive_datagram(Packet(5000, 5000, wrong, [Abort(reflected)]).serialize(), 1.0)
     assert state(left) is State.ESTABLISHED
-    right_tag = left._handshake.peer_tag if reflected else left._handshake.tag
+    right_tag = left._connection.handshake.peer_tag if reflected else left._connection.handshake.tag
     left.receive_datagram(Packet(5000, 5000, right_tag, [Abort(reflected, (Tlv(999, b""),))]).serialize(), 1.0)
     assert left.state is State.ENDED
 
@@ -245,7 +245,7 @@ def test_wrong_ports_are_ignored() -> None:
     network = established()
     left = network.ends[0]
     assert isinstance(left, Association)
-    left.receive_datagram(Packet(5001, 5000, left._handshake.tag, [Abort(False)]).serialize(), 1.0)
+    left.receive_datagram(Packet(5001, 5000, left._connection.handshake.tag, [Abort(False)]).serialize(), 1.0)
     assert left.state is State.ESTABLISHED
     assert left.dropped["port"] == 1
 
@@ -277,7 +277,9 @@ def test_data_that_crosses_a_shutdown_is_answered_with_shutdown() -> None:
     for data in right.datagrams_to_send():
         left.receive_datagram(data, 1.0)
     assert left.events() == [Message(0, 53, b"crossing")]
-    assert Shutdown(right._outbound.next_tsn - 1 & 0xFFFFFFFF) in [c for packet in packets(left) for c in packet.chunks]
+    assert Shutdown(right._connection.outbound.next_tsn - 1 & 0xFFFFFFFF) in [
+        c for packet in packets(left) for c in packet.chunks
+    ]
 
 
 def test_both_ends_shut_down_at_once() -> None:
@@ -335,7 +337,9 @@ def test_a_heartbeat_is_echoed_byte_for_byte() -> None:
     network = established()
     left = network.ends[0]
     assert isinstance(left, Association)
-    left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [Heartbeat(False, b"\1\2\3")]).serialize(), 1.0)
+    left.receive_datagram(
+        Packet(5000, 5000, left._connection.handshake.tag, [Heartbeat(False, b"\1\2\3")]).serialize(), 1.0
+    )
     assert only_chunk(left) == Heartbeat(True, b"\1\2\3")
 
 
@@ -350,10 +354,14 @@ def test_only_the_very_same_info_answers_a_heartbeat() -> None:
     assert isinstance(beat, Heartbeat)
     now = left.next_timeout() - 0.1
     for body in (b"", beat.body[:-1] + b"?"):
-        left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [Heartbeat(True, body)]).serialize(), now)
-        assert Timer.HEARTBEAT_ACK in left._timers
-    left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [Heartbeat(True, beat.body)]).serialize(), now)
-    assert Timer.HEARTBEAT_ACK not in left._timers
+        left.receive_datagram(
+            Packet(5000, 5000, left._connection.handshake.tag, [Heartbeat(True, body)]).serialize(), now
+        )
+        assert Timer.HEARTBEAT_ACK in left._connection.timers
+    left.receive_datagram(
+        Packet(5000, 5000, left._connection.handshake.tag, [Heartbeat(True, beat.body)]).serialize(), now
+    )
+    assert Timer.HEARTBEAT_ACK not in left._connection.timers
 
 
 def test_an_idle_association_sends_heartbeats_and_lives() -> None:
@@ -362,7 +370,7 @@ def test_an_idle_association_sends_heartbeats_and_lives() -> None:
     left = network.ends[0]
     assert isinstance(left, Association)
     assert left.state is State.ESTABLISHED
-    assert left._liveness.errors == 0
+    assert left._connection.liveness.errors == 0
     beats = [time for time, data in network.paths[0].sent if data[12] == 4]
     assert 10 < len(beats) < 40
 
@@ -385,7 +393,7 @@ def test_unknown_chunks_are_treated_as_their_type_says(kind: int, reported: bool
     left = network.ends[0]
     assert isinstance(left, Association)
     unknown = Unknown(kind, 0, b"what")
-    packet = Packet(5000, 5000, left._handshake.tag, [unknown, Heartbeat(False, b"ping")])
+    packet = Packet(5000, 5000, left._connection.handshake.tag, [unknown, Heartbeat(False, b"ping")])
     left.receive_datagram(packet.serialize(), 1.0)
     expected: list[Any] = [Error((cause(CauseCode.UNRECOGNIZED_CHUNK, unknown.serialize()),))] if reported else []
     expected += [Heartbeat(True, b"ping")] if goes_on else []

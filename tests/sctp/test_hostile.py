@@ -58,9 +58,9 @@ def test_data_without_data_is_a_violation() -> None:
     network = established()
     left = network.ends[0]
     assert isinstance(left, Association)
-    assert left._inbound is not None
-    chunk = data(left._inbound.cumulative + 1, payload=b"")
-    left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [chunk]).serialize(), 1.0)
+    assert left._connection.inbound is not None
+    chunk = data(left._connection.inbound.cumulative + 1, payload=b"")
+    left.receive_datagram(Packet(5000, 5000, left._connection.handshake.tag, [chunk]).serialize(), 1.0)
     network.run(until=2.0)
     assert network.of(0, Ended) == [Ended("sctp: DATA without data")]
     assert network.of(1, Ended) == [Ended("aborted by the peer: no user data")]
@@ -152,9 +152,9 @@ def test_one_packet_full_of_heartbeats_causes_one_packet() -> None:
     left = network.ends[0]
     assert isinstance(left, Association)
     body = b"\4\0\0\4" * 3000
-    header = Packet(5000, 5000, left._handshake.tag, []).serialize()
+    header = Packet(5000, 5000, left._connection.handshake.tag, []).serialize()
     left.receive_datagram(Packet.parse(header).serialize() + body, 1.0)  # its checksum is wrong
     assert left.datagrams_to_send() == []
-    left.receive_datagram(PacketHeader(5000, 5000, left._handshake.tag).packet([body]), 1.0)
+    left.receive_datagram(PacketHeader(5000, 5000, left._connection.handshake.tag).packet([body]), 1.0)
     (answer,) = left.datagrams_to_send()
     assert len(answer) <= 1191

@@ -93,9 +93,9 @@ def test_a_large_message_is_given_up_as_a_whole() -> None:
     left.send(1, b"other", ppid=53, now=1.0)
     network.run(until=10.0)
     assert sorted(m.data for m in network.of(1, Message)) == [b"after", b"other"]
-    assert right._inbound is not None
-    assert right._inbound.held == 0
-    assert right._inbound._by_start == {}
+    assert right._connection.inbound is not None
+    assert right._connection.inbound.held == 0
+    assert right._connection.inbound._by_start == {}
     assert right.state is State.ESTABLISHED
     assert seen[0] < 30, "the rest is not sent"
 
@@ -117,7 +117,7 @@ def test_a_lost_forward_tsn_is_repeated() -> None:
     network.run(until=30.0)
     assert [m.data for m in network.of(1, Message)] == [b"kept"]
     assert forwards[0] == 4
-    assert not left._outbound.outstanding
+    assert not left._connection.outbound.outstanding
 
 
 def test_silence_also_ends_an_association_that_only_has_abandoned_data() -> None:
@@ -133,7 +133,7 @@ def test_silence_also_ends_an_association_that_only_has_abandoned_data() -> None
 def test_without_negotiation_everything_is_reliable() -> None:
     network = established()
     left, _ = ends(network)
-    left._outbound.partial_reliability = False
+    left._connection.outbound.partial_reliability = False
     network.paths[0].dark = (1.0, 8.0)
     left.send(0, b"stubborn", ppid=53, now=1.0, max_retransmits=0)
     left.send(0, b"x" * 3000, ppid=53, now=1.0, max_retransmits=0)
@@ -144,7 +144,7 @@ def test_without_negotiation_everything_is_reliable() -> None:
 def test_a_forward_tsn_without_negotiation_is_a_violation() -> None:
     network = established()
     left, _ = ends(network)
-    left._outbound.partial_reliability = False
-    tag = left._handshake.tag
+    left._connection.outbound.partial_reliability = False
+    tag = left._connection.handshake.tag
     left.receive_datagram(Packet(5000, 5000, tag, [ForwardTsn(0)]).serialize(), 1.0)
     assert left.events() == [Ended("sctp: FORWARD-TSN was not negotiated")]

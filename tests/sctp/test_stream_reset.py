@@ -20,7 +20,7 @@ def ends(network: Network) -> tuple[Association, Association]:
 
 def tell(end: Association, *parameters: Tlv, now: float = 1.0) -> list[ReconfigResponse]:
     """Give a RE-CONFIG to `end`; its answers."""
-    end.receive_datagram(Packet(5000, 5000, end._handshake.tag, [ReConfig(parameters)]).serialize(), now)
+    end.receive_datagram(Packet(5000, 5000, end._connection.handshake.tag, [ReConfig(parameters)]).serialize(), now)
     chunks = [chunk for data in end.datagrams_to_send() for chunk in Packet.parse(data).chunks]
     answers = [parse_reconfig(tlv) for chunk in chunks if isinstance(chunk, ReConfig) for tlv in chunk.parameters]
     return [answer for answer in answers if isinstance(answer, ReconfigResponse)]
@@ -134,7 +134,7 @@ def test_in_progress_is_no_failure_however_long() -> None:
     now = 1.0
     for _ in range(30):
         answer = ReConfig((ReconfigResponse(parsed.request, 6).tlv(),))
-        left.receive_datagram(Packet(5000, 5000, left._handshake.tag, [answer]).serialize(), now)
+        left.receive_datagram(Packet(5000, 5000, left._connection.handshake.tag, [answer]).serialize(), now)
         now = left.next_timeout()
         left.handle_timeout(now)
         left.datagrams_to_send()
@@ -145,8 +145,10 @@ def test_in_progress_is_no_failure_however_long() -> None:
 
 def test_the_same_request_again_gets_the_same_answer_and_no_second_action() -> None:
     left, _ = ends(established())
-    sequence = left._reconfig._expected
-    request = OutgoingReset(sequence, 0, (left._inbound.cumulative if left._inbound else 0) & 0xFFFFFFFF, (4,)).tlv()
+    sequence = left._connection.reconfig._expected
+    request = OutgoingReset(
+        sequence, 0, (left._connection.inbound.cumulative if left._connection.inbound else 0) & 0xFFFFFFFF, (4,)
+    ).tlv()
     assert tell(left, request) == [ReconfigResponse(sequence, 1)]
     assert left.events() == [StreamReset(4)]
     assert tell(left, request) == [ReconfigResponse(sequence, 1)]
@@ -155,7 +157,7 @@ def test_the_same_request_again_gets_the_same_answer_and_no_second_action() -> N
 
 def test_a_request_out_of_sequence_is_refused() -> None:
     left, _ = ends(established())
-    sequence = (left._reconfig._expected + 1) & 0xFFFFFFFF
+    sequence = (left._connection.reconfig._expected + 1) & 0xFFFFFFFF
     assert tell(left, OutgoingReset(sequence, 0, 0, (4,)).tlv()) == [ReconfigResponse(sequence, 5)]
     assert left.events() == []
 
@@ -166,7 +168,7 @@ def test_a_request_out_of_sequence_is_refused() -> None:
 )
 def test_what_webrtc_does_not_use_is_denied(kind: int) -> None:
     left, _ = ends(established())
-    sequence = left._reconfig._expected
+    sequence = left._connection.reconfig._expected
     assert tell(left, Tlv(kind, sequence.to_bytes(4, "big") + bytes(4))) == [ReconfigResponse(sequence, 2)]
 
 
@@ -177,15 +179,17 @@ def test_no_stream_named_is_every_stream() -> None:
     left.send(6, b"x", ppid=53, now=1.0)
     network.run(until=2.0)
     left.events()
-    assert left._inbound is not None
-    request = OutgoingReset(left._reconfig._expected, 0, left._inbound.cumulative & 0xFFFFFFFF, ())
+    assert left._connection.inbound is not None
+    request = OutgoingReset(
+        left._connection.reconfig._expected, 0, left._connection.inbound.cumulative & 0xFFFFFFFF, ()
+    )
     assert len(tell(left, request.tlv(), now=2.0)) == 1
     assert left.events() == [StreamReset(5), StreamReset(6)]
 
 
 def test_a_broken_parameter_voids_the_whole_chunk() -> None:
     left, _ = ends(established())
-    good = OutgoingReset(left._reconfig._expected, 0, 0, (4,)).tlv()
+    good = OutgoingReset(left._connection.reconfig._expected, 0, 0, (4,)).tlv()
     assert tell(left, good, Tlv(ParameterType.RECONFIG_RESPONSE, b"short")) == []
     assert left.events() == []
 
@@ -195,8 +199,8 @@ def test_a_refused_reset_is_over(result: int) -> None:
     left, _ = ends(established())
     left.reset_stream(1, 1.0)
     left.datagrams_to_send()
-    assert left._reconfig._in_flight is not None
-    tell(left, ReconfigResponse(left._reconfig._in_flight.request, result).tlv())
+    assert left._connection.reconfig._in_flight is not None
+    tell(left, ReconfigResponse(left._connection.reconfig._in_flight.request, result).tlv())
     assert left.events() == [ResetDone(1, False)]
     assert not left.is_resetting(1)
 

@@ -109,8 +109,8 @@ def check_windows(end: End) -> None:
     """P20, the part that holds at every moment; and the books agree with themselves."""
     if not isinstance(end, Association):
         return
-    outbound = end._outbound
-    unit = end._settings.unit
+    outbound = end._connection.outbound
+    unit = end._connection.settings.unit
     in_flight = [sent for sent in outbound._outstanding.values() if sent.state == 0]
     assert outbound.flight == sum(sent.size for sent in in_flight)
     assert outbound.in_flight == len(in_flight)

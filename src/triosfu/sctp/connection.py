@@ -1,0 +1,183 @@
+"""What the parts of an association share: its state, its two halves, and how it begins, fails and ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from triosfu.sctp.capabilities import Capability, Peer
+from triosfu.sctp.events import Ended, Event
+from triosfu.sctp.handshake import Handshake
+from triosfu.sctp.inbound import Inbound
+from triosfu.sctp.liveness import Liveness
+from triosfu.sctp.outbound import Outbound
+from triosfu.sctp.packer import Packer
+from triosfu.sctp.parameters import CauseCode, Tlv, cause
+from triosfu.sctp.reconfig import Reconfig
+from triosfu.sctp.rto import RetransmissionTimeout
+from triosfu.sctp.state import OPENING, TRANSITIONS, On, State
+from triosfu.sctp.timers import Timer, Timers
+from triosfu.sctp.transmission import Transmission
+from triosfu.sctp.wire import Abort
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from triosfu.sctp.settings import Settings
+
+
+class Connection:
+    """The inside of an `Association`: modules of this package act on it, users never see it.
+
+    `state` changes in `move` and nowhere else; `now` is the time of the input that is being worked on.
+    """
+
+    __slots__ = (
+        "_max_message_size",
+        "_rng",
+        "dropped",
+        "events",
+        "handshake",
+        "inbound",
+        "liveness",
+        "now",
+        "outbound",
+        "outbound_streams",
+        "packer",
+        "ports",
+        "reconfig",
+        "rto",
+        "settings",
+        "state",
+        "timers",
+        "transmission",
+        "unit",
+    )
+
+    def __init__(
+        self,
+        *,
+        now: float,
+        rng: Random,
+        ports: tuple[int, int],
+        max_message_size: int,
+        settings: Settings,
+        initial_tsn: int | None,
+    ) -> None:
+        self._rng, self._max_message_size = rng, max_message_size
+        self.settings, self.ports, self.now = settings, ports, now
+        self.unit = settings.unit
+        self.state = State.CLOSED
+        self.events: list[Event] = []  # the same list throughout: the two halves append to it
+        self.dropped: Counter[str] = Counter()
+        self.packer = Packer(ports=ports, unit=self.unit)
+        self.timers = Timers()
+        self.rto = RetransmissionTimeout(
+            initial=settings.rto_initial, minimum=settings.rto_min, maximum=settings.rto_max
+        )
+        self.handshake = Handshake(
+            rng=rng,
+            settings=settings,
+            initial_tsn=initial_tsn,
+            packer=self.packer,
+            timers=self.timers,
+            rto=self.rto,
+        )
+        self.begin()
+
+    def begin(self) -> None:
+        """Set up all that belongs to one association: at first, after a restart, and empty at the end."""
+        settings, tsn = self.settings, self.handshake.initial_tsn
+        self.timers.clear()
+        self.rto.reset()
+        self.packer.replies.clear()
+        self.liveness = Liveness(rng=self._rng, rto=self.rto, max_retransmits=settings.max_retransmits)
+        self.outbound = Outbound(initial_tsn=tsn, unit=self.unit, rto=self.rto)
+        self.outbound_streams = settings.streams
+        self.inbound: Inbound | None = None  # from the moment that the peer's initial TSN is known
+        self.reconfig = Reconfig(initial_tsn=tsn, queue=self.outbound.queue, events=self.events)
+        self.transmission = Transmission(
+            packer=self.packer,
+            outbound=self.outbound,
+            reconfig=self.reconfig,
+            timers=self.timers,
+            rto=self.rto,
+            settings=settings,
+        )
+
+    def adopt(self, peer: Peer) -> None:
+        """Take over what the peer has announced, in INIT ACK or in the INIT behind a cookie."""
+        settings = self.settings
+        self.handshake.peer = peer
+        self.packer.address(peer.tag)
+        self.outbound_streams = min(settings.streams, peer.inbound_streams)
+        self.outbound.a_rwnd = peer.a_rwnd
+        self.outbound.partial_reliability = Capability.PARTIAL_RELIABILITY in peer.capabilities
+        self.inbound = Inbound(
+            initial_tsn=peer.initial_tsn,
+            buffer=settings.receive_buffer,
+            max_message_size=self._max_message_size,
+            streams=min(settings.streams, peer.outbound_streams),
+            partial_reliability=self.outbound.partial_reliability,
+            events=self.events,
+        )
+        self.reconfig.peer_known(peer)
+
+    @property
+    def opening(self) -> bool:
+        """Is the association not up yet?"""
+        return self.state in OPENING
+
+    def advance(self, now: float) -> None:
+        """Something happens, now."""
+        self.now = now
+        self.transmission.event()
+
+    def move(self, on: On) -> bool:
+        """Change the state if `on` may happen in it; False, and nothing has changed, if it may not."""
+        after = TRANSITIONS.get((self.state, on))
+        if after is None:
+            return False
+        self.state = after
+        return True
+
+    def reply(self, chunk: bytes) -> None:
+        """Answer with a chunk, within what one datagram may cause."""
+        if not self.packer.answer(chunk):
+            self.dropped["reply"] += 1
+
+    def arm_heartbeat(self) -> None:
+        """Have a sign of life sent when nothing else is for a while."""
+        interval = self.settings.heartbeat_interval * self._rng.uniform(0.5, 1.5)
+        self.timers[Timer.HEARTBEAT] = self.now + interval + self.rto.value
+
+    # The end
+
+    def finish(self, on: On, reason: str) -> None:
+        """Be over, if `on` may end it now: no timer, nothing queued, one last event."""
+        if self.move(on):
+            self.packer.flush_replies()
+            self.begin()
+            self.events.append(Ended(reason))
+
+    def end(self, reason: str) -> None:
+        """Be over, whatever the state."""
+        self.finish(On.END, reason)
+
+    def abort(self, reason: str, *causes: Tlv) -> None:
+        """End the association and tell the peer why."""
+        if self.state is State.ENDED:
+            return
+        self.packer.replies.clear()
+        self.end(reason)
+        if self.handshake.peer is not None:
+            self.packer.send([Abort(False, causes).serialize()])
+
+    def failed_once_more(self, what: str) -> None:
+        """Count a sign of the peer's death; after too many in a row it is dead (RFC 9260, section 8.1)."""
+        if self.liveness.failed():
+            self.give_up(f"{what} went unanswered too often")
+
+    def give_up(self, reason: str) -> None:
+        """End the association for a reason of our own."""
+        self.abort(reason, cause(CauseCode.USER_ABORT, reason[:200]))

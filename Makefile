@@ -6,11 +6,12 @@ JS := tests/clients/js
 ARGS ?=
 JOBS ?= auto
 MINUTES ?= 1
+HOURS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SECONDS ?= 120
-.PHONY: soak help run test check lint format fuzz clean
+.PHONY: soak help run test check lint format fuzz prove prove-mutants clean
 
 help:
 	@echo "make run    serve the demo on http://localhost:7880 (ARGS=... goes to triosfu run)"
@@ -20,6 +21,8 @@ help:
 	@echo "make lint   style and types only"
 	@echo "make format rewrite the code in the project's style"
 	@echo "make fuzz   run all checks on mutated inputs (MINUTES=1 together)"
+	@echo "make prove  search for counterexamples to the properties of docs/properties.md (HOURS=1, decimals allowed)"
+	@echo "make prove-mutants  show that each property can fail: it catches a core that is broken for it"
 	@echo "make clean  remove everything that make made"
 
 run: .make/package
@@ -46,6 +49,12 @@ format: .make/development
 
 fuzz: .make/development
 	@$(BIN)/python -m fuzz.run --minutes $(MINUTES) $(ARGS)
+
+prove: .make/development
+	@$(BIN)/python -m tests.properties.prove --hours $(HOURS) $(ARGS)
+
+prove-mutants: .make/development
+	@$(BIN)/python -m tests.properties.prove_mutants $(ARGS)
 
 # Ten participants with audio and video for SECONDS, then nothing may be left of them.
 soak: .make/clients

@@ -5,12 +5,10 @@ BIN := $(VENV)/bin
 JS := tests/clients/js
 ARGS ?=
 JOBS ?= auto
-MINUTES ?= 1
 HOURS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-SECONDS ?= 120
 .PHONY: soak help run test check lint format fuzz prove prove-mutants clean
 
 help:
@@ -20,7 +18,7 @@ help:
 	@echo "make soak   a meeting of ten for two minutes (SECONDS=...), after which nothing may be left"
 	@echo "make lint   style and types only"
 	@echo "make format rewrite the code in the project's style"
-	@echo "make fuzz   run all checks on mutated inputs (MINUTES=1 together)"
+	@echo "make fuzz   fuzz every parser and state machine (SECONDS=60 together)"
 	@echo "make prove  search for counterexamples to the properties of docs/properties.md (HOURS=1, decimals allowed)"
 	@echo "make prove-mutants  show that each property can fail: it catches a core that is broken for it"
 	@echo "make clean  remove everything that make made"
@@ -47,8 +45,9 @@ format: .make/development
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-fuzz: .make/development
-	@$(BIN)/python -m fuzz.run --minutes $(MINUTES) $(ARGS)
+fuzz: SECONDS ?= 60
+fuzz: .make/fuzzer
+	@$(BIN)/python -m fuzz.run --seconds $(SECONDS) $(ARGS)
 
 prove: .make/development
 	@$(BIN)/python -m tests.properties.prove --hours $(HOURS) $(ARGS)
@@ -57,6 +56,7 @@ prove-mutants: .make/development
 	@$(BIN)/python -m tests.properties.prove_mutants $(ARGS)
 
 # Ten participants with audio and video for SECONDS, then nothing may be left of them.
+soak: SECONDS ?= 120
 soak: .make/clients
 	MEETING_SECONDS=$(SECONDS) $(BIN)/python -m pytest --timeout=$$(($(SECONDS) + 300)) tests/clients/test_ten.py
 
@@ -74,6 +74,11 @@ clean:
 
 .make/development: .make/package
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	@touch $@
+
+# atheris has wheels for CPython 3.11 to 3.13.
+.make/fuzzer: .make/development
+	$(BIN)/pip install --quiet --editable '.[fuzz]'
 	@touch $@
 
 # What the tests with real clients need: a browser, Node with its packages, and network namespaces.

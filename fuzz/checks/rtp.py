@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from random import Random
 
+from fuzz.script import Script
 from triosfu.errors import MalformedPacket
 from triosfu.media.ingress import TRANSPORT_WIDE_CC, Ingress
 from triosfu.media.receiver import TrackReceiver
 from triosfu.rtp.rtcp import parse_compound
-from triosfu.rtp.wire import RtpPacket
+from triosfu.rtp.wire import RtpPacket, build_rtp
 
 
 def check_rtp(data: bytes) -> None:
@@ -65,3 +66,22 @@ def check_ingress(data: bytes) -> None:
         for compound in ingress.rtcp_to_send():
             assert len(compound) <= 1200
             parse_compound(compound)
+
+
+def check_header_extensions(data: bytes) -> None:
+    """Any identifiers and values are read back from the packet that they are written into, in the form they fit.
+
+    `data` is a list of identifiers and values, each value behind its length.
+    """
+    script = Script(data)
+    extensions: dict[int, bytes] = {}
+    payload = script.chunk()
+    while script and len(extensions) < 64:  # more elements than any client has numbers for
+        extensions[script.number() or 1] = script.chunk()
+    packet = RtpPacket.parse(
+        build_rtp(ssrc=1, payload_type=96, sequence=2, timestamp=3, payload=payload, extensions=extensions or None)
+    )
+    assert packet.payload == payload
+    assert {number: packet.data[start:end] for number, start, end in packet.elements()} == extensions
+    for number in (0, *extensions, 15, 16, 255):
+        assert packet.extension(number) == extensions.get(number)

@@ -35,7 +35,7 @@ def check_offer(data: bytes) -> None:
             continue
         offer = SessionDescription.parse(text)
         answer = SessionDescription.parse(negotiation.create_answer())
-        _check_answer(offer, answer)
+        answered_rightly(offer, answer)
         for section in negotiation.sections:
             # One that carries a sender is being received in, and the other way round.
             assert section.outgoing is None or (section.incoming is None and section.remote_direction == "recvonly")
@@ -61,7 +61,7 @@ def check_answer(data: bytes) -> None:
     negotiation.create_offer()
 
 
-def _check_answer(offer: SessionDescription, answer: SessionDescription) -> None:
+def answered_rightly(offer: SessionDescription, answer: SessionDescription) -> None:
     assert [(media.mid, media.kind) for media in answer.media] == [(media.mid, media.kind) for media in offer.media]
     for asked, answered in zip(offer.media, answer.media, strict=True):
         if answered.kind == "application" or answered.is_rejected:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fuzz.checks.rtp import check_rtp
+from fuzz.checks.rtp import check_header_extensions, check_rtp
 from triosfu.errors import MalformedPacket
 from triosfu.rtp.wire import RtpPacket, build_rtp
 
@@ -109,3 +109,9 @@ def test_an_element_that_is_longer_than_its_block_is_absent() -> None:
 
 def test_an_unknown_profile_holds_no_elements() -> None:
     assert list(with_block(0x1234, b"\x10\x01\x00\x00").elements()) == []
+
+
+@given(st.binary(max_size=600))
+@example(bytes.fromhex("02aabb01013004020001"))
+def test_any_header_extensions_are_read_as_they_were_written(data: bytes) -> None:
+    check_header_extensions(data)

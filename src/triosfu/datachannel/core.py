@@ -112,7 +112,7 @@ class DataChannels:
             raise UsageError("datachannel: max_retransmits and lifetime exclude each other")
         if max(len(label.encode()), len(protocol.encode())) > 0xFFFF:
             raise UsageError("datachannel: label and protocol have at most 65535 bytes")
-        if self._association.state not in OPENING and self._association.state is not State.ESTABLISHED:
+        if self.ending:
             raise UsageError(f"datachannel: open in {self._association.state.name}")
         request = Open.for_channel(label, protocol, ordered=ordered, max_retransmits=max_retransmits, lifetime=lifetime)
         channel = self._new(None, request, by_peer=False)
@@ -188,6 +188,11 @@ class DataChannels:
     def established(self) -> bool:
         """Is the association up?"""
         return self._association.state is State.ESTABLISHED
+
+    @property
+    def ending(self) -> bool:
+        """Is the association shutting down, or over? Then nothing more is taken, on any channel."""
+        return self._association.state not in OPENING and self._association.state is not State.ESTABLISHED
 
     def info(self, channel_id: int) -> ChannelInfo:
         """What the channel is.

@@ -21,7 +21,7 @@ from triosfu.ice.candidate import Candidate
 from triosfu.ice.core import Credentials, IceState
 from triosfu.media.ingress import Ingress
 from triosfu.media.sender import Sender
-from triosfu.peer.channel import ChannelState, DataChannel
+from triosfu.peer.channel import OVER, ChannelState, DataChannel
 from triosfu.peer.sink import TransportSink
 from triosfu.peer.state import PeerSettings, PeerState
 from triosfu.peer.transport import Transport
@@ -443,6 +443,11 @@ class PeerConnection:
                     self.counters["associations_ended"] += 1
             if self.state is PeerState.CLOSED:
                 return False
+        if self._data.ending:
+            # The peer shuts SCTP down: what is queued still goes, but who waits to queue more would wait in vain.
+            for channel in self._channels.values():
+                if channel.state not in OVER:
+                    channel.over(ChannelState.CLOSING)
         packets = self._data.datagrams_to_send()
         for packet in packets:
             self._transport.send_data(packet)

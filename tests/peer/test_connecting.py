@@ -16,6 +16,37 @@ from triosfu.sdp.sections import Sender
 ONE_ROUTE = {"routes": 1, "ufrags": 1, "prefixes": 1, "tuples": 1}
 
 
+@pytest.fixture
+def patient_clock() -> trio.testing.MockClock:
+    """Virtual time that jumps once loopback has nothing more to deliver."""
+    return trio.testing.MockClock(autojump_threshold=0.02)
+
+
+async def test_a_handshake_that_comes_before_the_answer_is_not_asked_for_again(
+    patient_clock: trio.testing.MockClock,
+) -> None:
+    async with pair() as both:
+        both.offerer.peer.negotiation.enable_data()
+        both.answerer.peer.accept_offer(both.offerer.peer.create_offer())
+        answer = both.answerer.peer.create_answer()
+        await trio.sleep(3.3)  # the client repeats its flight 0.1, 0.3, 0.7, 1.5, 3.1 and 6.3 seconds after the first
+        both.offerer.peer.accept_answer(answer)
+        with trio.fail_after(1):
+            await both.offerer.connected()
+            await both.answerer.connected()
+
+
+async def test_the_settings_say_how_long_silence_may_last(patient_clock: trio.testing.MockClock) -> None:
+    async with pair(settings=PeerSettings(disconnected_after=2, failed_after=4)) as both:
+        await both.connect()
+        both.answerer.mux.remove(both.answerer.peer._transport)
+        both.answerer.mux.egress.close()
+        began = trio.current_time()
+        await both.offerer.until(lambda side: side.peer.state is PeerState.FAILED)
+        assert 2 < trio.current_time() - began <= 4.5
+        assert both.offerer.states[-2:] == [PeerState.DISCONNECTED, PeerState.FAILED]
+
+
 @pytest.mark.parametrize("single", [False, True])
 async def test_both_sides_connect_and_carry_data_both_ways(single: bool) -> None:
     async with pair(single=single) as both:

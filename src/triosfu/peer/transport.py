@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from triosfu.srtp.core import SrtpKeys
 
 WITHOUT_CONSENT = {IceState.CHECKING, IceState.FAILED}  # while no pair is selected (RFC 7675, section 5.1)
+MAX_EARLY_DTLS = 8  # datagrams kept for a handshake that waits for the peer's description
 MAX_DTLS_TRIES = 3  # handshakes against one ICE session; a mismatch may be an attacker's race (RFC 8827, section 6.5)
 
 
@@ -84,6 +85,8 @@ class Transport:
             now=now,
             rng=rng,
             transaction_prefix=mux.transaction_prefix(self),
+            disconnected_after=settings.disconnected_after,
+            failed_after=settings.failed_after,
         )
         for candidate in mux.host_candidates():
             self.ice.add_local_candidate(candidate)
@@ -94,6 +97,7 @@ class Transport:
         self._fingerprints: tuple[Fingerprint, ...] = ()
         self._dtls_tries = 0
         self._dtls_begun = False
+        self._early_dtls: list[bytes] = []
         self.secured = False
         self._inbound: Inbound | None = None
         self.outbound: Outbound | None = None
@@ -171,10 +175,18 @@ class Transport:
     def receive_dtls(self, data: bytes, source: Address, now: float) -> None:  # noqa: ARG002  of the Route contract
         """Give one datagram from an ICE-validated tuple to DTLS."""
         if self._dtls is None:
-            self.counters["early_dtls"] += 1
-            return
+            # Who answers our offer begins as soon as a check of its own succeeds, which may be before the answer is
+            # here. What it has sent by then it repeats at the earliest after a second, if it is OpenSSL.
+            if len(self._early_dtls) < MAX_EARLY_DTLS:
+                self._early_dtls.append(data)
+            else:
+                self.counters["early_dtls"] += 1
+        else:
+            self._take_dtls(self._dtls, data, now)
+
+    def _take_dtls(self, dtls: DtlsConnection, data: bytes, now: float) -> None:
         try:
-            self._dtls.receive_datagram(data, now)
+            dtls.receive_datagram(data, now)
         except MalformedPacket:
             self.counters["malformed_dtls"] += 1
 
@@ -286,6 +298,9 @@ class Transport:
                 now=now,
                 mtu=self._settings.mtu,
             )
+            early, self._early_dtls = self._early_dtls, []
+            for datagram in early:
+                self._take_dtls(self._dtls, datagram, now)
         if not self._dtls_begun and self.destination is not None:
             self._dtls_begun = True
             self._dtls.start(now)

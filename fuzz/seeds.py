@@ -214,9 +214,9 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
     # A candidate, a check, its answer, the nomination's answer; silence and consent; a restart. Then as controlled
     # and as lite agent, where the peer asks.
     "check_ice_agent": _bytes(
-        "0a0800000104000000010400000014040000001404000" + "00a0901080200010400000001040000" + "0032" + "00",
+        "0a080000010400000001040000001404000000140400000a0901080200010400000001040000003200",
         "0802020005000104000002020005000104000000000000",
-        "09020200050064020200060 0ff".replace(" ", ""),
+        "090202000500640202000600ff",
     ),
     "check_ingress": lambda: [scripted(_rtp() + _rtcp())],
     "check_join_request": _join_requests,
@@ -242,6 +242,12 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
     ),
     "check_sdp": _descriptions,
     "check_signal_frame": _signals,
+    # Alice adds a track, offers and trickles; bob subscribes; links are lost and resumed; time; she leaves.
+    "check_signal_session": _bytes(
+        "00000a02000101000101400a00060100100b01ff010b0400010b0500000200000140000f0a030001020400f00a0800",
+        "01010a0200020000000a000a010b000a0100100b0400000b0400010a06000101000a0702414202434408000c010d000a0d010161",
+        "00030a0200010100000b01ff010a0a00000a0e01ff0b0b000100000a0c0101016100ff0a0e00",
+    ),
     "check_stun": _stun,
     "check_token": _tokens,
     "check_vp8": lambda: [VP8],

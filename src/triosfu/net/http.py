@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 READ_SIZE: Final = 65536
 # The kernel gives up a connection whose data is not acknowledged for so long. With a WebSocket's ping interval before
 # it, that is how a client is noticed that vanishes before it has a transport: in the 20 s promised for every client.
-TCP_USER_TIMEOUT_MS: Final = 12_000
+TCP_USER_TIMEOUT_MS: Final = 10_000
 CORS: Final = (("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", "*"))
 CORS_METHODS: Final = "OPTIONS, HEAD, GET, POST, PATCH, DELETE"
 

@@ -56,9 +56,9 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running_server(log: Path, *, port: int = 7880, host: str = "127.0.0.1") -> Iterator[RunningServer]:
+def running_server(log: Path, *options: str, port: int = 7880, host: str = "127.0.0.1") -> Iterator[RunningServer]:
     """`triosfu run --dev`, ready to be joined; it must end with exit code 0 when it is interrupted."""
-    command = [sys.executable, "-m", "triosfu", "run", "--dev", "--port", str(port), "--bind", host]
+    command = [sys.executable, "-m", "triosfu", "run", "--dev", "--port", str(port), "--bind", host, *options]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:

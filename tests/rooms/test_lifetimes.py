@@ -133,9 +133,11 @@ async def test_a_join_that_does_not_come_up_ends_after_a_minute(autojump_clock: 
 async def test_a_socket_that_is_never_opened_ends_the_participant(autojump_clock: MockClock) -> None:
     async with running() as rooms:
         who = Applicant(identity="alice")
-        alice = await rooms.join("room", who, JoinOptions(), Ear())
+        late = Ear()
+        alice = await rooms.join("room", who, JoinOptions(), late)
         await trio.sleep(11)
         assert alice.disconnect_reason == Reason.SIGNAL_CLOSE
+        assert late.closed == 1001  # its socket ends when it opens
 
 
 async def test_a_lost_socket_alone_ends_nobody_who_was_connected(autojump_clock: MockClock) -> None:
@@ -203,6 +205,58 @@ async def test_a_resume_needs_its_transports_back(autojump_clock: MockClock) -> 
         await trio.sleep(2)
         assert again.leaves() == [(Action.RECONNECT, Reason.STATE_MISMATCH)]
         assert len(ear.leaves()) == 1
+
+
+async def test_resuming_again_and_again_gives_the_transports_no_more_time(autojump_clock: MockClock) -> None:
+    async with running() as rooms:
+        alice, _ = await join(rooms, "alice")
+        connect(alice)
+        alice.peer_state_changed(alice.shape.primary, PeerState.FAILED, "")
+        began = trio.current_time()
+        while not alice.closed:
+            assert trio.current_time() - began < 20
+            again = Ear()
+            assert rooms.resume("room", "alice", JoinOptions(reconnect=True, single=True), again) is alice
+            alice.link_opened(again)
+            await trio.sleep(4)
+        assert again.leaves() == [(Action.RECONNECT, Reason.STATE_MISMATCH)]
+
+
+async def test_transports_that_failed_again_have_their_time_again(autojump_clock: MockClock) -> None:
+    async with running() as rooms:
+        alice, _ = await join(rooms, "alice")
+        for _ in range(3):
+            alice.shape.primary.state = PeerState.CONNECTED
+            connect(alice)
+            await trio.sleep(100)
+            alice.shape.primary.state = PeerState.FAILED
+            alice.peer_state_changed(alice.shape.primary, PeerState.FAILED, "")
+            again = Ear()
+            assert rooms.resume("room", "alice", JoinOptions(reconnect=True, single=True), again) is alice
+            alice.link_opened(again)
+            await trio.sleep(14)
+            assert not alice.closed
+
+
+@pytest.mark.parametrize("linked", [True, False])
+async def test_a_resume_to_a_closed_transport_starts_over_at_once(linked: bool, autojump_clock: MockClock) -> None:
+    async with running() as rooms:
+        alice, ear = await join(rooms, "alice", single=False)
+        for peer in alice.shape.peers:
+            alice.peer_state_changed(peer, PeerState.CONNECTED, "")
+        if not linked:
+            alice.drop_link()  # as for a client that is asked to resume
+        alice.shape.publisher.close("the client did")
+        again = Ear()
+        found = rooms.resume("room", "alice", JoinOptions(reconnect=True), again)
+        assert alice.closed
+        if linked:
+            assert found is alice
+            assert again.leaves() == [(Action.RECONNECT, Reason.STATE_MISMATCH)]
+            assert again.closed == ear.closed == 1000
+        else:
+            assert found is None  # who asked in vain is told to begin anew, too
+        assert not len(alice.deadlines)
 
 
 async def test_an_unanswered_offer_ends_the_session(autojump_clock: MockClock) -> None:

@@ -22,6 +22,7 @@ JOIN, ATTACH, RESUME, RECOVER = "join", "attach", "resume", "recover"
 Reason = models.DisconnectReason
 BROKEN = frozenset({PeerState.FAILED, PeerState.CLOSED})
 RECOVERY = 15.0  # seconds that clients themselves give a resume
+GOING_AWAY = 1001  # WebSocket close code
 
 
 class Liveness:
@@ -30,6 +31,7 @@ class Liveness:
     def __init__(self, owner: Participant) -> None:
         self._owner = owner
         self._ever_connected: set[str] = set()  # names of peers
+        self._resumed_without: float | None = None  # when the client first resumed while a transport was not up
 
     def start(self) -> None:
         """The participant is admitted: its client must open the socket, and bring its transport up."""
@@ -49,11 +51,24 @@ class Liveness:
             self._owner.close(Reason.CONNECTION_TIMEOUT, tell=False)
 
     def resumed(self) -> None:
-        """The client is back; its transports must follow."""
-        now, deadlines = trio.current_time(), self._owner.deadlines
-        deadlines.disarm(RESUME)
-        deadlines.arm(ATTACH, now + self._owner.settings.times.attach, self._not_attached)
-        deadlines.arm(RECOVER, now + RECOVERY, self._recovery_overdue)
+        """The client is back; its transports must follow. Coming back again gives them no more time."""
+        owner, now = self._owner, trio.current_time()
+        owner.deadlines.disarm(RESUME)
+        if any(peer.closed for peer in owner.shape.peers):
+            owner.negotiation_failed("a closed transport cannot follow a resume")
+            return
+        if not self._lost():
+            self._resumed_without = None
+        elif self._resumed_without is None:
+            self._resumed_without = now
+        began = now if self._resumed_without is None else self._resumed_without
+        owner.deadlines.arm(ATTACH, now + owner.settings.times.attach, self._not_attached)
+        owner.deadlines.arm(RECOVER, began + RECOVERY, self._recovery_overdue)
+
+    def _lost(self) -> list[PeerConnection]:
+        """The transports that were up once and are not now."""
+        known = [peer for peer in self._owner.shape.peers if peer.name in self._ever_connected]
+        return [peer for peer in known if peer.state is not PeerState.CONNECTED]
 
     def transport_changed(self, peer: PeerConnection, state: PeerState) -> None:
         """A transport came up, fell silent, or ended."""
@@ -62,6 +77,8 @@ class Liveness:
         owner.deadlines.disarm(silent)
         if state is PeerState.CONNECTED:
             self._ever_connected.add(peer.name)
+            if not self._lost():
+                self._resumed_without = None
             if peer is owner.shape.primary:
                 owner.deadlines.disarm(JOIN)
                 owner.became_active()
@@ -101,12 +118,14 @@ class Liveness:
         self._owner.close(Reason.JOIN_FAILURE)
 
     def _not_attached(self) -> None:
-        self._owner.link_lost(self._owner.link)
+        link = self._owner.link
+        self._owner.link_lost(link)
+        if link is not None:
+            link.close(GOING_AWAY)  # should its socket open after all, it must not wait for words from nobody
 
     def _recovery_overdue(self) -> None:
         owner = self._owner
         if not owner.linked:
             return  # watched by the transports' own deadlines
-        lost = [peer for peer in owner.shape.peers if peer.name in self._ever_connected]
-        if any(peer.state is not PeerState.CONNECTED for peer in lost):
+        if self._lost():
             owner.negotiation_failed("the transports did not follow a resume")

@@ -287,6 +287,8 @@ class Participant:
         self.link = link
         self._link_lost_at = math.inf
         self.liveness.resumed()
+        if self.closed:
+            return  # it has been told to begin anew
         send_reconnect(self, since)
         self.negotiator.resumed()
         with self.guard("resume request"):

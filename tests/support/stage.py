@@ -64,6 +64,11 @@ class Stage:
 
         trio.from_thread.run(run, trio_token=self._token)
 
+    def check(self) -> None:
+        """Raise now what `look` has seen so far."""
+        if self._watch.failure is not None:
+            raise self._watch.failure
+
     def close(self) -> None:
         """Cancel both ends, and raise what went wrong among the tasks or was seen by `look`."""
         if self._thread.is_alive():
@@ -84,7 +89,7 @@ class Stage:
         self._token = trio.lowlevel.current_trio_token()
         self._leave = trio.Event()
         pair = joined(seed=self._seed, settings=self._settings)
-        with watching(self._look):
+        with watching(self._look) as self._watch:
             async with pair as self.both, trio.open_nursery() as self.nursery:
                 self._up.set()
                 await self._leave.wait()

@@ -117,6 +117,7 @@ class Datagram:
     """What `swallow` is shown."""
 
     data: bytes
+    packet: bytes  # of SCTP, under the encryption
     kinds: frozenset[Kind]
     at: float  # when it was sent
 
@@ -235,7 +236,7 @@ class VirtualNetwork:
         for extra in copies:
             if _dice(rng, way.loss):
                 continue
-            if way.swallow is not None and way.swallow(Datagram(data, kinds(data, packet), now)):
+            if way.swallow is not None and way.swallow(Datagram(data, packet, kinds(data, packet), now)):
                 continue
             self._count += 1
             way.busy_until = max(now, way.busy_until) + len(data) / way.rate
@@ -361,12 +362,12 @@ class Watch(trio.abc.Instrument):
 
 
 @contextmanager
-def watching(look: Callable[[bool], None]) -> Iterator[None]:
+def watching(look: Callable[[bool], None]) -> Iterator[Watch]:
     """Look at something between all steps of all tasks within the block."""
     watch = Watch(look)
     trio.lowlevel.add_instrument(watch)
     try:
-        yield
+        yield watch
     finally:
         trio.lowlevel.remove_instrument(watch)
         if watch.failure is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+from inspect import signature
 
 import pytest
 
@@ -25,6 +26,16 @@ from tests.docs.pages import (
     tree,
     without_blocks,
 )
+from triosfu.datachannel.core import DataChannels
+from triosfu.dtls.core import DtlsConnection
+from triosfu.net import egress, http
+from triosfu.net.websocket import WebSocketLimits
+from triosfu.peer import PeerSettings, connection
+from triosfu.rooms import data, negotiation
+from triosfu.rooms.settings import RoomSettings
+from triosfu.sctp.settings import Settings
+from triosfu.server.app import GRACE
+from triosfu.signalling import link
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *DOCS.rglob("*.md")])
 CANCELLATION = read("docs/cancellation.md")
@@ -79,6 +90,29 @@ def test_every_public_async_call_is_in_the_table_and_no_other() -> None:
     assert None not in listed
     assert sorted(match.groups() for match in listed if match) == sorted(public_async_calls())
     assert all(len(row) == 3 and row[1] and row[2] for row in rows)
+
+
+def test_the_bounds_in_the_table_of_queues_are_those_of_the_code() -> None:
+    """Rule 8, row by row. Whoever changes one changes the page."""
+    peer, socket, web = PeerSettings(), WebSocketLimits(), http.Limits()
+    assert (peer.high_water, peer.hard_limit) == (1 << 20, 16 << 20)
+    assert (socket.queue_count, socket.queue_bytes) == (1024, 8 << 20)
+    assert (link.MAX_WAITING, data.HELD_BYTES, egress.SLOTS) == (1024, 100_000, 256)
+    assert (RoomSettings().limits.candidates, connection.MAX_REMOTE_CANDIDATES) == (128, 64)
+    assert (Settings().receive_buffer, web.buffered, web.connections) == (1 << 20, 256 << 20, 4096)
+
+
+def test_the_deadlines_in_the_table_are_those_of_the_code() -> None:
+    """Rule 11, row by row."""
+    peer, times, web, socket = PeerSettings(), RoomSettings().times, http.Limits(), WebSocketLimits()
+    channels, handshake = signature(DataChannels).parameters, signature(DtlsConnection).parameters
+    assert (channels["open_timeout"].default, channels["close_timeout"].default) == (10, 10)
+    assert (Settings().max_retransmits + 1) * Settings().rto_max == 33
+    assert (peer.disconnected_after, peer.failed_after, peer.connect_timeout) == (5, 15, 30)
+    assert (handshake["handshake_timeout"].default, times.negotiation, negotiation.TRIES) == (15, 15, 2)
+    assert (times.attach, times.join, times.resume) == (10, 60, 5)
+    assert (web.header_deadline, web.body_deadline, web.write_deadline) == (10, 30, 30)
+    assert (socket.write_deadline, socket.flush, GRACE) == (10, 0.25, 5)
 
 
 def test_a_shield_has_a_deadline_or_is_on_the_page() -> None:

@@ -34,7 +34,8 @@ def association(side: Side) -> State:
 def occupy(side: Side, nursery: trio.Nursery, *, channels: int = 2, writers: int = 3) -> Writers:
     """Channels that are asked for, open or not, and writers that send on them without end."""
     writing = Writers(nursery)
-    for number in range(channels):
+    for _ in range(channels):
+        number = len(side.ended) + len(side.peer._channels)  # so that no two have the same label
         writing.start(side.peer.open_channel(f"{side.peer.name} {number}"), count=writers)
     return writing
 

@@ -71,7 +71,8 @@ async def test_p13_close_at_any_moment(
             if between:
                 await trio.sleep(between)
         for side in both.sides:
-            assert side.states.count(PeerState.CLOSED) == (side.peer.closed)
+            assert side.states.count(PeerState.CLOSED) == side.peer.closed
+        nursery.cancel_scope.cancel()
 
 
 @virtual_time

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.inbound import BUFFER, data, feed, make
-from triosfu.sctp.inbound import Violation
 from triosfu.sctp.parameters import CauseCode
+from triosfu.sctp.violation import Violation
 from triosfu.sctp.wire import BEGIN, END, UNORDERED
 
 

@@ -9,8 +9,8 @@ import pytest
 from tests.support.inbound import data, feed, make
 from tests.support.network import established
 from triosfu.sctp.core import Association, Ended, Message
-from triosfu.sctp.inbound import Violation
 from triosfu.sctp.parameters import CauseCode
+from triosfu.sctp.violation import Violation
 from triosfu.sctp.wire import BEGIN, END, IMMEDIATE, UNORDERED, ForwardTsn, Packet, PacketHeader
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from fuzz.checks.sctp import check_sctp
 from triosfu.errors import MalformedPacket
 from triosfu.sctp.parameters import OutgoingReset, ReconfigResponse, Tlv, describe_causes, parse_reconfig, parse_tlvs
-from triosfu.sctp.serial import ssn_is_ahead, unwrap
+from triosfu.sctp.serial import SSN_MASK, TSN_MASK, is_ahead, unwrap
 from triosfu.sctp.wire import (
     Abort,
     Chunk,
@@ -143,6 +143,8 @@ def test_unwrapping_finds_the_nearest(near: int, distance: int) -> None:
 
 def test_half_the_circle_is_not_ahead() -> None:
     assert unwrap(0x80000000, 0) < 0
-    assert not ssn_is_ahead(0x8000, 0)
-    assert ssn_is_ahead(0, 0xFFFF)
-    assert not ssn_is_ahead(5, 5)
+    assert not is_ahead(0x8000, 0, SSN_MASK)
+    assert is_ahead(0x8000, 0, TSN_MASK)
+    assert not is_ahead(0x80000000, 0, TSN_MASK)
+    assert is_ahead(0, 0xFFFF, SSN_MASK)
+    assert not is_ahead(5, 5, SSN_MASK)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.support.network import Network
+from tests.support.network import PLAIN, Network
 from triosfu.datachannel.core import DataChannels
 from triosfu.sctp.core import Association
 
 
 def channels(seed: int, *, client: bool | None, limit: int = 256) -> DataChannels:
-    association = Association(now=0.0, rng=Random(seed))
+    association = Association(now=0.0, rng=Random(seed), settings=PLAIN)
     return DataChannels(association, dtls_client=client, max_channels_by_peer=limit)
 
 

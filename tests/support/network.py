@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
-from triosfu.sctp.core import Association
+from triosfu.sctp.core import Association, Settings
 from triosfu.sctp.wire import Chunk, Packet
 
 if TYPE_CHECKING:
@@ -118,17 +118,26 @@ def check_windows(end: End) -> None:
     assert end.total_buffered >= 0
 
 
+# What nearly all peers do today, and all that we can do.
+PLAIN, FULL = Settings(interleaving=False, zero_checksum=False), Settings()
+
+
 def associations(
-    seed: int = 1, *, tsns: tuple[int | None, int | None] = (None, None)
+    seed: int = 1, *, tsns: tuple[int | None, int | None] = (None, None), settings: Settings = PLAIN
 ) -> tuple[Association, Association]:
     """Two associations that do not know each other yet."""
-    left, right = (Association(now=0.0, rng=Random(seed + i), initial_tsn=tsns[i]) for i in range(2))
+    left, right = (
+        Association(now=0.0, rng=Random(seed + i), initial_tsn=tsns[i], over_dtls=True, settings=settings)
+        for i in range(2)
+    )
     return left, right
 
 
-def established(seed: int = 1, *, tsns: tuple[int | None, int | None] = (None, None)) -> Network:
+def established(
+    seed: int = 1, *, tsns: tuple[int | None, int | None] = (None, None), settings: Settings = PLAIN
+) -> Network:
     """Two associations that are up, both having connected, with the handshake's traffic forgotten."""
-    left, right = associations(seed, tsns=tsns)
+    left, right = associations(seed, tsns=tsns, settings=settings)
     network = Network(left, right, seed=seed)
     left.connect(0.0)
     right.connect(0.0)

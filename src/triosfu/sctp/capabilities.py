@@ -12,6 +12,7 @@ from triosfu.sctp.wire import ChunkType, Init
 if TYPE_CHECKING:
     from typing import Self
 
+_PROTECTED_BY_DTLS = b"\0\0\0\1"  # the error detection method of RFC 9653, section 6
 _MAX_REPORTED = 512  # bytes of unrecognized parameters that we send back
 
 
@@ -21,12 +22,20 @@ class Capability(IntFlag):
     NONE = 0
     PARTIAL_RELIABILITY = 1  # RFC 3758
     RECONFIG = 2  # RFC 6525
+    INTERLEAVING = 4  # RFC 8260: I-DATA in place of DATA
+    INTERLEAVED_FORWARD = 8  # RFC 8260: what partial reliability needs with it
+    ZERO_CHECKSUM = 16  # RFC 9653, with DTLS
 
 
-OURS = (
-    Tlv(ParameterType.FORWARD_TSN, b""),
-    Tlv(ParameterType.SUPPORTED_EXTENSIONS, bytes((ChunkType.RE_CONFIG, ChunkType.FORWARD_TSN))),
-)
+def announcement(*, interleaving: bool, zero_checksum: bool) -> tuple[Tlv, ...]:
+    """The parameters of INIT and INIT ACK that say what we can do."""
+    extensions = [ChunkType.RE_CONFIG, ChunkType.FORWARD_TSN]
+    if interleaving:
+        extensions += [ChunkType.I_DATA, ChunkType.I_FORWARD_TSN]
+    found = [Tlv(ParameterType.FORWARD_TSN, b""), Tlv(ParameterType.SUPPORTED_EXTENSIONS, bytes(extensions))]
+    if zero_checksum:
+        found.append(Tlv(ParameterType.ZERO_CHECKSUM, _PROTECTED_BY_DTLS))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,12 @@ class Peer:
             found |= Capability.PARTIAL_RELIABILITY
         if ChunkType.RE_CONFIG in extensions:
             found |= Capability.RECONFIG
+        if ChunkType.I_DATA in extensions:
+            found |= Capability.INTERLEAVING
+        if ChunkType.I_FORWARD_TSN in extensions:
+            found |= Capability.INTERLEAVED_FORWARD
+        if find(init.parameters, ParameterType.ZERO_CHECKSUM) == _PROTECTED_BY_DTLS:
+            found |= Capability.ZERO_CHECKSUM
         return cls(init.tag, init.tsn, init.a_rwnd, init.outbound_streams, init.inbound_streams, found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from triosfu.sctp.capabilities import Capability, Peer
+from triosfu.sctp.capabilities import Capability, Peer, announcement
 from triosfu.sctp.events import Ended, Event
 from triosfu.sctp.handshake import Handshake
 from triosfu.sctp.inbound import Inbound
@@ -35,6 +35,7 @@ class Connection:
     __slots__ = (
         "_max_message_size",
         "_rng",
+        "accepts_no_checksum",
         "dropped",
         "events",
         "handshake",
@@ -61,12 +62,14 @@ class Connection:
         rng: Random,
         ports: tuple[int, int],
         max_message_size: int,
+        over_dtls: bool,
         settings: Settings,
         initial_tsn: int | None,
     ) -> None:
         self._rng, self._max_message_size = rng, max_message_size
         self.settings, self.ports, self.now = settings, ports, now
         self.unit = settings.unit
+        self.accepts_no_checksum = over_dtls and settings.zero_checksum
         self.state = State.CLOSED
         self.events: list[Event] = []  # the same list throughout: the two halves append to it
         self.dropped: Counter[str] = Counter()
@@ -79,6 +82,7 @@ class Connection:
             rng=rng,
             settings=settings,
             initial_tsn=initial_tsn,
+            announcement=announcement(interleaving=settings.interleaving, zero_checksum=self.accepts_no_checksum),
             packer=self.packer,
             timers=self.timers,
             rto=self.rto,
@@ -110,15 +114,20 @@ class Connection:
         settings = self.settings
         self.handshake.peer = peer
         self.packer.address(peer.tag)
+        self.packer.with_checksum = not (self.accepts_no_checksum and Capability.ZERO_CHECKSUM in peer.capabilities)
         self.outbound_streams = min(settings.streams, peer.inbound_streams)
-        self.outbound.a_rwnd = peer.a_rwnd
-        self.outbound.partial_reliability = Capability.PARTIAL_RELIABILITY in peer.capabilities
+        interleaving = settings.interleaving and Capability.INTERLEAVING in peer.capabilities
+        forward = Capability.INTERLEAVED_FORWARD if interleaving else Capability.PARTIAL_RELIABILITY
+        self.outbound.peer_known(
+            a_rwnd=peer.a_rwnd, partial_reliability=forward in peer.capabilities, interleaving=interleaving
+        )
         self.inbound = Inbound(
             initial_tsn=peer.initial_tsn,
             buffer=settings.receive_buffer,
             max_message_size=self._max_message_size,
             streams=min(settings.streams, peer.outbound_streams),
             partial_reliability=self.outbound.partial_reliability,
+            interleaving=interleaving,
             events=self.events,
         )
         self.reconfig.peer_known(peer)

@@ -17,12 +17,12 @@ from triosfu.sctp import closing, opening
 from triosfu.sctp.connection import Connection
 from triosfu.sctp.events import Ended, Established, Event, Message, ResetDone, Restarted, StreamReset
 from triosfu.sctp.expiry import expired
-from triosfu.sctp.inbound import Violation
 from triosfu.sctp.parameters import CauseCode, cause
 from triosfu.sctp.receiving import receive_packet
 from triosfu.sctp.sendqueue import OutMessage
 from triosfu.sctp.settings import Settings
 from triosfu.sctp.state import MAY_SEND_DATA, OPENING, State
+from triosfu.sctp.violation import Violation
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -46,7 +46,8 @@ class Association:
     """An association with one peer, from `connect` to `Ended`.
 
     Both ends may `connect`; a peer that does is answered in any case. `send` queues and never blocks; who sends much
-    looks at `buffered`. Datagrams that are no valid SCTP are dropped and counted in `dropped`, by reason.
+    looks at `buffered`. Datagrams that are no valid SCTP are dropped and counted in `dropped`, by reason. Only what
+    runs `over_dtls` may do without checksums (RFC 9653).
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Association:
         local_port: int = 5000,
         remote_port: int = 5000,
         max_message_size: int = 262_144,
+        over_dtls: bool = False,
         settings: Settings | None = None,
         initial_tsn: int | None = None,
     ) -> None:
@@ -65,6 +67,7 @@ class Association:
             rng=rng,
             ports=(local_port, remote_port),
             max_message_size=max_message_size,
+            over_dtls=over_dtls,
             settings=settings or Settings(),
             initial_tsn=initial_tsn,
         )
@@ -85,6 +88,11 @@ class Association:
     def partial_reliability(self) -> bool:
         """Can messages be given up? If not, all are reliable; final once established."""
         return self._connection.outbound.partial_reliability
+
+    @property
+    def interleaving(self) -> bool:
+        """Do large messages on different streams share the way (RFC 8260)? Final once established."""
+        return self._connection.outbound.interleaving
 
     @property
     def round_trip_time(self) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from triosfu.sctp.capabilities import OURS, Peer, unrecognized
+from triosfu.sctp.capabilities import Peer, unrecognized
 from triosfu.sctp.cookie import Cookie, CookieJar
 from triosfu.sctp.parameters import CauseCode, ParameterType, Tlv, cause, find
 from triosfu.sctp.serial import TSN_MASK
@@ -41,6 +41,7 @@ class Handshake:
     """
 
     __slots__ = (
+        "_announcement",
         "_attempts",
         "_cookie_echo",
         "_cookie_is_due",
@@ -64,11 +65,12 @@ class Handshake:
         rng: Random,
         settings: Settings,
         initial_tsn: int | None,
+        announcement: tuple[Tlv, ...],
         packer: Packer,
         timers: Timers,
         rto: RetransmissionTimeout,
     ) -> None:
-        self._rng, self._settings = rng, settings
+        self._rng, self._settings, self._announcement = rng, settings, announcement
         self._packer, self._timers, self._rto = packer, timers, rto
         self._jar = CookieJar()
         self.tag = self._draw_tag()
@@ -90,7 +92,7 @@ class Handshake:
 
     def send_init(self, now: float) -> None:
         """Send an INIT; T1 repeats it."""
-        init = self._announce(False, self.tag, self.initial_tsn, OURS)
+        init = self._announce(False, self.tag, self.initial_tsn, self._announcement)
         self._packer.send_with_tag(0, init.serialize())
         self._init_sent_at = now
         self._timers[Timer.T1_INIT] = now + self._rto.value
@@ -150,7 +152,7 @@ class Handshake:
         else:
             tag, tsn, tie_tag = self._draw_tag(), self._rng.getrandbits(32), self._tie_tag
         sealed = self._jar.seal(Cookie(now, tag, tsn, tie_tag, peer))
-        parameters = (Tlv(ParameterType.STATE_COOKIE, sealed), *OURS, *unrecognized(init))
+        parameters = (Tlv(ParameterType.STATE_COOKIE, sealed), *self._announcement, *unrecognized(init))
         self._packer.send_with_tag(peer.tag, self._announce(True, tag, tsn, parameters).serialize())
 
     def examine(self, echo: CookieEcho, tag: int, now: float) -> tuple[Case, Cookie | None]:

@@ -5,22 +5,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 
-from triosfu.errors import PeerError
 from triosfu.sctp.events import Event, Message
+from triosfu.sctp.interleaved import Interleaved
 from triosfu.sctp.parameters import CauseCode
-from triosfu.sctp.serial import SSN_MASK, TSN_MASK, ssn_is_ahead, unwrap
-from triosfu.sctp.wire import BEGIN, END, IMMEDIATE, UNORDERED, Data, ForwardTsn, Sack
+from triosfu.sctp.serial import SSN_MASK, TSN_MASK, is_ahead, unwrap
+from triosfu.sctp.violation import Violation
+from triosfu.sctp.wire import BEGIN, END, IMMEDIATE, UNORDERED, Data, ForwardTsn, IData, IForwardTsn, Sack
 
 MAX_REPORTED = 20  # gap blocks and duplicates in one SACK
 _WHOLE = BEGIN | END
-
-
-class Violation(PeerError):
-    """The peer's DATA cannot be: the association is to be aborted with this cause."""
-
-    def __init__(self, cause: CauseCode, text: str) -> None:
-        super().__init__(f"sctp: {text}")
-        self.cause = cause
 
 
 class _Run:
@@ -58,7 +51,7 @@ class _Run:
 
 
 class Inbound:
-    """Takes DATA and FORWARD-TSN, reports each `Message` into `events`, and gives SACKs to send.
+    """Takes DATA or I-DATA with its FORWARD-TSN, reports each `Message` into `events`, and gives SACKs to send.
 
     Memory is bounded by `buffer` (plus one message), by `max_message_size` for each message and by the number of TSNs
     that may be ahead of the cumulative one, whatever the peer sends.
@@ -71,8 +64,10 @@ class Inbound:
         "_duplicates",
         "_ends",
         "_events",
+        "_interleaved",
         "_max_message_size",
         "_next_ssn",
+        "_number_mask",
         "_partial_reliability",
         "_starts",
         "_streams",
@@ -80,7 +75,9 @@ class Inbound:
         "_window",
         "cumulative",
         "dropped",
+        "forward_type",
         "held",
+        "interleaving",
         "sack_now",
         "unknown_streams",
     )
@@ -94,8 +91,13 @@ class Inbound:
         streams: int,
         partial_reliability: bool,
         events: list[Event],
+        interleaving: bool = False,
     ) -> None:
         self._events = events
+        self.interleaving = interleaving
+        self.forward_type: type[ForwardTsn | IForwardTsn] = IForwardTsn if interleaving else ForwardTsn
+        self._interleaved = Interleaved(max_message_size=max_message_size)
+        self._number_mask = TSN_MASK if interleaving else SSN_MASK  # messages have an SSN, or a longer MID
         self._buffer, self._max_message_size, self._streams = buffer, max_message_size, streams
         self._window = min(max(4 * buffer // 500, 2_000), 40_000)
         self._partial_reliability = partial_reliability
@@ -112,8 +114,8 @@ class Inbound:
         self.sack_now = True  # the first DATA is acknowledged at once
         self.dropped = 0
 
-    def receive(self, chunk: Data) -> None:
-        """Take one DATA chunk.
+    def receive(self, chunk: Data | IData) -> None:
+        """Take one chunk of the kind that was negotiated.
 
         Raises:
             Violation: No peer that follows the rules sends this; nothing can be relied upon any more.
@@ -132,6 +134,8 @@ class Inbound:
         stream_id = chunk.stream_id
         if stream_id >= self._streams:
             self.unknown_streams.append(stream_id)
+        elif isinstance(chunk, IData):
+            self._receive_interleaved(chunk)
         elif flags & _WHOLE == _WHOLE:
             if self._by_end:
                 self._check_neighbours(flags, tsn)
@@ -139,7 +143,24 @@ class Inbound:
         else:
             self._fragment(chunk, tsn)
 
-    def receive_forward(self, forward: ForwardTsn) -> None:
+    def _receive_interleaved(self, chunk: IData) -> None:
+        stream_id, unordered, mid = chunk.stream_id, chunk.flags & UNORDERED, chunk.mid
+        if chunk.flags & _WHOLE == _WHOLE:
+            self._complete(stream_id, mid, unordered, chunk.fsn_or_ppid, chunk.payload)
+            return
+        expected = self._next_ssn.get(stream_id, 0)
+        if not unordered and mid != expected and not is_ahead(mid, expected, TSN_MASK):
+            self.dropped += 1  # of a message that has been skipped
+            return
+        before = self._interleaved.held
+        message = self._interleaved.add(chunk)
+        self.held += self._interleaved.held - before
+        if message is None:
+            self._check_memory()
+        else:
+            self._complete(stream_id, mid, unordered, *message)
+
+    def receive_forward(self, forward: ForwardTsn | IForwardTsn) -> None:
         """Give up waiting for what the peer has abandoned (RFC 3758, section 3.6)."""
         tsn = unwrap(forward.cumulative_tsn, self.cumulative)
         if tsn <= self.cumulative:
@@ -155,6 +176,11 @@ class Inbound:
             # A run that begins before and reaches the new point misses nothing: its message may not be abandoned.
             if run.start <= tsn + 1 and not (run.begun and run.end >= tsn):
                 self._forget(run)
+        if isinstance(forward, IForwardTsn):
+            # The last of several entries for one stream counts, so that the work stays bounded.
+            for (stream_id, unordered), mid in {entry[:2]: entry[2] for entry in forward.streams}.items():
+                self._skip_interleaved(stream_id, mid, unordered=unordered)
+            return
         for stream_id, ssn in forward.streams:
             if stream_id < self._streams:
                 self._skip(stream_id, ssn)
@@ -162,6 +188,9 @@ class Inbound:
     def reset(self, stream_id: int) -> None:
         """The peer starts the stream anew with SSN 0 (RFC 6525, section 5.2.2)."""
         self._next_ssn.pop(stream_id, None)
+        before = self._interleaved.held
+        self._interleaved.reset(stream_id)
+        self.held += self._interleaved.held - before
         for _ppid, data in self._waiting.pop(stream_id, {}).values():
             self.held -= len(data)
 
@@ -287,10 +316,12 @@ class Inbound:
         expected = self._next_ssn.get(stream_id, 0)
         if ssn == expected:
             self._events.append(Message(stream_id, ppid, data))
-            self._next_ssn[stream_id] = (expected + 1) & SSN_MASK
+            self._next_ssn[stream_id] = (expected + 1) & self._number_mask
             if stream_id in self._waiting:
                 self._deliver_waiting(stream_id)
-        elif ssn_is_ahead(ssn, expected) and ssn not in (waiting := self._waiting.setdefault(stream_id, {})):
+        elif is_ahead(ssn, expected, self._number_mask) and ssn not in (
+            waiting := self._waiting.setdefault(stream_id, {})
+        ):
             waiting[ssn] = (ppid, data)
             self.held += len(data)
             self._check_memory()
@@ -304,7 +335,7 @@ class Inbound:
             ppid, data = waiting.pop(ssn)
             self.held -= len(data)
             self._events.append(Message(stream_id, ppid, data))
-            ssn = (ssn + 1) & SSN_MASK
+            ssn = (ssn + 1) & self._number_mask
         self._next_ssn[stream_id] = ssn
         if not waiting:
             del self._waiting[stream_id]
@@ -312,17 +343,25 @@ class Inbound:
     def _skip(self, stream_id: int, ssn: int) -> None:
         """Ordered messages up to `ssn` will not come; those of them that did are delivered all the same."""
         expected = self._next_ssn.get(stream_id, 0)
-        after = (ssn + 1) & SSN_MASK
-        if not ssn_is_ahead(after, expected):
+        mask = self._number_mask
+        after = (ssn + 1) & mask
+        if not is_ahead(after, expected, mask):
             return
         waiting = self._waiting.get(stream_id, {})
-        for early in sorted((s for s in waiting if ssn_is_ahead(after, s)), key=lambda s: (s - expected) & SSN_MASK):
+        for early in sorted((s for s in waiting if is_ahead(after, s, mask)), key=lambda s: (s - expected) & mask):
             ppid, data = waiting.pop(early)
             self.held -= len(data)
             self._events.append(Message(stream_id, ppid, data))
         self._next_ssn[stream_id] = after
         if stream_id in self._waiting:
             self._deliver_waiting(stream_id)
+
+    def _skip_interleaved(self, stream_id: int, mid: int, *, unordered: bool) -> None:
+        before = self._interleaved.held
+        self._interleaved.skip(stream_id, mid, unordered=unordered)
+        self.held += self._interleaved.held - before
+        if not unordered and stream_id < self._streams:
+            self._skip(stream_id, mid)
 
     def _unlink(self, run: _Run) -> None:
         del self._by_start[run.start]

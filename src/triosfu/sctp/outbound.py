@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 from triosfu.sctp.congestion import CongestionWindow
 from triosfu.sctp.sendqueue import OutMessage, SendQueue
 from triosfu.sctp.serial import TSN_MASK, unwrap
-from triosfu.sctp.wire import BEGIN, DATA_HEADER, DATA_HEADER_SIZE, END, UNORDERED, ForwardTsn, Sack
+from triosfu.sctp.wire import (
+    BEGIN,
+    DATA_HEADER,
+    DATA_HEADER_SIZE,
+    END,
+    IDATA_HEADER,
+    IDATA_HEADER_SIZE,
+    UNORDERED,
+    ChunkType,
+    ForwardTsn,
+    IForwardTsn,
+    Sack,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,17 +34,30 @@ if TYPE_CHECKING:
 MISSES_UNTIL_LOST = 3
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 _MIN_FRAGMENT = 256  # a long message fills up a packet only if the piece is worth a header
+_IDATA = int(ChunkType.I_DATA)
 _IN_FLIGHT, _LOST, _ACKED, _ABANDONED = range(4)
 
 
 class _Sent:
-    """A DATA chunk that has its TSN and is not yet cumulatively acknowledged."""
+    """A DATA or I-DATA chunk that has its TSN and is not yet cumulatively acknowledged."""
 
-    __slots__ = ("flags", "message", "misses", "payload", "resent_before", "sent_at", "size", "state", "transmissions")
+    __slots__ = (
+        "flags",
+        "fsn_or_ppid",
+        "message",
+        "misses",
+        "payload",
+        "resent_before",
+        "sent_at",
+        "size",
+        "state",
+        "transmissions",
+    )
 
-    def __init__(self, message: OutMessage, payload: bytes, flags: int, now: float) -> None:
+    def __init__(self, message: OutMessage, payload: bytes, flags: int, now: float, size: int) -> None:
         self.message, self.payload, self.flags, self.sent_at = message, payload, flags, now
-        self.size = DATA_HEADER_SIZE + len(payload)
+        self.size = size  # header included
+        self.fsn_or_ppid = message.ppid if flags & BEGIN else message.fragments - 1
         self.state = _IN_FLIGHT
         self.transmissions = 1
         self.misses = 0
@@ -75,17 +100,20 @@ class Outbound:
         "_forward_due",
         "_forward_sent_at",
         "_gaps",
+        "_header",
         "_largest",
         "_lost",
         "_measure_from",
         "_outstanding",
         "_rto",
+        "_unit",
         "a_rwnd",
         "congestion",
         "cumulative",
         "earliest_resent",
         "flight",
         "in_flight",
+        "interleaving",
         "last_sent_at",
         "next_tsn",
         "partial_reliability",
@@ -96,6 +124,8 @@ class Outbound:
         self._rto = rto
         self.queue = SendQueue()
         self.congestion = CongestionWindow(unit=unit)
+        self._unit = unit
+        self._header = DATA_HEADER_SIZE
         self._largest = unit - DATA_HEADER_SIZE
         self.next_tsn = initial_tsn
         self.cumulative = initial_tsn - 1  # all up to here is acknowledged
@@ -111,8 +141,17 @@ class Outbound:
         self.in_flight = 0  # their number
         self.a_rwnd = 0
         self.partial_reliability = False
+        self.interleaving = False
         self.last_sent_at = 0.0
         self.earliest_resent = False  # for T3: the chunk it runs for has just been sent again
+
+    def peer_known(self, *, a_rwnd: int, partial_reliability: bool, interleaving: bool) -> None:
+        """Learn what the peer takes, before anything is sent."""
+        self.a_rwnd, self.partial_reliability = a_rwnd, partial_reliability
+        self.interleaving = self.queue.interleaving = interleaving
+        self.queue.most_begun = a_rwnd // 2
+        self._header = IDATA_HEADER_SIZE if interleaving else DATA_HEADER_SIZE
+        self._largest = self._unit - self._header
 
     @property
     def outstanding(self) -> bool:
@@ -185,7 +224,7 @@ class Outbound:
             elif state != _LOST:
                 continue
             result.size += sent.size
-            release(sent.message, sent.size - DATA_HEADER_SIZE)
+            release(sent.message, len(sent.payload))
             if sent.transmissions == 1 and tsn >= measure_from:
                 rtt = now - sent.sent_at
         if rtt >= 0:
@@ -208,7 +247,7 @@ class Outbound:
                     continue
                 sent.state = _ACKED
                 result.size += sent.size
-                self.queue.release(sent.message, sent.size - DATA_HEADER_SIZE)
+                self.queue.release(sent.message, len(sent.payload))
                 highest_new = tsn
         self._gaps = gaps
         if not gaps:
@@ -264,25 +303,25 @@ class Outbound:
 
     def _reclaim(self, sent: _Sent) -> None:
         """What was acknowledged is not: the user's bytes are buffered again."""
-        self.queue.release(sent.message, -(sent.size - DATA_HEADER_SIZE))
+        self.queue.release(sent.message, -len(sent.payload))
 
     def _abandon(self, message: OutMessage) -> None:
         """Give the whole message up, all fragments of it (RFC 3758, section 3.5)."""
         message.abandoned = True
         for tsn in range(message.first_tsn, message.last_tsn + 1):
             sent = self._outstanding.get(tsn)
-            if sent is None:
+            if sent is None or sent.message is not message:  # with I-DATA there are others between
                 continue
             if sent.state == _IN_FLIGHT:
                 self.flight -= sent.size
                 self.in_flight -= 1
             if sent.state in (_IN_FLIGHT, _LOST):
-                self.queue.release(message, sent.size - DATA_HEADER_SIZE)
+                self.queue.release(message, len(sent.payload))
             sent.state = _ABANDONED
             sent.payload = b""
         if self.queue.give_up_rest(message):
             # A TSN for the end that is never sent, or the next message would begin right behind an open one.
-            end = _Sent(message, b"", END, self.last_sent_at)
+            end = _Sent(message, b"", END, self.last_sent_at, self._header)
             end.state = _ABANDONED
             self._outstanding[self.next_tsn] = end
             message.last_tsn = self.next_tsn
@@ -307,6 +346,8 @@ class Outbound:
         if self._advanced <= self.cumulative:
             return None
         self._forward_sent_at = now
+        if self.interleaving:
+            return self._interleaved_forward((room - 8) // 8)
         most = (room - 8) // 4
         skipped: dict[int, int] = {}
         reached = self.cumulative
@@ -318,6 +359,19 @@ class Outbound:
                 skipped[message.stream.id] = message.ssn
             reached = tsn
         return ForwardTsn(reached & TSN_MASK, tuple(skipped.items())).serialize()
+
+    def _interleaved_forward(self, most: int) -> bytes:
+        skipped: dict[tuple[int, bool], int] = {}
+        reached = self.cumulative
+        for tsn in range(self.cumulative + 1, self._advanced + 1):
+            message = self._outstanding[tsn].message
+            key = (message.stream.id, message.unordered)
+            if key not in skipped and len(skipped) >= most:
+                break
+            skipped[key] = message.ssn
+            reached = tsn
+        streams = tuple([(stream_id, unordered, mid) for (stream_id, unordered), mid in skipped.items()])
+        return IForwardTsn(reached & TSN_MASK, streams).serialize()
 
     def fill(self, pieces: list[bytes], room: int, now: float) -> int:
         """Append chunks to `pieces`, at most `room` bytes of what the windows let go; the room that is left."""
@@ -360,8 +414,8 @@ class Outbound:
         return room
 
     def _fill_new(self, pieces: list[bytes], room: int, now: float) -> int:
-        queue, congestion = self.queue, self.congestion
-        while self.flight < congestion.bytes and room > DATA_HEADER_SIZE:
+        queue, congestion, header = self.queue, self.congestion, self._header
+        while self.flight < congestion.bytes and room > header:
             message = queue.next(now)
             if message is None:
                 break
@@ -373,11 +427,11 @@ class Outbound:
                 self._advance()
                 continue
             left = message.size - message.offset
-            size = room - DATA_HEADER_SIZE
+            size = room - header
             if left > size and (left <= self._largest or size < _MIN_FRAGMENT):
                 break  # it fits better into the next packet
             size = min(left, size)
-            if self.flight and not self._fits_receiver(DATA_HEADER_SIZE + size):
+            if self.flight and not self._fits_receiver(header + size):
                 break  # with nothing in flight one chunk goes out all the same: the zero window probe
             message, payload, begins, ends = queue.take(size)
             tsn = self.next_tsn
@@ -386,7 +440,7 @@ class Outbound:
                 message.first_tsn = tsn
             message.last_tsn = tsn
             flags = (BEGIN if begins else 0) | (END if ends else 0) | (UNORDERED if message.unordered else 0)
-            sent = self._outstanding[tsn] = _Sent(message, payload, flags, now)
+            sent = self._outstanding[tsn] = _Sent(message, payload, flags, now, header + len(payload))
             self.flight += sent.size
             self.in_flight += 1
             self.last_sent_at = now
@@ -396,13 +450,15 @@ class Outbound:
 
     def _fits_receiver(self, size: int) -> bool:
         """Is there room at the receiver for another chunk? Its window counts user data only."""
-        return self.flight + size - (self.in_flight + 1) * DATA_HEADER_SIZE <= self.a_rwnd
+        return self.flight + size - (self.in_flight + 1) * self._header <= self.a_rwnd
 
     def _write(self, pieces: list[bytes], tsn: int, sent: _Sent) -> None:
-        message = sent.message
-        pieces.append(
-            DATA_HEADER.pack(0, sent.flags, sent.size, tsn & TSN_MASK, message.stream.id, message.ssn, message.ppid)
-        )
+        message, tsn, flags, size = sent.message, tsn & TSN_MASK, sent.flags, sent.size
+        stream_id, number = message.stream.id, message.ssn
+        if self.interleaving:
+            pieces.append(IDATA_HEADER.pack(_IDATA, flags, size, tsn, stream_id, 0, number, sent.fsn_or_ppid))
+        else:
+            pieces.append(DATA_HEADER.pack(0, flags, size, tsn, stream_id, number, message.ppid))
         pieces.append(sent.payload)
         if sent.size & 3:
             pieces.append(_PADDING[sent.size & 3])

@@ -10,13 +10,14 @@ from triosfu.sctp.wire import PacketHeader
 class Packer:
     """Bundles chunks into packets of at most `unit` bytes of chunks."""
 
-    __slots__ = ("_allowance", "_header", "_outbox", "_ports", "_unit", "replies")
+    __slots__ = ("_allowance", "_header", "_outbox", "_ports", "_unit", "replies", "with_checksum")
 
     def __init__(self, *, ports: tuple[int, int], unit: int) -> None:
         self._ports, self._unit = ports, unit
         self._header = PacketHeader(*ports, 0)
         self._outbox: list[bytes] = []
         self._allowance = 0
+        self.with_checksum = True  # False if the peer does without (RFC 9653)
         self.replies: deque[bytes] = deque()  # control chunks for the next packets
 
     def address(self, tag: int) -> None:
@@ -53,10 +54,15 @@ class Packer:
 
     def send(self, pieces: list[bytes]) -> None:
         """Queue a packet of these chunks to the peer."""
+        header = self._header
+        self._outbox.append(header.packet(pieces) if self.with_checksum else header.packet_without_checksum(pieces))
+
+    def send_checked(self, pieces: list[bytes]) -> None:
+        """Queue a packet that has its checksum in any case, as the one with a COOKIE ECHO (RFC 9653, section 5.2)."""
         self._outbox.append(self._header.packet(pieces))
 
     def send_with_tag(self, tag: int, *chunks: bytes) -> None:
-        """Queue a packet that does not belong to the association as it stands."""
+        """Queue a packet that does not belong to the association as it stands, with its checksum."""
         self._outbox.append(PacketHeader(*self._ports, tag).packet(chunks))
 
     def drain(self) -> list[bytes]:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 from triosfu.errors import MalformedPacket
 from triosfu.sctp import closing, opening
-from triosfu.sctp.inbound import Violation
 from triosfu.sctp.parameters import CauseCode, cause, describe_causes
 from triosfu.sctp.state import MAY_RECEIVE_DATA, OPENING, On, State
 from triosfu.sctp.timers import Timer
+from triosfu.sctp.violation import Violation
 from triosfu.sctp.wire import (
     COMMON_HEADER,
+    NO_CHECKSUM,
     PACKET_HEADER_SIZE,
     Abort,
     Chunk,
+    ChunkType,
     CookieAck,
     CookieEcho,
     Data,
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from triosfu.sctp.inbound import Inbound
 
 
+_ALWAYS_CHECKED = (bytes((ChunkType.INIT,)), bytes((ChunkType.COOKIE_ECHO,)))
+
+
 def receive_packet(connection: Connection, data: bytes) -> None:
     """Act on a whole packet, or drop it.
 
@@ -55,7 +60,9 @@ def receive_packet(connection: Connection, data: bytes) -> None:
     if (destination_port, source_port) != connection.ports:
         connection.dropped["port"] += 1
         return
-    if not checksum_is_right(data):
+    if data[8:12] == NO_CHECKSUM and connection.accepts_no_checksum and data[12:13] not in _ALWAYS_CHECKED:
+        pass  # DTLS has seen to it (RFC 9653, section 5.3)
+    elif not checksum_is_right(data):
         connection.dropped["checksum"] += 1
         return
     chunks = parse_chunks(data)
@@ -91,10 +98,11 @@ def receive_with_other_tag(connection: Connection, chunk: Chunk, tag: int, *, al
 def receive_chunks(connection: Connection, chunks: list[Chunk]) -> None:
     """Act on the chunks of a packet of this association, in their order."""
     inbound = connection.inbound
+    data_type = IData if inbound is not None and inbound.interleaving else Data
     has_data = False
     for chunk in chunks:
         kind = type(chunk)
-        if kind is Data:
+        if kind is data_type:
             if inbound is not None and connection.state in MAY_RECEIVE_DATA:
                 inbound.receive(chunk)  # type: ignore[arg-type]  # the line above narrows faster than isinstance
                 has_data = True
@@ -144,6 +152,10 @@ def _receive_control(connection: Connection, chunk: Chunk) -> bool:
             _receive_heartbeat(connection, chunk)
         case ForwardTsn():
             _receive_forward_tsn(connection, chunk)
+        case IForwardTsn() if connection.outbound.interleaving:
+            _receive_forward_tsn(connection, chunk)
+        case Data():
+            _receive_misplaced_data(connection)
         case ReConfig():
             _receive_reconfig(connection, chunk)
         case Abort():
@@ -183,10 +195,15 @@ def _receive_unknown(connection: Connection, chunk: Unknown | IData | IForwardTs
     return bool(whole[0] & 0x80)
 
 
-def _receive_forward_tsn(connection: Connection, chunk: ForwardTsn) -> None:
+def _receive_misplaced_data(connection: Connection) -> None:
+    if connection.state in MAY_RECEIVE_DATA:
+        raise Violation(CauseCode.PROTOCOL_VIOLATION, "DATA came where I-DATA was negotiated")
+
+
+def _receive_forward_tsn(connection: Connection, chunk: ForwardTsn | IForwardTsn) -> None:
     if connection.inbound is None or connection.state not in MAY_RECEIVE_DATA:
         return
-    if not connection.outbound.partial_reliability:
+    if not connection.outbound.partial_reliability or type(chunk) is not connection.inbound.forward_type:
         raise Violation(CauseCode.PROTOCOL_VIOLATION, "FORWARD-TSN was not negotiated")
     connection.inbound.receive_forward(chunk)
     connection.transmission.sack_due = True

@@ -1,7 +1,7 @@
-"""What waits to be sent for the first time: a queue per stream, served in turn, one message at a time.
+"""What waits to be sent for the first time: a queue per stream, served in turn.
 
-Without I-DATA the fragments of a message must have adjacent TSNs, so a message once begun is finished first. With it,
-`take` would serve another stream after each fragment; nothing outside this module would change.
+Without I-DATA the fragments of a message must have adjacent TSNs, so a message once begun is finished first: streams
+take turns message by message. With it they do fragment by fragment, and nothing waits for the end of a large message.
 """
 
 from __future__ import annotations
@@ -10,15 +10,21 @@ import math
 from collections import deque
 from typing import NamedTuple
 
+from triosfu.sctp.serial import SSN_MASK, TSN_MASK
+
+_SMALL = 1024  # a message of one packet, or nearly
+
 
 class OutStream:
     """The sending side of one stream."""
 
-    __slots__ = ("buffered", "id", "next_ssn", "queue", "scheduled", "unsent")
+    __slots__ = ("begun", "buffered", "id", "next_ssn", "next_unordered", "queue", "scheduled", "unsent")
 
     def __init__(self, stream_id: int) -> None:
         self.id = stream_id
-        self.next_ssn = 0
+        self.next_ssn = 0  # or MID, with I-DATA, which numbers unordered messages too
+        self.next_unordered = 0
+        self.begun: OutMessage | None = None  # waits for its next turn
         self.queue: deque[OutMessage] = deque()
         self.scheduled = False  # is it in the round
         self.unsent = 0  # messages that have fragments without TSN
@@ -33,6 +39,7 @@ class OutMessage:
         "data",
         "expires_at",
         "first_tsn",
+        "fragments",
         "last_tsn",
         "max_retransmits",
         "offset",
@@ -60,6 +67,7 @@ class OutMessage:
         self.expires_at = expires_at
         self.size = len(data)
         self.offset = 0  # bytes that have a TSN
+        self.fragments = 0  # pieces that have one, counted with I-DATA only
         # The SSN is given with the first TSN: a message that expires in the queue leaves no hole behind.
         self.ssn = 0
         self.first_tsn = self.last_tsn = -1
@@ -76,16 +84,32 @@ class Fragment(NamedTuple):
 
 
 class SendQueue:
-    """Messages of all streams. Urgent ones go first, then streams take turns, a message each."""
+    """Messages of all streams. Urgent ones go first, then streams take turns, a message or a fragment each."""
 
-    __slots__ = ("_current", "_round", "_streams", "_urgent", "buffered")
+    __slots__ = (
+        "_begun_size",
+        "_chosen",
+        "_current",
+        "_round",
+        "_streams",
+        "_urgent",
+        "buffered",
+        "interleaving",
+        "most_begun",
+    )
 
     def __init__(self) -> None:
         self._streams: dict[int, OutStream] = {}
         self._urgent: deque[OutMessage] = deque()
         self._round: deque[OutStream] = deque()
-        self._current: OutMessage | None = None
+        self._current: OutMessage | None = None  # whose turn it is, urgent ones aside
+        self._chosen: OutMessage | None = None  # what `next` has returned
         self.buffered = 0  # the sum over all streams
+        self.interleaving = False
+        # A receiver holds each message until its end has come. More of them begun than it has room for, and none of
+        # them could ever end.
+        self.most_begun = 0
+        self._begun_size = 0
 
     def stream(self, stream_id: int) -> OutStream:
         """The stream's sending side, made when first asked for."""
@@ -124,37 +148,53 @@ class SendQueue:
 
     def next(self, now: float) -> OutMessage | None:
         """The message that the next fragment comes from, or None. Those whose time is over are given up here."""
-        if self._current is not None:
-            return self._current
-        if self._urgent:
-            self._current = self._urgent.popleft()
-            return self._current
-        while self._round:
+        current = self._current
+        if self._urgent and (current is None or not current.offset or self.interleaving):
+            self._chosen = self._urgent[0]
+            return self._chosen
+        if current is not None and not current.offset and current.expires_at <= now:
+            self._give_up(current)
+            current = None
+        if current is None:
+            current = self._current = self._next_in_turn(now)
+        self._chosen = current
+        return current
+
+    def _next_in_turn(self, now: float) -> OutMessage | None:
+        turns = len(self._round)
+        while turns:
+            turns -= 1
             stream = self._round.popleft()
-            while stream.queue:
+            message, stream.begun = stream.begun, None
+            while message is None and stream.queue:
                 message = stream.queue.popleft()
                 if message.expires_at <= now:
                     self._give_up(message)
-                    continue
-                if stream.queue:
-                    self._round.append(stream)
-                else:
-                    stream.scheduled = False
-                self._current = message
-                return message
-            stream.scheduled = False
+                    message = None
+            if message is None:
+                stream.scheduled = False
+                continue
+            if self._begun_size and not message.offset and self._is_too_much(message):
+                stream.queue.appendleft(message)
+                self._round.append(stream)
+                continue
+            if stream.queue:
+                self._round.append(stream)
+            else:
+                stream.scheduled = False
+            return message
         return None
+
+    def _is_too_much(self, message: OutMessage) -> bool:
+        return message.size > _SMALL and self._begun_size + message.size > self.most_begun
 
     def take(self, size: int) -> Fragment:
         """Up to `size` bytes of the message that `next` returned."""
-        message = self._current
+        message = self._chosen
         assert message is not None  # noqa: S101  next() has returned it
         begins = message.offset == 0
         if begins:
-            if not message.unordered:
-                stream = message.stream
-                message.ssn = stream.next_ssn
-                stream.next_ssn = (stream.next_ssn + 1) & 0xFFFF
+            self._number(message)
             if message.size <= size:
                 message.offset = message.size
                 self._finish(message)
@@ -162,15 +202,47 @@ class SendQueue:
         payload = message.data[message.offset : message.offset + size]
         message.offset += len(payload)
         ends = message.offset == message.size
+        if self.interleaving:
+            self._pass_on(message, begins=begins, ends=ends)
         if ends:
             self._finish(message)
         return Fragment(message, payload, begins, ends)
 
+    def _number(self, message: OutMessage) -> None:
+        stream = message.stream
+        if not message.unordered:
+            message.ssn = stream.next_ssn
+            stream.next_ssn = (stream.next_ssn + 1) & (TSN_MASK if self.interleaving else SSN_MASK)
+        elif self.interleaving:
+            message.ssn = stream.next_unordered
+            stream.next_unordered = (stream.next_unordered + 1) & TSN_MASK
+
+    def _pass_on(self, message: OutMessage, *, begins: bool, ends: bool) -> None:
+        """Let the next stream have its turn, between two fragments of this one."""
+        message.fragments += 1
+        if message.urgent:
+            return
+        if ends:
+            self._begun_size -= message.size
+            return
+        if begins:
+            self._begun_size += message.size
+        stream = message.stream
+        stream.begun, self._current = message, None
+        if not stream.scheduled:
+            stream.scheduled = True
+            self._round.append(stream)
+
     def give_up_rest(self, message: OutMessage) -> bool:
         """Forget the part of `message` that has no TSN yet; False if there is none."""
-        if message is not self._current:
+        if message.offset == message.size:
             return False
         self.release(message, message.size - message.offset)
+        message.offset = message.size
+        if message.stream.begun is message:
+            message.stream.begun = None
+        if self.interleaving and not message.urgent:
+            self._begun_size -= message.size
         self._finish(message)
         return True
 
@@ -186,6 +258,9 @@ class SendQueue:
         if stream is not None:
             while stream.queue:
                 self._give_up(stream.queue.popleft())
+            current = self._current
+            if current is not None and current.stream is stream and not current.offset:
+                self._give_up(current)
 
     def drained(self, stream_id: int) -> bool:
         """Has every byte accepted on the stream got its TSN?"""
@@ -196,12 +271,17 @@ class SendQueue:
         """The stream was reset: it begins again with SSN 0."""
         stream = self._streams.get(stream_id)
         if stream is not None:
-            stream.next_ssn = 0
+            stream.next_ssn = stream.next_unordered = 0
 
     def _give_up(self, message: OutMessage) -> None:
         message.stream.unsent -= 1
         self.release(message, message.size)
+        if message is self._current:
+            self._current = None
 
     def _finish(self, message: OutMessage) -> None:
         message.stream.unsent -= 1
-        self._current = None
+        if message.urgent:
+            self._urgent.remove(message)
+        elif message is self._current:
+            self._current = None

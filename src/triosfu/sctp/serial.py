@@ -16,6 +16,6 @@ def unwrap(value: int, near: int) -> int:
     return near + ahead if ahead < _HALF else near + ahead - (1 << 32)
 
 
-def ssn_is_ahead(value: int, expected: int) -> bool:
-    """Does stream sequence number `value` come after `expected`?"""
-    return 0 < ((value - expected) & SSN_MASK) < 0x8000
+def is_ahead(value: int, expected: int, mask: int) -> bool:
+    """Does the number of a message, `mask` wide, come after `expected`?"""
+    return 0 < ((value - expected) & mask) <= mask >> 1

@@ -25,6 +25,9 @@ class Settings:
     delayed_sack: float = 0.2
     heartbeat_interval: float = 30.0
     cookie_life: float = 60.0
+    # Announced to the peer; used if the peer announces it too.
+    interleaving: bool = True  # I-DATA: a large message does not hold up those of other streams (RFC 8260)
+    zero_checksum: bool = True  # no CRC-32C where DTLS protects every packet anyhow (RFC 9653)
 
     @property
     def unit(self) -> int:

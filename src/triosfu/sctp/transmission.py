@@ -60,7 +60,7 @@ class Transmission:
         """COOKIE ECHO with as much DATA as fits behind it; nothing else may follow before the COOKIE ACK."""
         pieces = [cookie_echo]
         self._outbound.fill(pieces, self._settings.unit - len(cookie_echo), now)
-        self._packer.send(pieces)
+        self._packer.send_checked(pieces)
 
     def send(self, inbound: Inbound | None, now: float, *, may_send_data: bool) -> None:
         """Make packets of all that may go out now."""

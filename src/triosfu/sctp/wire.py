@@ -23,6 +23,7 @@ COMMON_HEADER = struct.Struct("!HHI")  # ports and verification tag; the checksu
 CHECKSUM = struct.Struct("<I")  # the one little-endian field of the protocol
 CHUNK_HEADER = struct.Struct("!BBH")
 DATA_HEADER = struct.Struct("!BBHIHHI")
+IDATA_HEADER = struct.Struct("!BBHIHHII")
 SACK_HEADER = struct.Struct("!BBHIIHH")
 _DATA_FIELDS = struct.Struct("!IHHI")
 _IDATA_FIELDS = struct.Struct("!IHHII")
@@ -31,7 +32,8 @@ _SACK_FIELDS = struct.Struct("!IIHH")
 _WORD = struct.Struct("!I")
 PACKET_HEADER_SIZE = 12
 DATA_HEADER_SIZE = 16
-_ZERO_CHECKSUM = b"\0\0\0\0"
+IDATA_HEADER_SIZE = 20
+NO_CHECKSUM = b"\0\0\0\0"
 
 END, BEGIN, UNORDERED, IMMEDIATE = 1, 2, 4, 8  # flags of DATA
 TAG_REFLECTED = 1  # flag T of ABORT and SHUTDOWN COMPLETE
@@ -273,18 +275,11 @@ class IData:
     fsn_or_ppid: int
     payload: bytes
 
-    @classmethod
-    def parse(cls, flags: int, body: bytes) -> IData:
-        """Read an I-DATA."""
-        if len(body) < _IDATA_FIELDS.size:
-            raise MalformedPacket("sctp: I-DATA is too short")
-        tsn, stream_id, _reserved, mid, fsn_or_ppid = _IDATA_FIELDS.unpack_from(body)
-        return cls(flags, tsn, stream_id, mid, fsn_or_ppid, body[_IDATA_FIELDS.size :])
-
     def serialize(self) -> bytes:
-        """The chunk's bytes."""
-        fixed = _IDATA_FIELDS.pack(self.tsn, self.stream_id, 0, self.mid, self.fsn_or_ppid)
-        return _chunk(ChunkType.I_DATA, self.flags, fixed + self.payload)
+        """The chunk's bytes, padded."""
+        length = IDATA_HEADER_SIZE + len(self.payload)
+        fields = (self.tsn, self.stream_id, 0, self.mid, self.fsn_or_ppid)
+        return pad(IDATA_HEADER.pack(ChunkType.I_DATA, self.flags, length, *fields) + self.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,16 +385,18 @@ _PARSERS: dict[int, Callable[[int, bytes], Chunk]] = {
     ChunkType.COOKIE_ECHO: lambda _flags, body: CookieEcho(body),
     ChunkType.COOKIE_ACK: lambda _flags, _body: CookieAck(),
     ChunkType.SHUTDOWN_COMPLETE: lambda flags, _body: ShutdownComplete(bool(flags & TAG_REFLECTED)),
-    ChunkType.I_DATA: IData.parse,
     ChunkType.RE_CONFIG: ReConfig.parse,
     ChunkType.FORWARD_TSN: ForwardTsn.parse,
     ChunkType.I_FORWARD_TSN: IForwardTsn.parse,
 }
 
 
+_IDATA = int(ChunkType.I_DATA)
+
+
 def checksum_is_right(data: bytes) -> bool:
     """Does the packet's CRC-32C match its content?"""
-    crc = google_crc32c.extend(google_crc32c.value(data[:8] + _ZERO_CHECKSUM), data[PACKET_HEADER_SIZE:])
+    crc = google_crc32c.extend(google_crc32c.value(data[:8] + NO_CHECKSUM), data[PACKET_HEADER_SIZE:])
     return bool(data[8:12] == CHECKSUM.pack(crc))
 
 
@@ -422,6 +419,11 @@ def parse_chunks(data: bytes) -> list[Chunk]:
                 raise MalformedPacket("sctp: DATA is too short")
             tsn, stream_id, ssn, ppid = _DATA_FIELDS.unpack_from(data, position + 4)
             chunks.append(Data(flags, tsn, stream_id, ssn, ppid, data[position + DATA_HEADER_SIZE : stop]))
+        elif kind == _IDATA:
+            if length < IDATA_HEADER_SIZE:
+                raise MalformedPacket("sctp: I-DATA is too short")
+            tsn, stream_id, _reserved, mid, fsn_or_ppid = _IDATA_FIELDS.unpack_from(data, position + 4)
+            chunks.append(IData(flags, tsn, stream_id, mid, fsn_or_ppid, data[position + IDATA_HEADER_SIZE : stop]))
         else:
             body = data[position + 4 : stop]
             parser = _PARSERS.get(kind)
@@ -468,9 +470,13 @@ class PacketHeader:
 
     def __init__(self, source_port: int, destination_port: int, tag: int) -> None:
         self._bytes = COMMON_HEADER.pack(source_port, destination_port, tag)
-        self._crc = google_crc32c.value(self._bytes + _ZERO_CHECKSUM)
+        self._crc = google_crc32c.value(self._bytes + NO_CHECKSUM)
 
     def packet(self, pieces: Sequence[bytes]) -> bytes:
         """The packet that consists of this header and `pieces`, which must be padded chunks."""
         body = b"".join(pieces)
         return b"".join((self._bytes, CHECKSUM.pack(google_crc32c.extend(self._crc, body)), body))
+
+    def packet_without_checksum(self, pieces: Sequence[bytes]) -> bytes:
+        """The packet for a peer that has DTLS look after its bits (RFC 9653)."""
+        return b"".join((self._bytes, NO_CHECKSUM, *pieces))

@@ -6,38 +6,34 @@ With the names of saved inputs instead, tries these again. See docs/fuzzing.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import logging
+import multiprocessing
 import os
 import re
-import subprocess
 import sys
+import tempfile
+import time
 import traceback
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
-import trio
 
 from fuzz.catalogue import FOUND, catalogue, load, owner_of
 
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from fuzz.catalogue import Check
+
 AT_A_TIME = 2  # targets, a process each
+PATIENCE = 30.0  # seconds that a target may take longer than it should, to end what it is at
 SAVED = re.compile(r"Test unit written to (\S+)")
-
-
-@dataclass(slots=True)
-class Result:
-    """What became of one target."""
-
-    name: str
-    log: str
-    failed: bool
-    new: int  # inputs that reached something new
-
-    def stat(self, name: str) -> int:
-        """One of libFuzzer's numbers."""
-        found = re.search(rf"stat::{name}:\s+(\d+)", self.log)
-        return int(found[1]) if found else 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,65 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     if files:
         return replay(files)
     if importlib.util.find_spec("atheris") is None:
-        parser.error("atheris is not installed: pip install -e '.[fuzz]' (CPython 3.11 to 3.13)")
-    names = options.what or list(known)
-    share = options.seconds * min(options.jobs, len(names)) / len(names)
-    sys.stdout.write(f"{len(names)} targets, {share:.1f} s each, {options.jobs} at a time\n")
-    sys.stdout.write(f"{'target':<28}{'runs':>10}{'runs/s':>9}{'new':>7}{'failures':>10}\n")
-    return int(trio.run(run_all, names, share, options.jobs))
-
-
-async def run_all(names: list[str], seconds: float, jobs: int) -> bool:
-    """Run each target for so long, print a line when it is done; whether any failed."""
-    turn = trio.CapacityLimiter(jobs)
-    failed = False
-
-    async def one(name: str) -> None:
-        nonlocal failed
-        async with turn:
-            result = await run(name, seconds)
-        failed |= result.failed
-        runs, speed = result.stat("number_of_executed_units"), result.stat("average_exec_per_sec")
-        sys.stdout.write(f"{name:<28}{runs:>10}{speed:>9}{result.new:>7}{result.failed:>10}\n")
-        if result.failed:
-            sys.stdout.write(_what_failed(result))
-        sys.stdout.flush()
-
-    async with trio.open_nursery() as nursery:
-        for name in names:
-            nursery.start_soon(one, name)
-    return failed
-
-
-async def run(name: str, seconds: float) -> Result:
-    """Fuzz one target in a process of its own."""
-    found = FOUND / name
-    before = _count(found)
-    command = [sys.executable, "-m", "fuzz.target", name, f"--seconds={seconds}", "-print_final_stats=1"]
-    with trio.move_on_after(seconds + 60) as patience:
-        done = await trio.run_process(
-            command, check=False, capture_stdout=False, stdout=subprocess.DEVNULL, capture_stderr=True
-        )
-        log = done.stderr.decode(errors="replace")
-        return Result(name, log, done.returncode != 0, _count(found) - before)
-    assert patience.cancelled_caught
-    return Result(name, "the process did not come to an end", failed=True, new=_count(found) - before)
-
-
-def _count(folder: Path) -> int:
-    return sum(1 for _ in os.scandir(folder)) if folder.is_dir() else 0
-
-
-def _what_failed(result: Result) -> str:
-    """What to tell of a failure: where it came from, and how to see it again."""
-    saved = SAVED.search(result.log)
-    if saved is None:
-        return result.log[-4000:] + "\n"
-    path = Path(saved[1])
-    where = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    errors = [line for line in result.log.splitlines() if line.startswith(("Traceback", "  File", "ALARM", "=="))]
-    last = result.log.partition("Uncaught Python exception: ===")[2].strip().splitlines()[:1]
-    return "".join(f"  {line}\n" for line in (*last, *errors[-1:], f"python -m fuzz.run {where}"))
+        parser.error("atheris is not installed: pip install -e '.[fuzz]' (CPython 3.11 to 3.13 on Linux)")
+    return run_all(options.what or list(known), options.seconds, options.jobs)
 
 
 def replay(files: list[Path]) -> int:
@@ -128,6 +67,99 @@ def replay(files: list[Path]) -> int:
         else:
             sys.stdout.write(f"{path}: passes\n")
     return failed
+
+
+# --- all targets ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Running:
+    """A target at work."""
+
+    name: str
+    process: BaseProcess
+    log: Path
+    found: int  # inputs that were known to reach something, before
+    until: float
+
+
+def run_all(names: list[str], seconds: float, jobs: int) -> int:
+    """Share the time among the targets, print a line for each when it is done; 1 if any failed."""
+    from fuzz.target import instrumented  # noqa: PLC0415  it needs atheris, which replaying does not
+
+    # Importing under instrumentation takes a while, and comes on top: once, as the targets are forked from here.
+    with contextlib.redirect_stderr(io.StringIO()):  # atheris names every module
+        checks = instrumented(names)
+    share = max(1, round(seconds * min(jobs, len(names)) / len(names)))
+    sys.stdout.write(f"{len(names)} targets, {share} s each, {jobs} at a time\n")
+    sys.stdout.write(f"{'target':<28}{'runs':>10}{'runs/s':>9}{'new':>7}{'failures':>10}\n")
+    waiting, running, failures = list(names), list[Running](), 0
+    with tempfile.TemporaryDirectory() as logs:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
+                running.append(_start(name, checks[name], share, Path(logs) / name))
+            wait([one.process.sentinel for one in running], timeout=1.0)
+            for one in [one for one in running if not one.process.is_alive() or time.monotonic() > one.until]:
+                running.remove(one)
+                failures += _finish(one)
+    return int(failures > 0)
+
+
+def _start(name: str, check: Check, seconds: int, log: Path) -> Running:
+    sys.stdout.flush()
+    process = multiprocessing.get_context("fork").Process(target=_fuzz, args=(name, check, seconds, log))
+    process.start()
+    return Running(name, process, log, _count(FOUND / name), time.monotonic() + seconds + PATIENCE)
+
+
+def _fuzz(name: str, check: Check, seconds: int, log: Path) -> None:
+    from fuzz.target import fuzz  # noqa: PLC0415  see above
+
+    output = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    # libFuzzer stops in the second after its last one.
+    fuzz(name, check, [f"-max_total_time={max(1, seconds - 1)}", "-print_final_stats=1"])
+
+
+def _finish(one: Running) -> bool:
+    """Print what became of a target; whether it failed."""
+    hangs = one.process.is_alive()
+    if hangs:
+        one.process.kill()
+    one.process.join()
+    failed = hangs or one.process.exitcode != 0
+    log = one.log.read_text(encoding="utf-8", errors="replace") if one.log.exists() else ""
+    new = max(0, _count(FOUND / one.name) - one.found)
+    runs, speed = _stat(log, "number_of_executed_units"), _stat(log, "average_exec_per_sec")
+    sys.stdout.write(f"{one.name:<28}{runs:>10}{speed:>9}{new:>7}{failed:>10}\n")
+    if failed:
+        sys.stdout.write("  it did not come to an end\n" if hangs else _what_failed(log))
+    sys.stdout.flush()
+    return failed
+
+
+def _stat(log: str, name: str) -> int:
+    """One of libFuzzer's numbers."""
+    found = re.search(rf"stat::{name}:\s+(\d+)", log)
+    return int(found[1]) if found else 0
+
+
+def _count(folder: Path) -> int:
+    return sum(1 for _ in os.scandir(folder)) if folder.is_dir() else 0
+
+
+def _what_failed(log: str) -> str:
+    """Where a failure came from, and how to see it again."""
+    saved = SAVED.search(log)
+    if saved is None:
+        return f"{log[-4000:]}\n"
+    path = Path(saved[1])
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    where = [line.strip() for line in log.splitlines() if line.startswith("  File")]
+    what = log.partition("Uncaught Python exception: ===")[2].strip().splitlines()
+    return "".join(f"  {line}\n" for line in (*what[:1], *where[-1:], f"python -m fuzz.run {shown}"))
 
 
 if __name__ == "__main__":

@@ -170,3 +170,10 @@ def _finish(ends: tuple[End, End], now: float, *, must_connect: bool) -> None:
     assert all(end.core.state in (State.CONNECTED, State.CLOSED) for end in ends)
     if must_connect:
         assert [end.core.state for end in ends] == [State.CONNECTED, State.CONNECTED]
+        for end, other in (ends, ends[::-1]):
+            _say(end, b"can you hear me?")
+            end.look(other)
+            for datagram in other.coming:
+                other.core.receive_datagram(datagram, now)
+            other.look(end)
+            assert ApplicationData(b"can you hear me?") in other.told

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from triosfu.errors import MalformedPacket
-from triosfu.sctp.core import Association, State
+from triosfu.sctp.core import Association, Settings, State
 from triosfu.sctp.parameters import OtherRequest, parse_reconfig
 from triosfu.sctp.wire import PACKET_HEADER_SIZE, Packet, PacketHeader, ReConfig, parse_chunks
 
@@ -39,7 +39,11 @@ def check_sctp(data: bytes) -> None:
 
 def pair(state: int) -> tuple[Association, Association]:
     """Two associations, brought as far as `state` says."""
-    left, right = (Association(now=0.0, rng=Random(seed), initial_tsn=100) for seed in (1, 2))
+    settings = Settings(interleaving=bool(state & 64))
+    left, right = (
+        Association(now=0.0, rng=Random(seed), initial_tsn=100, over_dtls=bool(state & 128), settings=settings)
+        for seed in (1, 2)
+    )
     left.connect(0.0)
     left.send(1, b"left" * 1000, ppid=53, now=0.0)
     for _ in range(state % 8):

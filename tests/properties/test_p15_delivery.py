@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.network import Network, Path, associations, established
+from tests.support.network import FULL, PLAIN, Network, Path, associations, established
 from tests.support.schedules import bad_paths, both, chunk_types, lose, near_the_wrap, seeds
 from triosfu.sctp.core import Message, State
 
 if TYPE_CHECKING:
+    from triosfu.sctp.core import Settings
     from triosfu.sctp.wire import ChunkType
+
+abilities = st.sampled_from([PLAIN, FULL])  # DATA with checksums, or I-DATA without
 
 
 @given(
     seed=st.integers(0, 2**32),
+    settings=abilities,
     paths=st.tuples(bad_paths, bad_paths),
     tsns=st.tuples(near_the_wrap, near_the_wrap),
     messages=st.lists(
@@ -26,12 +30,13 @@ if TYPE_CHECKING:
 )
 def test_p15_every_reliable_message_arrives_once_and_in_order(
     seed: int,
+    settings: Settings,
     paths: tuple[Path, Path],
     tsns: tuple[int, int],
     messages: list[tuple[int, bool, int, int]],
 ) -> None:
     """P15, with TSNs that start anywhere."""
-    ends = associations(seed, tsns=tsns)
+    ends = associations(seed, tsns=tsns, settings=settings)
     network = Network(*ends, seed=seed)
     for end in ends:
         end.connect(0.0)
@@ -56,6 +61,7 @@ def test_p15_every_reliable_message_arrives_once_and_in_order(
 
 @given(
     seed=st.integers(0, 2**32),
+    settings=abilities,
     path=st.builds(Path, loss=st.floats(0, 0.4), duplicate=st.floats(0, 0.3), jitter=st.floats(0, 0.1)),
     tsn=st.integers(2**32 - 60, 2**32 - 1),
     messages=st.lists(
@@ -69,10 +75,10 @@ def test_p15_every_reliable_message_arrives_once_and_in_order(
     ),
 )
 def test_p15_partial_reliability_never_blocks(
-    seed: int, path: Path, tsn: int, messages: list[tuple[int, bool, int, Any]]
+    seed: int, settings: Settings, path: Path, tsn: int, messages: list[tuple[int, bool, int, Any]]
 ) -> None:
     """P15: at most once, in order, the reliable ones all, and nothing is left behind."""
-    network = established(seed % 1000, tsns=(tsn, tsn))
+    network = established(seed % 1000, tsns=(tsn, tsn), settings=settings)
     left, right = both(network)
     network.rng.seed(seed)
     network.paths = (path, replace(path, loss=path.loss / 4, sent=[]))
@@ -96,11 +102,17 @@ def test_p15_partial_reliability_never_blocks(
     assert not right._connection.inbound._waiting
 
 
-@given(seed=seeds, tsns=st.tuples(near_the_wrap, near_the_wrap), kind=chunk_types, which=st.integers(1, 3))
+@given(
+    seed=seeds,
+    settings=abilities,
+    tsns=st.tuples(near_the_wrap, near_the_wrap),
+    kind=chunk_types,
+    which=st.integers(1, 3),
+)
 def test_p15_one_lost_packet_of_any_type_loses_no_message(
-    seed: int, tsns: tuple[int, int], kind: ChunkType, which: int
+    seed: int, settings: Settings, tsns: tuple[int, int], kind: ChunkType, which: int
 ) -> None:
-    left, right = associations(seed, tsns=tsns)
+    left, right = associations(seed, tsns=tsns, settings=settings)
     network = Network(left, right, seed=seed, paths=(Path(swallow=lose(kind, which)), Path(swallow=lose(kind, which))))
     left.connect(0.0)
     sent = [bytes([number]) * 3000 for number in range(8)]

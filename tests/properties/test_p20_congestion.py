@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.support.network import Network, Path
+from tests.support.network import FULL, PLAIN, Network, Path
 from tests.support.outbound import FIRST, MAX_BURST, UNIT, make, queue, sack, transmit, tsns
 from tests.support.schedules import bad_paths, holds, seeds
-from triosfu.sctp.core import Association
+from triosfu.sctp.core import Association, Settings
 from triosfu.sctp.wire import ChunkType
 
 
@@ -125,8 +125,8 @@ TestP20Congestion = CongestionMachine.TestCase
 class Watched(Association):
     """Drained after each input, and what that let out is looked at."""
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(now=0.0, rng=Random(seed))
+    def __init__(self, seed: int, settings: Settings) -> None:
+        super().__init__(now=0.0, rng=Random(seed), over_dtls=True, settings=settings)
         self.ready: list[bytes] = []
 
     def receive_datagram(self, data: bytes, now: float) -> None:
@@ -146,19 +146,22 @@ class Watched(Association):
     def watch(self, before: int = 0) -> None:
         before = max(before, self._connection.outbound.flight)
         packets = super().datagrams_to_send()
-        assert sum(holds(packet, ChunkType.DATA) for packet in packets) <= MAX_BURST
+        assert sum(holds(packet, ChunkType.DATA) or holds(packet, ChunkType.I_DATA) for packet in packets) <= MAX_BURST
         assert self._connection.outbound.flight <= max(before, self._connection.outbound.congestion.bytes) + UNIT
         self.ready += packets
 
 
 @given(
-    seed=seeds, paths=st.tuples(bad_paths, bad_paths), sizes=st.lists(st.integers(1, 60_000), min_size=1, max_size=8)
+    seed=seeds,
+    settings=st.sampled_from([PLAIN, FULL]),
+    paths=st.tuples(bad_paths, bad_paths),
+    sizes=st.lists(st.integers(1, 60_000), min_size=1, max_size=8),
 )
 def test_p20_one_event_lets_out_four_packets_of_data_at_most(
-    seed: int, paths: tuple[Path, Path], sizes: list[int]
+    seed: int, settings: Settings, paths: tuple[Path, Path], sizes: list[int]
 ) -> None:
     """Of the whole association: whatever comes in, time or a packet, lets out a burst and no more."""
-    left, right = Watched(seed), Watched(seed + 1)
+    left, right = Watched(seed, settings), Watched(seed + 1, settings)
     network = Network(left, right, seed=seed)
     left.connect(0.0)
     network.run(until=1.0)

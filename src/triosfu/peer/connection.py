@@ -88,7 +88,7 @@ class PeerConnection:
         self.ingress.wake = self.drain_soon
         self.sender = Sender(rng=rng, now=now, ntp_offset=ntp_offset)
         self._data = DataChannels(
-            Association(now=now, rng=rng, max_message_size=self.settings.max_message_size),
+            Association(now=now, rng=rng, max_message_size=self.settings.max_message_size, over_dtls=True),
             dtls_client=None,
         )
         self._channels: dict[int, DataChannel] = {}

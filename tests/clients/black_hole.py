@@ -104,7 +104,7 @@ class Hole:
     def counts(self) -> Counts:
         """Ask `triosfu tasks`, and the kernel."""
         command = [sys.executable, "-m", "triosfu", "tasks", "--socket", str(self._admin), "--json"]
-        tree = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=20).stdout)
+        tree = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
         return Counts(sum(1 for _ in names(tree)), self._server.descriptors(), self._server.resident())
 
     def members(self) -> set[str]:

@@ -18,6 +18,7 @@ STAYS = "stays"
 HELLO, WELCOME = b"hello", b"welcome"
 BURST = bytes(60_000)
 FLOWING = 10  # messages of a burst
+MANY = 50  # messages, after each so many of which who stays tells how many it has sent
 PAUSE = 0.03  # seconds between the messages of a burst
 
 
@@ -36,7 +37,7 @@ async def stay(participant: Participant) -> None:
 
     listening = asyncio.ensure_future(listen())
     tell("ready")
-    answered = 0
+    answered = sent = 0
     while not listening.done():
         while answered < len(participant.data):
             sender, payload, _ = participant.data[answered]
@@ -48,6 +49,9 @@ async def stay(participant: Participant) -> None:
             answered = 0
         if deaf:
             await room.local_participant.publish_data(BURST, destination_identities=list(deaf))
+            sent += 1
+            if sent % MANY == 0:
+                tell("sent", messages=sent)
         await asyncio.sleep(PAUSE)
 
 

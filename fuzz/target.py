@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fuzz.catalogue import Check
 
-LIMITS = ("-max_len=16384", "-timeout=10", "-rss_limit_mb=1024")  # bytes of an input, its seconds, the process's MB
+LIMITS = ("-max_len=32768", "-timeout=10", "-rss_limit_mb=1024")  # bytes of an input, its seconds, the process's MB
 
 
 def instrumented(names: Iterable[str]) -> dict[str, Check]:

@@ -41,6 +41,8 @@ FINGERPRINT_MASK: Final = 0x5354554E
 MAX_ATTRIBUTES: Final = 64
 """More attributes than any real peer sends; a stranger's datagram may not make us walk thousands."""
 
+PROOFS: Final = 2  # MESSAGE-INTEGRITY and FINGERPRINT, which come on top: whatever was parsed can be signed and parsed
+
 MAX_VALUE: Final = 0xFFFF
 FIRST_OPTIONAL: Final = 0x8000  # attributes from here on may be ignored (RFC 8489, section 14)
 IPV4, IPV6 = 0x01, 0x02
@@ -283,9 +285,9 @@ def _parse_attributes(data: bytes) -> tuple[tuple[tuple[int, bytes], ...], int]:
     """The attributes that count, and where MESSAGE-INTEGRITY stands (0: nowhere)."""
     found: list[tuple[int, bytes]] = []
     signed, at, end = 0, HEADER.size, len(data)
-    for _ in range(MAX_ATTRIBUTES):
+    for _ in range(MAX_ATTRIBUTES + PROOFS):
         if at == end:
-            return tuple(found), signed
+            break
         kind, length = FIELD.unpack_from(data, at)
         start, following = at + FIELD.size, at + FIELD.size + length + (-length % 4)
         if following > end:
@@ -304,7 +306,9 @@ def _parse_attributes(data: bytes) -> tuple[tuple[tuple[int, bytes], ...], int]:
         else:
             found.append((kind, data[start : start + length]))
         at = following
-    raise MalformedPacket(f"stun: more than {MAX_ATTRIBUTES} attributes")
+    if at < end or len(found) > MAX_ATTRIBUTES:
+        raise MalformedPacket(f"stun: more than {MAX_ATTRIBUTES} attributes")
+    return tuple(found), signed
 
 
 def _digest(key: bytes, signed: bytes) -> bytes:

@@ -73,6 +73,7 @@ class Channel:
         "id",
         "lifetime",
         "max_retransmits",
+        "negotiated",
         "open",
         "ordered",
         "peer_side_reset",
@@ -89,6 +90,7 @@ class Channel:
         self.stream_id = stream_id
         self.open = open_
         self.by_peer = by_peer
+        self.negotiated = False  # both ends have agreed on it elsewhere: no OPEN is sent or expected
         self.state = ChannelState.OPEN if by_peer else ChannelState.CONNECTING
         self.ordered = open_.ordered
         self.max_retransmits, self.lifetime = open_.max_retransmits, open_.lifetime

@@ -44,6 +44,7 @@ _HIGHEST_STREAM = 65_534  # 65535 is no valid id (RFC 8832, section 6)
 _STRAYS_UNTIL_RESET = 8  # unordered data may overtake its OPEN; this much of it is forgiven
 _MAX_STRAY_STREAMS = 64
 _MAX_HELD = 32
+_LARGEST_MESSAGE = 1 << 26  # also for a peer that sets no limit
 
 
 class DataChannels:
@@ -97,16 +98,18 @@ class DataChannels:
         ordered: bool = True,
         max_retransmits: int | None = None,
         lifetime: float | None = None,
+        negotiated: int | None = None,
         now: float,
     ) -> int:
         """Open a channel and return its id at once.
 
         Within `open_timeout` seconds from now it has been reported as opened or as closed. Messages may be sent on it
-        right away; they follow the OPEN.
+        right away; they follow the OPEN. With `negotiated`, the stream that the peer's user has agreed to, there is no
+        OPEN: the channel is open as soon as the association is up.
 
         Raises:
             UsageError: The association is over or ending, or label or protocol are longer than 65535 bytes, or both
-                `max_retransmits` and `lifetime` are given.
+                `max_retransmits` and `lifetime` are given, or the `negotiated` stream is in use or cannot be.
         """
         if max_retransmits is not None and lifetime is not None:
             raise UsageError("datachannel: max_retransmits and lifetime exclude each other")
@@ -114,10 +117,19 @@ class DataChannels:
             raise UsageError("datachannel: label and protocol have at most 65535 bytes")
         if self.ending:
             raise UsageError(f"datachannel: open in {self._association.state.name}")
+        if negotiated is not None and not self._is_free(negotiated):
+            raise UsageError(f"datachannel: stream {negotiated} is in use, or is none")
         request = Open.for_channel(label, protocol, ordered=ordered, max_retransmits=max_retransmits, lifetime=lifetime)
         channel = self._new(None, request, by_peer=False)
         self._arm(channel, now + self._open_timeout)
-        self._start(channel, now)
+        if negotiated is None:
+            self._start(channel, now)
+        else:
+            channel.negotiated, channel.stream_id = True, negotiated
+            self._by_stream[negotiated] = channel
+            self._strays.pop(negotiated, None)
+            if self.established:
+                self._opened(channel)
         self._collect(now)
         return channel.id
 
@@ -131,10 +143,9 @@ class DataChannels:
         channel = self._channels.get(channel_id)
         if channel is None or channel.state is ChannelState.CLOSING:
             raise UsageError(f"datachannel: channel {channel_id} is closed")
-        if self.remote_max_message_size and len(data) > self.remote_max_message_size:
-            raise UsageError(
-                f"datachannel: a message of {len(data)} bytes; the peer takes {self.remote_max_message_size}"
-            )
+        most = self.remote_max_message_size or _LARGEST_MESSAGE
+        if len(data) > most:
+            raise UsageError(f"datachannel: a message of {len(data)} bytes; the peer takes {most}")
         if data:
             ppid = Ppid.BINARY if binary else Ppid.TEXT
         else:
@@ -260,6 +271,7 @@ class DataChannels:
                         self._reset_done(stream_id, now, ok=ok)
                     case Established():
                         self._check_streams()
+                        self._open_negotiated()
                     case Restarted():
                         self._close_all("the peer restarted")
                     case Ended(reason=reason):
@@ -295,6 +307,8 @@ class DataChannels:
             self._opened(channel)
 
     def _receive_open(self, stream_id: int, channel: Channel | None, request: Open, now: float) -> None:
+        if channel is not None and channel.negotiated:
+            return  # nobody asked for it, and nothing depends on it
         if channel is not None:
             self._refuse(stream_id, channel, "the peer opened a stream that is in use", now)
             return
@@ -359,6 +373,11 @@ class DataChannels:
                 del self._by_stream[channel.stream_id]
                 self._forget(channel, "the peer accepts no more streams")
 
+    def _open_negotiated(self) -> None:
+        for channel in list(self._channels.values()):
+            if channel.negotiated and channel.state is ChannelState.CONNECTING:
+                self._opened(channel)
+
     # Life of a channel
 
     def _new(self, stream_id: int | None, request: Open, *, by_peer: bool) -> Channel:
@@ -374,7 +393,7 @@ class DataChannels:
         stream_id = 0 if self._dtls_client else 1
         while stream_id in self._by_stream or self._association.is_resetting(stream_id):
             stream_id += 2
-        if stream_id > _HIGHEST_STREAM or stream_id >= self._association.outbound_streams:
+        if not self._is_free(stream_id):
             self._forget(channel, "no stream is free")
             return
         channel.stream_id = stream_id
@@ -384,6 +403,10 @@ class DataChannels:
             self._send(channel, stream_id, data, ppid, now)
         channel.pending.clear()
 
+    def _is_free(self, stream_id: int) -> bool:
+        exists = 0 <= stream_id <= _HIGHEST_STREAM and stream_id < self._association.outbound_streams
+        return exists and stream_id not in self._by_stream and not self._association.is_resetting(stream_id)
+
     def _send(self, channel: Channel, stream_id: int, data: bytes, ppid: int, now: float) -> None:
         self._association.send(
             stream_id,
@@ -391,7 +414,7 @@ class DataChannels:
             ppid=ppid,
             now=now,
             # Until the peer has answered, nothing may overtake the OPEN (RFC 8832, section 6).
-            ordered=channel.ordered or channel.state is ChannelState.CONNECTING,
+            ordered=channel.ordered or (channel.state is ChannelState.CONNECTING and not channel.negotiated),
             max_retransmits=channel.max_retransmits,
             lifetime=channel.lifetime,
         )

@@ -21,27 +21,31 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 from tests.support.side import LIMIT, Side
 from triosfu.net.udp import UdpMux
 from triosfu.peer import PeerState
+from triosfu.sdp.sections import Sender
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from triosfu.sdp.sections import Sender
+    from triosfu.peer import PeerSettings
     from triosfu.server import Server
 
 RELIABLE, LOSSY = "_reliable", "_lossy"
+LOW = models.VideoQuality.LOW
 numbers = count(1)
 
 
 class Client:
     """What one client has, knows and hears. Without a `subscriber` of its own it has one peer connection."""
 
-    def __init__(self, identity: str, publisher: Side, subscriber: Side) -> None:
+    def __init__(self, identity: str, publisher: Side, subscriber: Side, *, auto_subscribe: bool = True) -> None:
         self.identity = identity
+        self.auto_subscribe = auto_subscribe
         self.publisher, self.subscriber = publisher, subscriber
         self.signals: list[rtc.SignalResponse] = []
         self.gone = False  # the signalling connection is over,
         self.code: int | None = None  # closed with this code
         self.track: Sender = publisher.publish(ssrc=next(numbers))
+        self._sids: dict[str, str] = {}  # of its tracks
         self._socket: WebSocketConnection | None = None
         self._news = trio.Event()
         self._sequence = 0
@@ -90,20 +94,83 @@ class Client:
     def seen(self, kind: str) -> list[rtc.SignalResponse]:
         return [message for message in self.signals if message.WhichOneof("message") == kind]
 
-    async def say(self, text: bytes, *, to: Client, within: float = LIMIT) -> None:
+    def sid(self, track: Sender | None = None) -> str:
+        """What the server calls a track of this client's; empty until it has said."""
+        return self._sids.get((track or self.track).track_id, "")
+
+    def told(self, identity: str) -> models.ParticipantInfo | None:
+        """What this client was told last of a participant."""
+        updates = [info for one in self.seen("update") for info in one.update.participants]
+        return next((info for info in reversed(updates) if info.identity == identity), None)
+
+    def told_of(self, identity: str, sid: str) -> models.TrackInfo | None:
+        """What this client was told last of a participant's track; None when that has no such track."""
+        info = self.told(identity)
+        return None if info is None else next((track for track in info.tracks if track.sid == sid), None)
+
+    def forget(self) -> None:
+        """Keep nothing of what came until now: a client that stays long would look at it again each time."""
+        for side in self.sides:
+            side.messages.clear()
+            for track in side.tracks.values():
+                track.packets.clear()
+        self.signals.clear()
+
+    # --- what a test has it do -------------------------------------------------------------------------------------
+
+    async def say(self, text: bytes, *, to: Client, label: str = RELIABLE, within: float = LIMIT) -> None:
         """Send a message to the room; `to` gets it."""
         packet = models.DataPacket(user=models.UserPacket(payload=text))
-        await self.publisher.channels[RELIABLE].send(packet.SerializeToString())
+        await self.publisher.channels[label].send(packet.SerializeToString())
         await to.until(lambda: (self.identity, text) in to.heard, within=within)
 
-    async def play(self, text: bytes, *, to: Client, within: float = LIMIT) -> None:
-        """Send sound, a packet every 20 ms, until `to`, which has two peer connections, gets some of it."""
+    async def play(self, text: bytes, *, to: Client, track: Sender | None = None, within: float = LIMIT) -> None:
+        """Send a packet of a track every 20 ms, until `to`, which has two peer connections, gets one."""
         with trio.fail_after(within):
             while text not in to.sounds:
                 self._sequence += 1
-                self.publisher.send_rtp(self.track, self._sequence, text)
+                self.publisher.send_rtp(track or self.track, self._sequence, text)
                 with trio.move_on_after(0.02):
                     await to.until(lambda: text in to.sounds)
+
+    async def publish(self, kind: str = "audio", mime: str = "audio/opus") -> Sender:
+        """Announce and offer one more track; wait until it may be sent."""
+        ssrc = next(numbers)
+        track = Sender(kind=kind, track_id=f"track-{ssrc}", stream_id="client-stream", ssrc=ssrc, codecs=[mime])
+        self.publisher.peer.negotiation.add_sender(track)
+        await self.signal(rtc.SignalRequest(add_track=add_track(track)))
+        await self.offer()
+        await self.until(lambda: bool(track.negotiated and self.sid(track)))
+        return track
+
+    async def unpublish(self, track: Sender) -> None:
+        """Take a track away."""
+        self.publisher.peer.negotiation.remove_sender(track)
+        await self.offer()
+
+    async def mute(self, track: Sender, *, muted: bool) -> None:
+        """Tell that a track of this client's is silent, or is not any more."""
+        await self.signal(rtc.SignalRequest(mute=rtc.MuteTrackRequest(sid=self.sid(track), muted=muted)))
+
+    async def subscribe(self, sid: str, *, wanted: bool) -> None:
+        """Ask for a track of somebody else's, or have no more of it; wait for the negotiation that follows."""
+        await self.signal(rtc.SignalRequest(subscription=rtc.UpdateSubscription(track_sids=[sid], subscribe=wanted)))
+        await self.until(lambda: bool(self._mids(sid)) is wanted)
+
+    async def want(self, sid: str, *, disabled: bool = False, quality: models.VideoQuality = LOW) -> None:
+        """Say how much of a track is wanted."""
+        settings = rtc.UpdateTrackSettings(track_sids=[sid], disabled=disabled, quality=quality)
+        await self.signal(rtc.SignalRequest(track_setting=settings))
+
+    def _mids(self, sid: str) -> set[str]:
+        """The sections in which a track of somebody else's comes."""
+        sections = self.subscriber.peer.negotiation.sections
+        return {one.mid for one in sections if one.incoming is not None and one.incoming.track_id == sid}
+
+    async def leave(self) -> None:
+        """Say that this client leaves, and wait for the server's last word."""
+        await self.signal(rtc.SignalRequest(leave=rtc.LeaveRequest()))
+        await self.until(lambda: self.gone)
 
     @property
     def sounds(self) -> set[bytes]:
@@ -146,25 +213,22 @@ class Client:
 
     def _target(self) -> str:
         if not self.single:
-            return "/rtc?protocol=17&sdk=go&auto_subscribe=1&"
+            return f"/rtc?protocol=17&sdk=go&auto_subscribe={self.auto_subscribe:d}&"
         offer = rtc.SessionDescription(type="offer", sdp=self.publisher.peer.create_offer(), id=1)
         body = rtc.JoinRequest(
             client_info=models.ClientInfo(protocol=17),
-            connection_settings=rtc.ConnectionSettings(auto_subscribe=True),
-            add_track_requests=[self._add_track()],
+            connection_settings=rtc.ConnectionSettings(auto_subscribe=self.auto_subscribe),
+            add_track_requests=[add_track(self.track)],
             publisher_offer=offer,
         )
         wrapped = rtc.WrappedJoinRequest(join_request=body.SerializeToString())
         encoded = base64.urlsafe_b64encode(wrapped.SerializeToString()).decode()
         return f"/rtc/v1?join_request={quote(encoded, safe='')}&"
 
-    def _add_track(self) -> rtc.AddTrackRequest:
-        return rtc.AddTrackRequest(cid=self.track.track_id, type=models.TrackType.AUDIO, disable_red=True)
-
     async def _handle(self, message: rtc.SignalResponse) -> None:
         match message.WhichOneof("message"):
             case "join" if not self.single:
-                await self.signal(rtc.SignalRequest(add_track=self._add_track()))
+                await self.signal(rtc.SignalRequest(add_track=add_track(self.track)))
                 await self.offer()
             case "offer":
                 self.subscriber.peer.accept_offer(message.offer.sdp)
@@ -174,6 +238,8 @@ class Client:
                 await self.signal(rtc.SignalRequest(answer=answer))
             case "answer":
                 self.publisher.peer.accept_answer(message.answer.sdp)
+            case "track_published":
+                self._sids[message.track_published.cid] = message.track_published.track.sid
 
     async def offer(self) -> None:
         """Offer what is published."""
@@ -189,20 +255,34 @@ class Client:
         self.tell()
 
 
+def add_track(track: Sender) -> rtc.AddTrackRequest:
+    """The announcement of a track."""
+    kind = models.TrackType.AUDIO if track.kind == "audio" else models.TrackType.VIDEO
+    return rtc.AddTrackRequest(cid=track.track_id, type=kind, disable_red=True)
+
+
 def _response(frame: str | bytes) -> rtc.SignalResponse:
     assert isinstance(frame, bytes), "who sends binary frames gets binary ones"
     return rtc.SignalResponse.FromString(frame)
 
 
 @asynccontextmanager
-async def join(server: Server, identity: str, *, room: str = "room", single: bool = False) -> AsyncIterator[Client]:
+async def join(
+    server: Server,
+    identity: str,
+    *,
+    room: str = "room",
+    single: bool = False,
+    auto_subscribe: bool = True,
+    settings: PeerSettings | None = None,
+) -> AsyncIterator[Client]:
     """A client that is joining; at the end of the block it vanishes, with a DTLS goodbye and nothing else."""
     async with AsyncExitStack() as stack:
         # A port for each connection, as real clients have it.
         muxes = [await stack.enter_async_context(UdpMux.open(["127.0.0.1"], 0)) for _ in range(1 if single else 2)]
-        publisher = Side(f"{identity}'s pub", muxes[0], offerer=True)
-        subscriber = publisher if single else Side(f"{identity}'s sub", muxes[1], offerer=False)
-        client = Client(identity, publisher, subscriber)
+        publisher = Side(f"{identity}'s pub", muxes[0], offerer=True, settings=settings)
+        subscriber = publisher if single else Side(f"{identity}'s sub", muxes[1], offerer=False, settings=settings)
+        client = Client(identity, publisher, subscriber, auto_subscribe=auto_subscribe)
         async with trio.open_nursery() as nursery:
             for side in client.sides:
                 nursery.start_soon(side.peer.run, name=f"client {side.peer.name}")

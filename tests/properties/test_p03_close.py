@@ -47,7 +47,7 @@ crowds = st.lists(st.sampled_from([1, 2, 3, 120]), min_size=1, max_size=4)
 PATHS = (st.builds(Way, rate=st.just(100_000.0)), ways())
 
 
-@some(2)
+@some(1)
 @given(
     seed=seeds,
     both_ways=st.tuples(st.one_of(PATHS), st.one_of(PATHS)),

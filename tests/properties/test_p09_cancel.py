@@ -161,5 +161,5 @@ class CancelMachine(RuleBasedStateMachine):
             self.stage.close()
 
 
-CancelMachine.TestCase.settings = settings(some(6), stateful_step_count=25)
+CancelMachine.TestCase.settings = settings(some(3), stateful_step_count=25)
 TestP9Cancel = CancelMachine.TestCase

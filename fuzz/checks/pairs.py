@@ -132,6 +132,17 @@ def _budget(kind: int, much: int) -> dict[str, Any]:
     return {"lifetime": much / 10} if kind == 2 else {}
 
 
+def _association(which: int, what: int, *, initial_tsn: int | None = None) -> Association:
+    """One of two ends: with I-DATA unless its own bit in `what` says no, without checksums if the third bit says so."""
+    return Association(
+        now=0.0,
+        rng=Random(which + 1),
+        initial_tsn=initial_tsn,
+        over_dtls=bool(what & 4),
+        settings=Settings(interleaving=not what >> which & 1),
+    )
+
+
 # --- the association --------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +151,7 @@ def check_sctp_pair(data: bytes) -> None:
     script = Script(data)
     what = script.number()
     start = (2**32 - 3, 100, 0, 2**31)[what & 3]
-    left, right = (Association(now=0.0, rng=Random(seed), initial_tsn=start) for seed in (1, 2))
+    left, right = (_association(which, what >> 3, initial_tsn=start) for which in (0, 1))
     net = Net(script, left, right)
     said: tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]] = ([], [])
     over = False
@@ -233,8 +244,7 @@ def check_channel_pair(data: bytes) -> None:
     script = Script(data)
     what = script.number()
     left, right = (
-        DataChannels(Association(now=0.0, rng=Random(seed)), dtls_client=client, max_channels_by_peer=8)
-        for seed, client in ((1, True), (2, False))
+        DataChannels(_association(which, what >> 3), dtls_client=which == 0, max_channels_by_peer=8) for which in (0, 1)
     )
     net = Net(script, left, right)
     opened: tuple[list[int], list[int]] = ([], [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from random import Random
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from livekit.protocol import models, rtc
 
 from triosfu.dtls.certificate import Certificate
@@ -24,7 +25,7 @@ from triosfu.rooms.updates import chunks
 from triosfu.sdp.policy import MediaPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from trio.testing import MockClock
 
@@ -384,6 +385,51 @@ async def test_a_room_cancelled_at_any_step_of_a_join_leaves_nothing(step: int, 
             room.close(Reason.ROOM_DELETED)
         with trio.fail_after(1):
             await rooms.wait_empty()
+
+
+def cancel_room(rooms: Rooms, _: trio.CancelScope) -> None:
+    assert rooms._nursery is not None
+    for task in rooms._nursery.child_tasks:
+        for nursery in task.child_nurseries:
+            nursery.cancel_scope.cancel()
+
+
+def cancel_caller(_: Rooms, caller: trio.CancelScope) -> None:
+    caller.cancel()
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+@pytest.mark.parametrize("cancel", [cancel_room, cancel_caller])
+async def test_a_room_cancelled_at_any_step_of_its_start_is_known_or_gone(
+    cancel: Callable[[Rooms, trio.CancelScope], None], step: int, autojump_clock: MockClock
+) -> None:
+    async with running() as rooms:
+        with trio.CancelScope() as caller:
+            trio.lowlevel.add_instrument(instrument := CallAtStep(step, partial(cancel, rooms, caller)))
+            try:
+                with suppress(JoinRefused):
+                    await rooms.create("room")
+                await trio.testing.wait_all_tasks_blocked()
+            finally:
+                trio.lowlevel.remove_instrument(instrument)
+        await trio.testing.wait_all_tasks_blocked()
+        assert rooms._nursery is not None
+        assert len(rooms._nursery.child_tasks) == len(rooms)
+        assert all(not room.closed for room in rooms)
+        await rooms.create("room")  # and nothing stands in the way of the next one
+        assert len(rooms._nursery.child_tasks) == len(rooms) == 1
+
+
+class CallAtStep(trio.abc.Instrument):
+    """Calls `action` the moment that any task is about to run for the nth time."""
+
+    def __init__(self, step: int, action: Callable[[], None]) -> None:
+        self._left, self._action = step, action
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._action()
 
 
 class CancelAtStep(trio.abc.Instrument):

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 EVERY = "participant cancelled"
-STRIDE = 1 if os.environ.get("EVERY_STEP") else 5
+STRIDE = 1 if os.environ.get("EVERY_STEP") else 7
 PAIRS = [
     (scenario, stop)
     for scenario in SCENARIOS

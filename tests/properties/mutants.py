@@ -85,7 +85,7 @@ def _window_first(self: Outbound, sack: Sack, now: float) -> object:
 
 
 def _any_forward(self: Inbound, forward: ForwardTsn) -> None:
-    for stream_id, ssn in forward.streams:
+    for stream_id, *_, ssn in forward.streams:
         self._next_ssn[stream_id] = ssn
     _forward(self, forward)
 

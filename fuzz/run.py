@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import importlib.util
 import io
 import logging
@@ -119,8 +120,13 @@ def _fuzz(name: str, check: Check, seconds: int, log: Path) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    # libFuzzer stops in the second after its last one.
-    fuzz(name, check, [f"-max_total_time={max(1, seconds - 1)}", "-print_final_stats=1"])
+    try:
+        # libFuzzer stops in the second after its last one.
+        fuzz(name, check, [f"-max_total_time={max(1, seconds - 1)}", "-print_final_stats=1"])
+    finally:
+        # After an exception atheris leaves by SystemExit, and libFuzzer saves the input in an atexit hook of C's, which
+        # the end of a forked process would pass over.
+        ctypes.CDLL(None).exit(1)
 
 
 def _finish(one: Running) -> bool:

@@ -72,14 +72,17 @@ class ForeignProcess:
 
 @contextmanager
 def foreign_process(kind: str, log: Path) -> Iterator[ForeignProcess]:
-    """Run the program of one `kind`; what it writes to stderr goes to `log`."""
+    """Run the program of one `kind`, once it is ready; what it writes to stderr goes to `log`."""
     with (
         log.open("wb") as errors,
-        subprocess.Popen(COMMANDS[kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process,
+        subprocess.Popen(
+            COMMANDS[kind], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+        ) as process,
     ):
         try:
-            running = ForeignProcess(kind, process)
-            yield running
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline()) == {"event": "ready"}
+            yield ForeignProcess(kind, process)
             assert process.stdin is not None
             process.stdin.close()
             process.wait(timeout=5)

@@ -11,7 +11,7 @@ from tests.clients.interop.conversation import FIRST, conversation
 if TYPE_CHECKING:
     from tests.clients.interop.foreign import ForeignProcess
 
-NAMES = [("", ""), ("plain", "p/1"), ("Grüße, 世界 🙂", "протокол"), ("l" * 1000, "p" * 500)]
+NAMES = [("", ""), ("plain", "p/1"), ("l" * 1000, "p" * 500), ("Grüße, 世界 🙂", "протокол")]
 COUNTS_CHARACTERS = {"aiortc", "werift"}  # for the lengths in OPEN, where RFC 8832 has bytes
 RELIABILITY: list[dict[str, Any]] = [
     {},
@@ -57,6 +57,8 @@ async def test_labels_and_protocols_arrive_as_they_were_given(process: ForeignPr
             assert (ours.label, event["label"]) == (label, label)
             assert (ours.protocol, event["protocol"]) == (protocol, protocol)
             assert event["opened_here"] is not we_open
+        await both.ours.channels[FIRST].send(b"still here")
+        assert await both.theirs.received(FIRST, 1) == [b"still here"]
 
 
 @pytest.mark.parametrize("we_open", [True, False], ids=["ours", "theirs"])

@@ -9,13 +9,15 @@ HOURS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: soak help run test check lint format fuzz prove prove-mutants clean
+CLIENTS ?= 200
+.PHONY: black-hole soak help run test check lint format fuzz prove prove-mutants clean
 
 help:
 	@echo "make run    serve the demo on http://localhost:7880 (ARGS=... goes to triosfu run)"
 	@echo "make test   set up everything, browser included, and run all checks and tests"
 	@echo "make check  the same without real browsers and clients (ARGS=... goes to pytest)"
 	@echo "make soak   a meeting of ten for two minutes (SECONDS=...), after which nothing may be left"
+	@echo "make black-hole  clients whose link goes down (CLIENTS=200), after which nothing may be left"
 	@echo "make lint   style and types only"
 	@echo "make format rewrite the code in the project's style"
 	@echo "make fuzz   fuzz every parser and state machine (SECONDS=60 together)"
@@ -59,6 +61,10 @@ prove-mutants: .make/development
 soak: SECONDS ?= 120
 soak: .make/clients
 	MEETING_SECONDS=$(SECONDS) $(BIN)/python -m pytest --timeout=$$(($(SECONDS) + 300)) tests/clients/test_ten.py
+
+# Clients whose link goes down at chosen moments, batch after batch (docs/black-hole.md).
+black-hole: .make/clients
+	@$(BIN)/python -m tests.clients.black_hole --clients $(CLIENTS)
 
 clean:
 	rm -rf .make $(VENV) $(JS)/node_modules

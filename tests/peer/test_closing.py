@@ -7,11 +7,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support.side import LIMIT, Pair, Side, assert_forgotten, pair
+from tests.support.writers import PASSES, Writers
 from triosfu.errors import PeerGone, UsageError
 from triosfu.net.udp import UdpMux
 from triosfu.peer import ChannelState, DataChannel, PeerSettings, PeerState
 
-PASSES = 50  # of the scheduler, in which every parked writer has to be gone (transport reference, 4.4)
 NARROW = PeerSettings(high_water=5_000)
 
 
@@ -19,31 +19,6 @@ NARROW = PeerSettings(high_water=5_000)
 def patient_clock() -> MockClock:
     """Virtual time that jumps once loopback has nothing more to deliver."""
     return MockClock(autojump_threshold=0.02)
-
-
-class Writers:
-    """Tasks that send without end on some channels."""
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-        self.reasons: list[str] = []
-        self.started = 0
-
-    def start(self, channel: DataChannel) -> None:
-        self.started += 1
-        self._nursery.start_soon(self._write, channel)
-
-    async def _write(self, channel: DataChannel) -> None:
-        try:
-            while True:
-                await channel.send(bytes(2_000))
-        except PeerGone as gone:
-            self.reasons.append(str(gone))
-
-    async def over_within(self, passes: int) -> None:
-        for _ in range(passes):
-            await trio.lowlevel.checkpoint()
-        assert len(self.reasons) == self.started
 
 
 def black_hole(both: Pair) -> None:

@@ -46,6 +46,7 @@ async def negotiate(both: Joined, *, ice_restart: bool) -> None:
     fault=faults,
     channels=st.tuples(st.integers(0, 20), st.integers(0, 20)),
     label=st.sampled_from(["", "chat", "a label that needs two packets" * 60]),
+    single=st.booleans(),
     later=st.lists(st.tuples(st.floats(0, 2), st.booleans()), max_size=3),
 )
 @virtual_time
@@ -56,9 +57,13 @@ async def test_p1_a_description_is_applied_at_once_with_any_number_of_channels_b
     fault: Fault,
     channels: tuple[int, int],
     label: str,
+    single: bool,
     later: list[tuple[float, bool]],
 ) -> None:
-    async with joined(seed=seed, ways=both_ways, settings=NARROW) as both, trio.open_nursery() as nursery:
+    async with (
+        joined(seed=seed, ways=both_ways, single=single, settings=NARROW) as both,
+        trio.open_nursery() as nursery,
+    ):
         fault.apply(both)
         writers = Writers(nursery, size=20_000)
         for side, count in zip(both.sides, channels, strict=True):

@@ -208,7 +208,8 @@ class Association:
             connection.dropped["malformed"] += 1
         except Violation as violation:
             connection.abort(str(violation), cause(violation.cause, str(violation)))
-        connection.transmission.event()  # last: a SACK has let out its own burst already
+        connection.transmission.event()
+        self._transmit()  # at once, however many come together: each may cause a SACK and a burst of its own
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due; nothing if called early."""

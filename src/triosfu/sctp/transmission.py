@@ -40,7 +40,7 @@ class Transmission:
 
     def event(self) -> None:
         """Something happened that may let data out: one burst of it."""
-        self._burst = max(self._burst, self._settings.max_burst)
+        self._burst = self._settings.max_burst
 
     def data_received(self, inbound: Inbound, now: float) -> None:
         """A packet with DATA came: it is acknowledged at once, with the next one, or after a while."""
@@ -51,8 +51,7 @@ class Transmission:
             self._timers[Timer.DELAYED_SACK] = now + min(self._settings.delayed_sack, self._rto.value / 2)
 
     def sack_received(self, *, cumulative_moved: bool) -> None:
-        """A SACK came: it lets out one more burst, and T3 starts anew for what is still outstanding."""
-        self._burst += self._settings.max_burst
+        """A SACK came: T3 starts anew for what is still outstanding if it moved the cumulative TSN."""
         if cumulative_moved:
             self._timers.pop(Timer.T3_RTX, None)
 

@@ -48,7 +48,7 @@ def numbers(name: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", found[1])) if found else ()
 
 
-def tests_of(folder: Path) -> dict[int, list[str]]:
+def by_number(folder: Path) -> dict[int, list[str]]:
     """The tests of each property, as "module::name", read from the sources."""
     found: dict[int, list[str]] = {}
     for path in sorted(folder.glob("test_*.py")):

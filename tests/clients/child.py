@@ -72,6 +72,10 @@ class Child:
         self.process.kill()
         self.process.wait()
         self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
 
 
 def tell(event: str, **more: object) -> None:

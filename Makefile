@@ -29,7 +29,7 @@ run: .make/package
 	$(BIN)/triosfu run --dev $(ARGS)
 
 # A process for each core shares the tests, in their order; those with real clients come last, in one process.
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS)
 
 # pytest comes last, so that its closing line does.
 test: lint .make/clients

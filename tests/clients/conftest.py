@@ -24,7 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if HERE in item.path.parents]
     for item in ours:
         item.add_marker(pytest.mark.clients)
-        item.add_marker(pytest.mark.xdist_group("clients"))  # one process, while the other tests' rest
         # Real clients, in real time, on machines that others use too: one that was starved may try once more, and the
         # summary tells that it did.
         item.add_marker(pytest.mark.flaky(reruns=1))

@@ -1,0 +1,27 @@
+"""How the suite is spread over processes, if it is (`pytest --numprocesses=auto`, as `make test` does)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+
+CLIENTS = "tests/clients/"
+
+
+class ClientsTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist publishes no types
+    """Each test goes to whichever process is free; those with real clients all to one, when the others are done."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return CLIENTS if nodeid.startswith(CLIENTS) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Of the client tests one process is enough: they bring processes of their own, and want the machine."""
+    config.option.loadscopereorder = False
+    return ClientsTogether(config, log)

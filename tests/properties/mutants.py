@@ -6,12 +6,12 @@ the wedge that live in a core: opens without a deadline, and a T3 that never giv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from triosfu.datachannel.channel import ChannelClosed
 from triosfu.datachannel.core import DataChannels
-from triosfu.sctp import opening, receiving
+from triosfu.sctp import inbound, opening, receiving
 from triosfu.sctp.congestion import CongestionWindow
 from triosfu.sctp.connection import Connection
 from triosfu.sctp.events import Ended
@@ -46,7 +46,7 @@ class Mutant:
     test: str  # "module::name" in this folder
     owner: type | ModuleType
     method: str
-    replacement: Callable[..., Any]
+    replacement: Any
     number: int | None = None
     wedge: int | None = None  # which of the wedge's five conditions this puts back, if it does
     also: tuple[tuple[type | ModuleType, str, Callable[..., Any]], ...] = ()  # more patches: owner, method, replacement
@@ -75,6 +75,7 @@ _finish = Connection.finish
 _answer = Handshake.answer
 _pop_expired = Timers.pop_expired
 _forward = Inbound.receive_forward
+_sack = Inbound.sack
 _forget = Inbound._forget
 _run_t3 = Transmission._run_t3
 _other_tag = receiving.receive_with_other_tag
@@ -146,6 +147,10 @@ def _forget_half(self: Inbound, run: _Run) -> None:
     held = self.held
     _forget(self, run)
     self.held = held
+
+
+def _open_window(self: Inbound) -> Sack:
+    return replace(_sack(self), a_rwnd=self._buffer)
 
 
 def _survive_restart(connection: Connection, cookie: Cookie) -> bool:
@@ -310,5 +315,26 @@ MUTANTS = [
         Inbound,
         "_forget",
         _forget_half,
+    ),
+    Mutant(
+        "only the bytes of a message that waits count",
+        "test_p21_slow_reader::test_p21_what_is_held_takes_no_more_memory_than_the_window_says",
+        inbound,
+        "WAITING_COST",
+        0,
+    ),
+    Mutant(
+        "only the bytes of fragments count",
+        "test_p21_slow_reader::test_p21_what_is_held_takes_no_more_memory_than_the_window_says",
+        inbound,
+        "RUN_COST",
+        0,
+    ),
+    Mutant(
+        "the window that is told leaves out what is held",
+        "test_p21_slow_reader::test_p21_no_order_of_chunks_makes_us_hold_more_than_the_window_and_a_message",
+        Inbound,
+        "sack",
+        _open_window,
     ),
 ]

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import deque
 
 from triosfu.sctp.events import Event, Message
-from triosfu.sctp.interleaved import Interleaved
+from triosfu.sctp.interleaved import STREAM_COST, Interleaved
 from triosfu.sctp.parameters import CauseCode
 from triosfu.sctp.serial import SSN_MASK, TSN_MASK, is_ahead, unwrap
 from triosfu.sctp.violation import Violation
@@ -14,12 +14,16 @@ from triosfu.sctp.wire import BEGIN, END, IMMEDIATE, UNORDERED, Data, ForwardTsn
 
 MAX_REPORTED = 20  # gap blocks and duplicates in one SACK
 _WHOLE = BEGIN | END
+# What it costs to hold a run, each of its fragments, and a message that waits, besides their bytes.
+RUN_COST = 1024
+FRAGMENT_COST = 64
+WAITING_COST = 224
 
 
 class _Run:
     """Adjacent fragments of one message."""
 
-    __slots__ = ("begun", "end", "ended", "parts", "ppid", "size", "ssn", "start", "stream_id", "unordered")
+    __slots__ = ("begun", "cost", "end", "ended", "parts", "ppid", "size", "ssn", "start", "stream_id", "unordered")
 
     def __init__(self, chunk: Data, tsn: int) -> None:
         self.start = self.end = tsn
@@ -29,6 +33,7 @@ class _Run:
         self.stream_id, self.ssn, self.ppid = chunk.stream_id, chunk.ssn, chunk.ppid
         self.parts: deque[bytes] = deque((chunk.payload,))
         self.size = len(chunk.payload)
+        self.cost = RUN_COST + FRAGMENT_COST + self.size
 
     def continues_in(self, other: _Run) -> bool:
         return (
@@ -43,10 +48,12 @@ class _Run:
             self.parts.extend(right.parts)
             self.end, self.ended = right.end, right.ended
             self.size += right.size
+            self.cost += right.cost - RUN_COST
             return self
         right.parts.extendleft(reversed(self.parts))
         right.start, right.begun, right.ppid = self.start, self.begun, self.ppid
         right.size += self.size
+        right.cost += self.cost - RUN_COST
         return right
 
 
@@ -54,7 +61,8 @@ class Inbound:
     """Takes DATA or I-DATA with its FORWARD-TSN, reports each `Message` into `events`, and gives SACKs to send.
 
     Memory is bounded by `buffer` (plus one message), by `max_message_size` for each message and by the number of TSNs
-    that may be ahead of the cumulative one, whatever the peer sends.
+    that may be ahead of the cumulative one, whatever the peer sends. What it costs to hold a piece counts too, however
+    small that is, and is taken off the window that the peer is told of, so that an honest one does not send in vain.
     """
 
     __slots__ = (
@@ -65,6 +73,7 @@ class Inbound:
         "_ends",
         "_events",
         "_interleaved",
+        "_limit",
         "_max_message_size",
         "_next_ssn",
         "_number_mask",
@@ -99,6 +108,7 @@ class Inbound:
         self._interleaved = Interleaved(max_message_size=max_message_size)
         self._number_mask = TSN_MASK if interleaving else SSN_MASK  # messages have an SSN, or a longer MID
         self._buffer, self._max_message_size, self._streams = buffer, max_message_size, streams
+        self._limit = buffer + 2 * max_message_size  # a message more, and what its fragments cost
         self._window = min(max(4 * buffer // 500, 2_000), 40_000)
         self._partial_reliability = partial_reliability
         self.cumulative = initial_tsn - 1
@@ -109,7 +119,7 @@ class Inbound:
         self._by_end: dict[int, _Run] = {}
         self._next_ssn: dict[int, int] = {}
         self._waiting: dict[int, dict[int, tuple[int, bytes]]] = {}
-        self.held = 0  # bytes of fragments, and of messages that wait for an earlier one
+        self.held = 0  # what fragments take, and messages that wait for an earlier one
         self.unknown_streams: list[int] = []  # to be reported in an ERROR
         self.sack_now = True  # the first DATA is acknowledged at once
         self.dropped = 0
@@ -191,8 +201,9 @@ class Inbound:
         before = self._interleaved.held
         self._interleaved.reset(stream_id)
         self.held += self._interleaved.held - before
-        for _ppid, data in self._waiting.pop(stream_id, {}).values():
-            self.held -= len(data)
+        waiting = self._waiting.pop(stream_id, None)
+        if waiting is not None:
+            self.held -= STREAM_COST + sum(WAITING_COST + len(data) for _ppid, data in waiting.values())
 
     def known_streams(self) -> list[int]:
         """Streams on which an ordered message has arrived."""
@@ -282,25 +293,23 @@ class Inbound:
         if not run.begun and (self._has(tsn - 1) if left is None else left.ended):
             self._broken("a fragment continues nothing")
             return
-        self.held += run.size
         if left is not None:
-            self._unlink(left)
+            self._forget(left)
             run = self._join(left, run)
         right = None if run.ended else self._by_start.get(tsn + 1)
         if not run.ended and (self._has(run.end + 1) if right is None else right.begun):
-            self.held -= run.size
             self._broken("a message begins before the last has ended")
             return
         if right is not None:
-            self._unlink(right)
+            self._forget(right)
             run = self._join(run, right)
         if run.size > self._max_message_size:
             raise Violation(CauseCode.PROTOCOL_VIOLATION, f"message is larger than {self._max_message_size} bytes")
         if run.begun and run.ended:
-            self.held -= run.size
             self._complete(run.stream_id, run.ssn, run.unordered, run.ppid, b"".join(run.parts))
         else:
             self._by_start[run.start] = self._by_end[run.end] = run
+            self.held += run.cost
             self._check_memory()
 
     def _join(self, left: _Run, right: _Run) -> _Run:
@@ -319,26 +328,35 @@ class Inbound:
             self._next_ssn[stream_id] = (expected + 1) & self._number_mask
             if stream_id in self._waiting:
                 self._deliver_waiting(stream_id)
-        elif is_ahead(ssn, expected, self._number_mask) and ssn not in (
-            waiting := self._waiting.setdefault(stream_id, {})
-        ):
-            waiting[ssn] = (ppid, data)
-            self.held += len(data)
-            self._check_memory()
+        elif is_ahead(ssn, expected, self._number_mask):
+            self._wait(stream_id, ssn, ppid, data)
         else:
             self.dropped += 1
+
+    def _wait(self, stream_id: int, ssn: int, ppid: int, data: bytes) -> None:
+        waiting = self._waiting.get(stream_id)
+        if waiting is None:
+            waiting = self._waiting[stream_id] = {}
+            self.held += STREAM_COST
+        if ssn in waiting:
+            self.dropped += 1
+            return
+        waiting[ssn] = (ppid, data)
+        self.held += WAITING_COST + len(data)
+        self._check_memory()
 
     def _deliver_waiting(self, stream_id: int) -> None:
         waiting = self._waiting[stream_id]
         ssn = self._next_ssn[stream_id]
         while ssn in waiting:
             ppid, data = waiting.pop(ssn)
-            self.held -= len(data)
+            self.held -= WAITING_COST + len(data)
             self._events.append(Message(stream_id, ppid, data))
             ssn = (ssn + 1) & self._number_mask
         self._next_ssn[stream_id] = ssn
         if not waiting:
             del self._waiting[stream_id]
+            self.held -= STREAM_COST
 
     def _skip(self, stream_id: int, ssn: int) -> None:
         """Ordered messages up to `ssn` will not come; those of them that did are delivered all the same."""
@@ -350,7 +368,7 @@ class Inbound:
         waiting = self._waiting.get(stream_id, {})
         for early in sorted((s for s in waiting if is_ahead(after, s, mask)), key=lambda s: (s - expected) & mask):
             ppid, data = waiting.pop(early)
-            self.held -= len(data)
+            self.held -= WAITING_COST + len(data)
             self._events.append(Message(stream_id, ppid, data))
         self._next_ssn[stream_id] = after
         if stream_id in self._waiting:
@@ -362,10 +380,6 @@ class Inbound:
         self.held += self._interleaved.held - before
         if not unordered and stream_id < self._streams:
             self._skip(stream_id, mid)
-
-    def _unlink(self, run: _Run) -> None:
-        del self._by_start[run.start]
-        del self._by_end[run.end]
 
     def _broken(self, text: str, run: _Run | None = None) -> None:
         """Fragments that fit nowhere: left-overs of an abandoned message, or a violation if nothing is ever abandoned.
@@ -379,9 +393,10 @@ class Inbound:
             self._forget(run)
 
     def _forget(self, run: _Run) -> None:
-        self._unlink(run)
-        self.held -= run.size
+        del self._by_start[run.start]
+        del self._by_end[run.end]
+        self.held -= run.cost
 
     def _check_memory(self) -> None:
-        if self.held > self._buffer + self._max_message_size:
+        if self.held > self._limit:
             raise Violation(CauseCode.OUT_OF_RESOURCE, "more data is held than the window allows")

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 # What it costs to hold one, besides its bytes: a peer that sends bytes one by one must not make us hold a hundred
 # times what it sends.
-MESSAGE_COST = 320
-FRAGMENT_COST = 64
+STREAM_COST = 256
+MESSAGE_COST = 400
+FRAGMENT_COST = 96
 
 
 class _Partial:
@@ -57,7 +58,10 @@ class Interleaved:
             Violation: It contradicts the fragments that are there, or the message is too large.
         """
         key = (chunk.stream_id, bool(chunk.flags & UNORDERED))
-        messages = self._partial.setdefault(key, {})
+        messages = self._partial.get(key)
+        if messages is None:
+            messages = self._partial[key] = {}
+            self.held += STREAM_COST
         message = messages.get(chunk.mid)
         if message is None:
             message = messages[chunk.mid] = _Partial()
@@ -102,3 +106,4 @@ class Interleaved:
         self.held -= messages.pop(mid).cost
         if not messages:
             del self._partial[key]
+            self.held -= STREAM_COST

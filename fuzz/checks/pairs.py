@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Core = TypeVar("Core", Association, DataChannels)
 
-REPLIES = 2  # packets without DATA and SACK that one packet may cause: its answer, and a request of our own it lets out
+REPLIES = 1  # packets without DATA and SACK that one packet may cause
 BURST = 2 * Settings().max_burst  # packets with DATA that one packet may cause
 WAITING = 64  # packets on the way to one end
 CONTROL_ONLY = frozenset(range(256)) - {0, 3, 64, 192, 194}  # chunk types but DATA, SACK, I-DATA and both FORWARD-TSN

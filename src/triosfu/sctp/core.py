@@ -209,7 +209,8 @@ class Association:
         except Violation as violation:
             connection.abort(str(violation), cause(violation.cause, str(violation)))
         connection.transmission.event()
-        self._transmit()  # at once, however many come together: each may cause a SACK and a burst of its own
+        if not connection.packer.replies:  # what our user does about the events may go along with an answer
+            self._transmit()  # at once, however many come together: each may cause a SACK and a burst of its own
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due; nothing if called early."""

@@ -68,6 +68,8 @@ class Transmission:
         budget, self._burst = self._burst if may_send_data else 0, 0
         while True:
             pieces: list[bytes] = []
+            # Ahead of the replies, so that it shares a packet with the answer to the peer's own request.
+            self._request_reset(self._reconfig.request(outbound.next_tsn - 1), now)
             room = packer.take_replies(pieces)
             if self.sack_due and room >= _ROOM_FOR_SACK:
                 room -= self._take_sack(pieces, inbound)
@@ -85,7 +87,6 @@ class Transmission:
                         data, pieces[control:] = pieces[control:], []
                         self._take_sack(pieces, inbound)
                         pieces += data
-            self._request_reset(self._reconfig.request(outbound.next_tsn - 1), now)
             if pieces:
                 packer.send(pieces)
             elif not packer.replies and not self.sack_due and not (budget and outbound.forward_is_due):

@@ -34,6 +34,8 @@ class Connection:
 
     __slots__ = (
         "_max_message_size",
+        "_quiet_for",
+        "_quiet_since",
         "_rng",
         "accepts_no_checksum",
         "dropped",
@@ -95,7 +97,8 @@ class Connection:
         self.timers.clear()
         self.rto.reset()
         self.packer.replies.clear()
-        self.liveness = Liveness(rng=self._rng, rto=self.rto, max_retransmits=settings.max_retransmits)
+        self.liveness = Liveness(rng=self._rng, rto=self.rto, settings=settings)
+        self._quiet_since, self._quiet_for = self.now, settings.heartbeat_interval
         self.outbound = Outbound(initial_tsn=tsn, unit=self.unit, rto=self.rto)
         self.outbound_streams = settings.streams
         self.inbound: Inbound | None = None  # from the moment that the peer's initial TSN is known
@@ -155,10 +158,37 @@ class Connection:
         if not self.packer.answer(chunk):
             self.dropped["reply"] += 1
 
+    # Heartbeats
+
     def arm_heartbeat(self) -> None:
-        """Have a sign of life sent when nothing else is for a while."""
-        interval = self.settings.heartbeat_interval * self._rng.uniform(0.5, 1.5)
-        self.timers[Timer.HEARTBEAT] = self.now + interval + self.rto.value
+        """Have a sign of life sent when nothing that wants an answer is for a while; soon if the peer is in doubt."""
+        self._quiet_since = self.now
+        self._quiet_for = self.settings.heartbeat_interval * self._rng.uniform(0.5, 1.5) + self.rto.value
+        soon = self.liveness.doubtful and Timer.HEARTBEAT_ACK not in self.timers
+        self.timers[Timer.HEARTBEAT] = self.now + (self.rto.value if soon else self._quiet_for)
+
+    def heartbeat_is_due(self) -> bool:
+        """The timer has expired: is it time? It is not if something that wants an answer has gone out since."""
+        due = max(self._quiet_since, self.outbound.last_sent_at) + self._quiet_for
+        if self.liveness.doubtful or due <= self.now:
+            return True
+        self.timers[Timer.HEARTBEAT] = due
+        return False
+
+    def beat(self) -> None:
+        """Send a HEARTBEAT, unless something is under way whose timer counts the peer's silence already."""
+        if self.state is State.ESTABLISHED and not self.outbound.outstanding and Timer.RECONFIG not in self.timers:
+            self.packer.replies.append(self.liveness.heartbeat(self.now))
+            self.timers[Timer.HEARTBEAT_ACK] = self.now + self.rto.value
+        self.arm_heartbeat()
+
+    def doubt(self) -> None:
+        """The peer sends its COOKIE ECHO: it has not heard that we are up, and may never hear it."""
+        if self.state is State.ESTABLISHED:
+            self.liveness.doubtful = True
+            if Timer.HEARTBEAT_ACK not in self.timers:
+                soon = self.now + self.rto.value
+                self.timers[Timer.HEARTBEAT] = min(self.timers.get(Timer.HEARTBEAT, soon), soon)
 
     # The end
 

@@ -31,13 +31,12 @@ def expired(connection: Connection, timer: Timer) -> None:
         case Timer.RECONFIG:
             _expired_reconfig(connection)
         case Timer.HEARTBEAT:
-            connection.arm_heartbeat()
-            if connection.state is State.ESTABLISHED and not connection.outbound.outstanding:
-                connection.packer.replies.append(connection.liveness.heartbeat())
-                connection.timers[Timer.HEARTBEAT_ACK] = connection.now + connection.rto.value
+            if connection.heartbeat_is_due():
+                connection.beat()
         case Timer.HEARTBEAT_ACK:
-            if connection.liveness.heartbeat_lost():
-                connection.give_up("HEARTBEAT went unanswered too often")
+            connection.failed_once_more("HEARTBEAT")
+            if connection.liveness.doubtful and connection.state is not State.ENDED:
+                connection.beat()
 
 
 def _expired_t1(connection: Connection, timer: Timer) -> None:

@@ -68,9 +68,16 @@ def receive_cookie_echo(connection: Connection, chunk: CookieEcho, tag: int) -> 
     return False
 
 
-def receive_cookie_ack(connection: Connection) -> None:
-    """The peer has taken our cookie."""
-    if connection.move(On.COOKIE_ACK):
+def peer_is_up(connection: Connection) -> None:
+    """The peer has sent a COOKIE ACK, or what only an end that is up sends: it has taken our cookie, or we its own.
+
+    DATA, SACK and HEARTBEAT come from nowhere else (RFC 9260, sections 6 and 8.3; what is bundled with a COOKIE ECHO
+    aside). With our tag they show that the peer has our cookie, though each COOKIE ACK of it may be lost.
+    """
+    up = connection.move(On.COOKIE_ACK)
+    if not connection.opening:
+        connection.liveness.doubtful = False
+    if up:
         _established(connection)
 
 
@@ -99,6 +106,6 @@ def restart(connection: Connection, cookie: Cookie) -> bool:
 
 def _established(connection: Connection) -> None:
     connection.handshake.finished()
-    connection.liveness.proven()
+    connection.rto.recovered()
     connection.arm_heartbeat()
     connection.events.append(Established())

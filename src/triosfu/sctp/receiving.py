@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from triosfu.sctp.inbound import Inbound
 
 
+# What only an end sends that is up.
+_FROM_ABOVE = frozenset({CookieAck, Data, IData, Sack, Heartbeat})
 _ALWAYS_CHECKED = (bytes((ChunkType.INIT,)), bytes((ChunkType.COOKIE_ECHO,)))
 
 
@@ -73,8 +75,10 @@ def receive_packet(connection: Connection, data: bytes) -> None:
     if type(first) is CookieEcho:
         if not opening.receive_cookie_echo(connection, first, tag):
             return
-        del chunks[0]
-    elif tag != connection.handshake.tag or (type(first) is Init and not first.ack):
+        receive_chunks(connection, chunks[1:])
+        connection.doubt()  # whatever came with it
+        return
+    if tag != connection.handshake.tag or (type(first) is Init and not first.ack):
         receive_with_other_tag(connection, first, tag, alone=len(chunks) == 1)
         return
     receive_chunks(connection, chunks)
@@ -97,6 +101,8 @@ def receive_with_other_tag(connection: Connection, chunk: Chunk, tag: int, *, al
 
 def receive_chunks(connection: Connection, chunks: list[Chunk]) -> None:
     """Act on the chunks of a packet of this association, in their order."""
+    if connection.liveness.doubtful and any(type(chunk) in _FROM_ABOVE for chunk in chunks):
+        opening.peer_is_up(connection)
     inbound = connection.inbound
     data_type = IData if inbound is not None and inbound.interleaving else Data
     has_data = False
@@ -162,7 +168,7 @@ def _receive_control(connection: Connection, chunk: Chunk) -> bool:
             connection.end(f"aborted by the peer: {describe_causes(chunk.causes)}")
             return False
         case CookieAck():
-            opening.receive_cookie_ack(connection)
+            pass  # it was of use, if it was, before anything else in the packet
         case Init(ack=True):
             opening.receive_init_ack(connection, chunk)
             return False
@@ -180,7 +186,7 @@ def _receive_control(connection: Connection, chunk: Chunk) -> bool:
 
 def _receive_heartbeat(connection: Connection, chunk: Heartbeat) -> None:
     if chunk.ack:
-        if connection.liveness.is_answer(chunk):
+        if connection.liveness.is_answer(chunk, connection.now):
             connection.timers.pop(Timer.HEARTBEAT_ACK, None)
             connection.liveness.proven()
     elif connection.state not in (State.CLOSED, State.COOKIE_WAIT):

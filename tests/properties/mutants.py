@@ -22,6 +22,7 @@ from triosfu.sctp.outbound import Outbound
 from triosfu.sctp.state import OPENING, State
 from triosfu.sctp.timers import Timer, Timers
 from triosfu.sctp.transmission import Transmission
+from triosfu.sctp.wire import CookieAck
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +77,7 @@ _answer = Handshake.answer
 _pop_expired = Timers.pop_expired
 _forward = Inbound.receive_forward
 _sack = Inbound.sack
+_established = opening._established
 _forget = Inbound._forget
 _run_t3 = Transmission._run_t3
 _other_tag = receiving.receive_with_other_tag
@@ -117,6 +119,11 @@ def _any_tag(connection: Connection, chunk: Chunk, tag: int, *, alone: bool) -> 
         _other_tag(connection, chunk, tag, alone=alone)
     else:
         receiving.receive_chunks(connection, [chunk])
+
+
+def _established_for_sure(connection: Connection) -> None:
+    connection.liveness.proven()
+    _established(connection)
 
 
 def _leave_armed(self: Timers, now: float) -> list[Timer]:
@@ -235,6 +242,21 @@ MUTANTS = [
         Inbound,
         "_skip",
         nothing,
+    ),
+    Mutant(
+        "an end that came up by COOKIE ECHO has no doubts",
+        "test_p16_simultaneous_open::test_p16_no_end_stays_up_alone_behind_a_black_hole",
+        Connection,
+        "doubt",
+        nothing,
+        also=((opening, "_established", _established_for_sure),),
+    ),
+    Mutant(
+        "only a COOKIE ACK shows that the peer took the cookie",
+        "test_p16_simultaneous_open::test_p16_lost_cookie_acks_do_not_matter_if_anything_else_arrives",
+        receiving,
+        "_FROM_ABOVE",
+        frozenset({CookieAck}),
     ),
     Mutant(
         "while opening, an INIT is answered with another tag",

@@ -153,7 +153,7 @@ def test_p16_an_end_whose_peer_gave_up_unheard_gives_up_in_the_same_time() -> No
     assert network.now - up <= DOUBT
 
 
-@pytest.mark.parametrize("sends", [(False, False), (True, False), (False, True), (True, True)])
+@given(sends=st.tuples(st.booleans(), st.booleans()))
 def test_p16_lost_cookie_acks_do_not_matter_if_anything_else_arrives(sends: tuple[bool, bool]) -> None:
     """A HEARTBEAT, DATA or SACK of the peer shows that it has taken the cookie."""
     left, right = associations()

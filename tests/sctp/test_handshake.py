@@ -364,6 +364,38 @@ def test_only_the_very_same_info_answers_a_heartbeat() -> None:
     assert Timer.HEARTBEAT_ACK not in left._connection.timers
 
 
+def test_a_heartbeat_measures_the_round_trip_even_if_its_answer_is_late() -> None:
+    network = established()
+    left = network.ends[0]
+    assert isinstance(left, Association)
+    for path in network.paths:
+        path.latency = 0.7
+    before = left.round_trip_time
+    assert before is not None
+    network.run(until=60.0)
+    expected = before + (1.4 - before) / 8
+    assert left.round_trip_time == pytest.approx(expected)
+    assert left._connection.liveness.errors == 0, "an answer behind the time-out is an answer"
+
+
+def test_heartbeats_go_only_when_nothing_that_wants_an_answer_has_gone_for_long() -> None:
+    network = established()
+    left, right = network.ends
+    assert isinstance(left, Association)
+    assert isinstance(right, Association)
+    for path in network.paths:
+        path.sent.clear()
+    for at in range(1, 301, 5):
+        network.run(until=float(at))
+        left.send(0, b"x", ppid=53, now=network.now)
+    beats = [[time for time, data in path.sent if data[12] == 4] for path in network.paths]
+    assert beats[0] == []
+    assert 5 < len(beats[1]) < 20, "a SACK wants no answer"
+    network.run(until=350.0)
+    first = next(time for time, data in network.paths[0].sent if data[12] == 4)
+    assert first - 296.0 >= 15.0
+
+
 def test_an_idle_association_sends_heartbeats_and_lives() -> None:
     network = established()
     network.run(until=600.0)

@@ -16,8 +16,18 @@ from typing import TYPE_CHECKING, TypeAlias
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
+from triosfu.dtls.binding import records_of
 from triosfu.dtls.certificate import OFFERED, Certificate, Fingerprint
-from triosfu.dtls.records import ALERT, APPLICATION_DATA, HANDSHAKE, PlaintextNumbers, Record, pack, split
+from triosfu.dtls.records import (
+    ALERT,
+    APPLICATION_DATA,
+    HANDSHAKE,
+    PlaintextNumbers,
+    Record,
+    is_one_of_data,
+    pack,
+    split,
+)
 from triosfu.errors import MalformedPacket, UsageError
 from triosfu.srtp.profiles import SrtpKeys
 
@@ -31,7 +41,6 @@ FIRST_RETRANSMISSION, LONGEST_RETRANSMISSION = 0.1, 1.6  # seconds
 MAX_EARLY = 8  # datagrams kept for `start`
 MAX_FINAL_ANSWERS = 32  # repetitions of our last flight for a peer that seems not to have it
 MAX_MESSAGE = 2**14  # bytes of one record's content
-EXPANSION = 128  # bytes that a record may be longer than its content, with room
 EVERYTHING = 2**16  # records; OpenSSL itself keeps a hundred that overtook the end of the handshake
 READ = 2**16  # bytes asked of a BIO at once: more than any flight
 
@@ -111,6 +120,7 @@ class DtlsConnection:
         self._events: list[Event] = []
         self._ssl = SSL.Connection(certificate.context(), None)
         self._ssl.set_ciphertext_mtu(mtu)
+        self._records = records_of(self._ssl)
         if role is Role.CLIENT:
             self._ssl.set_connect_state()
         else:
@@ -137,6 +147,9 @@ class DtlsConnection:
                 self._early.append(data)
             return
         if self.state is State.CLOSED:
+            return
+        if self.state is State.CONNECTED and is_one_of_data(data):
+            self._open(data)
             return
         try:
             records = split(data)
@@ -193,11 +206,9 @@ class DtlsConnection:
         if not data:
             return
         try:
-            self._ssl.send(data)
+            self._outbox.append(self._records.seal(data))
         except SSL.Error as error:
             self._fail(error)
-            return
-        self._outbox.append(self._ssl.bio_read(len(data) + EXPANSION))
 
     def close(self, reason: str) -> None:
         """End the association, saying close_notify if there is a peer to say it to; later calls do nothing."""
@@ -295,12 +306,25 @@ class DtlsConnection:
         try:
             for _ in range(records):
                 self._events.append(ApplicationData(self._ssl.recv(MAX_MESSAGE)))
-        except SSL.WantReadError:
-            return
-        except SSL.ZeroReturnError:
-            self._end("close_notify")
         except SSL.Error as error:
-            self._fail(error)
+            self._stopped(error)
+
+    def _open(self, record: bytes) -> None:
+        """Deliver what one record of data holds, if it is genuine; it is most of what comes."""
+        try:
+            self._events.append(ApplicationData(self._records.open(record)))
+        except SSL.Error as error:
+            self._stopped(error)
+
+    def _stopped(self, error: SSL.Error) -> None:
+        """There is no more to read: for now, or for good."""
+        match error:
+            case SSL.WantReadError():
+                pass
+            case SSL.ZeroReturnError():
+                self._end("close_notify")
+            case _:
+                self._fail(error)
 
     def _answer_repetition(self, records: list[Record]) -> None:
         """A peer that repeats its last flight lacks ours: send it again, be it OpenSSL's copy or the one we kept.

@@ -45,6 +45,15 @@ def split(data: bytes) -> list[Record]:
     return records
 
 
+def is_one_of_data(data: bytes) -> bool:
+    """Is it a single whole record of encrypted application data?"""
+    if len(data) < HEADER.size:
+        return False
+    content_type, version, epoch, _, _, length = HEADER.unpack_from(data)
+    whole: bool = HEADER.size + length == len(data)
+    return whole and content_type == APPLICATION_DATA and epoch > 0 and version >> 8 == 0xFE
+
+
 def pack(records: list[Record], mtu: int) -> list[bytes]:
     """As few datagrams of at most `mtu` bytes as keep the order; a record that is larger travels alone."""
     datagrams: list[bytes] = []

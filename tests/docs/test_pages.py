@@ -26,6 +26,7 @@ from tests.docs.pages import (
     tree,
     without_blocks,
 )
+from triosfu.api import twirp
 from triosfu.datachannel.core import DataChannels
 from triosfu.dtls.core import DtlsConnection
 from triosfu.net import egress, http
@@ -111,6 +112,7 @@ def test_the_deadlines_in_the_table_are_those_of_the_code() -> None:
     assert (peer.disconnected_after, peer.failed_after, peer.connect_timeout) == (5, 15, 30)
     assert (handshake["handshake_timeout"].default, times.negotiation, negotiation.TRIES) == (15, 15, 2)
     assert (times.attach, times.join, times.resume) == (10, 60, 5)
+    assert twirp.DEADLINE == 10
     assert (web.header_deadline, web.body_deadline, web.write_deadline) == (10, 30, 30)
     assert (socket.write_deadline, socket.flush, GRACE) == (10, 0.25, 5)
 

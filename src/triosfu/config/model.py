@@ -110,6 +110,7 @@ class RoomConfig:
     max_participants: Count = 0  # 0 is no limit
     empty_timeout: Count = 300  # for somebody to come
     departure_timeout: Count = 20  # after the last one left
+    enable_remote_unmute: bool = False  # whether the server API may unmute what it muted, or its publisher did
     sync_streams: bool = False  # one media stream for tracks that their publisher says belong together
     playout_delay: PlayoutDelay = PlayoutDelay()
 

@@ -91,7 +91,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "room.create_room_timeout": Refusal(_CLUSTER, ("10s",)),
     "room.create_room_attempts": Refusal(_CLUSTER, (3,)),
     "room.update_batch_target_size": Refusal("it is not configurable", (131_072,)),
-    "room.enable_remote_unmute": Refusal("nobody can unmute another's track: the server API is not served yet"),
     "room.max_metadata_size": Refusal("LiveKit has replaced it by limit.max_metadata_size"),
     "room.room_configurations": Refusal("named room configurations are not served yet"),
     "audio.active_red_encoding": Refusal("RED is forwarded and never made"),

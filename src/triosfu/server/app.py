@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from triosfu import logs, tokens
+from triosfu.api import twirp
+from triosfu.api.absent import absent_services
+from triosfu.api.rooms import RoomService
 from triosfu.dtls.certificate import Certificate
 from triosfu.net.http import Limits, Request, Response, Upgrade, open_listeners, serve_http
 from triosfu.net.websocket import WebSocketLimits
@@ -153,6 +156,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
             )
         )
         signalling = Signalling(rooms, keys, limits=WebSocketLimits(message=config.limit.signal_message_size_limit))
+        api = twirp.Twirp(keys, [RoomService(rooms).service(), *absent_services()])
         demo = Demo(keys) if config.development else None
         listeners = await open_listeners(config.bind_addresses, config.port)
         for listener in listeners:
@@ -163,6 +167,8 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
         async def respond(request: Request) -> Response | Upgrade:
             if request.path == "/":
                 return health(request)
+            if request.path.startswith(twirp.PREFIX):
+                return await api.respond(request)
             if demo is not None and (page := demo.respond(request)) is not None:
                 return page
             return await signalling.respond(request)

@@ -1,0 +1,1 @@
+"""The server API: what an application's backend asks of the rooms, over Twirp."""

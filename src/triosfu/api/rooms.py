@@ -1,0 +1,226 @@
+"""RoomService: rooms and those in them, as an application's backend sees and changes them.
+
+Each call but `CreateRoom` is one synchronous step, so it is done or it is not. Protocol reference, section 8.2;
+section 17, row 1.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from livekit.protocol import models, room, rtc
+
+from triosfu.api.errors import TwirpError
+from triosfu.api.grants import require, require_admin, video
+from triosfu.api.twirp import Method, Service
+from triosfu.rooms import profile
+from triosfu.rooms.joining import JoinRefused
+from triosfu.rooms.permissions import Permission
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from triosfu.rooms.directory import Rooms
+    from triosfu.rooms.participant import Participant
+    from triosfu.rooms.room import Room
+    from triosfu.tokens import Claims
+
+Reason = models.DisconnectReason
+NO_SUCH_ROOM = "requested room does not exist"
+NO_SUCH_PARTICIPANT = "participant does not exist"
+NONCE = 16  # bytes
+CODES = {503: "unavailable"}  # of refusals, by the status that a client's join would get
+
+
+class RoomService:
+    """The RPCs of RoomService, each for a token and a request; TwirpError says why not."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._limits = rooms.settings.limits
+
+    def service(self) -> Service:
+        """These RPCs under their names."""
+        return Service(
+            room.DESCRIPTOR.services_by_name["RoomService"],
+            {
+                "CreateRoom": Method(call=self.create_room, undone="no room was made"),
+                "ListRooms": Method(call=self.list_rooms),
+                "DeleteRoom": Method(call=self.delete_room),
+                "ListParticipants": Method(call=self.list_participants),
+                "GetParticipant": Method(call=self.get_participant),
+                "RemoveParticipant": Method(call=self.remove_participant),
+                "MutePublishedTrack": Method(call=self.mute_published_track),
+                "UpdateParticipant": Method(call=self.update_participant),
+                "UpdateSubscriptions": Method(call=self.update_subscriptions),
+                "SendData": Method(call=self.send_data),
+                "UpdateRoomMetadata": Method(call=self.update_room_metadata),
+            },
+        )
+
+    # --- rooms -----------------------------------------------------------------------------------------------------
+
+    async def create_room(self, claims: Claims, request: room.CreateRoomRequest) -> models.Room:
+        """The room of this name, made if there is none; one that exists stays as it is. Cancelled, it has made none."""
+        require(allowed=video(claims).room_create)
+        if request.HasField("egress"):
+            raise TwirpError("internal", "egress not connected (redis required)")
+        if not request.name:
+            raise TwirpError("invalid_argument", "no room name")
+        if len(request.name) > self._limits.room_name:
+            text = f"room name length exceeds limits: max length {self._limits.room_name}"
+            raise TwirpError("invalid_argument", text)
+        self._check_metadata(request.metadata)
+        if request.room_preset:
+            raise TwirpError("invalid_argument", "unknown room configuration in create room request")
+        usual = self._rooms.settings.defaults
+        own = replace(
+            usual,
+            empty_timeout=float(request.empty_timeout) or usual.empty_timeout,
+            departure_timeout=float(request.departure_timeout) or usual.departure_timeout,
+            max_participants=request.max_participants or usual.max_participants,
+            metadata=request.metadata or usual.metadata,
+        )
+        try:
+            return (await self._rooms.create(request.name, own)).info()
+        except JoinRefused as refusal:
+            raise TwirpError(CODES.get(refusal.status, "internal"), refusal.text) from None
+
+    def list_rooms(self, claims: Claims, request: room.ListRoomsRequest) -> room.ListRoomsResponse:
+        """All rooms, or those of the names given that there are."""
+        require(allowed=video(claims).room_list)
+        wanted = frozenset(request.names)
+        found = [one for one in self._rooms if not one.closed and (not wanted or one.name in wanted)]
+        return room.ListRoomsResponse(rooms=[one.info() for one in found])
+
+    def delete_room(self, claims: Claims, request: room.DeleteRoomRequest) -> room.DeleteRoomResponse:
+        """End a room and everybody's session in it."""
+        require(allowed=video(claims).room_create)
+        self._room(request.room).close(Reason.ROOM_DELETED)
+        return room.DeleteRoomResponse()
+
+    def update_room_metadata(self, claims: Claims, request: room.UpdateRoomMetadataRequest) -> models.Room:
+        """Replace the metadata of a room."""
+        require_admin(claims, request.room)
+        self._check_metadata(request.metadata)
+        found = self._room(request.room)
+        found.set_metadata(request.metadata)
+        return found.info()
+
+    # --- participants ----------------------------------------------------------------------------------------------
+
+    def list_participants(self, claims: Claims, request: room.ListParticipantsRequest) -> room.ListParticipantsResponse:
+        """Everybody in a room, also who is hidden; nobody is in a room that does not exist."""
+        require_admin(claims, request.room)
+        found = self._rooms.find(request.room)
+        people = [] if found is None else [one.info() for one in found.participants.values()]
+        return room.ListParticipantsResponse(participants=people)
+
+    def get_participant(self, claims: Claims, request: room.RoomParticipantIdentity) -> models.ParticipantInfo:
+        """One participant."""
+        require_admin(claims, request.room)
+        return self._participant(request.room, request.identity).info()
+
+    def remove_participant(
+        self, claims: Claims, request: room.RoomParticipantIdentity
+    ) -> room.RemoveParticipantResponse:
+        """End a participant's session. A token that is still good lets it come back."""
+        require_admin(claims, request.room)
+        self._participant(request.room, request.identity).close(Reason.PARTICIPANT_REMOVED)
+        return room.RemoveParticipantResponse()
+
+    def mute_published_track(self, claims: Claims, request: room.MuteRoomTrackRequest) -> room.MuteRoomTrackResponse:
+        """Mute a track, or unmute it where the operator allows that; the answer names no track if there is none."""
+        require_admin(claims, request.room)
+        participant = self._participant(request.room, request.identity)
+        if not request.muted and not self._rooms.settings.remote_unmute:
+            raise TwirpError("failed_precondition", "remote unmute not enabled")
+        with _on_behalf_of(participant):
+            participant.publications.mute_remotely(request.track_sid, muted=request.muted)
+        publication = participant.publications.find(request.track_sid)
+        return room.MuteRoomTrackResponse(track=None if publication is None else publication.info)
+
+    def update_participant(self, claims: Claims, request: room.UpdateParticipantRequest) -> models.ParticipantInfo:
+        """Change name, metadata, attributes; replace the permissions, if any are given."""
+        require_admin(claims, request.room)
+        self._check_profile(request.name, request.metadata, request.attributes)
+        participant = self._participant(request.room, request.identity)
+        refused: str | None = None
+        with _on_behalf_of(participant):
+            refused = profile.update(participant, request.name, request.metadata, dict(request.attributes))
+            if refused is None and request.HasField("permission"):
+                participant.set_permission(Permission.parse(request.permission))
+        if refused is not None:
+            raise TwirpError("invalid_argument", refused)
+        return participant.info()
+
+    def update_subscriptions(
+        self, claims: Claims, request: room.UpdateSubscriptionsRequest
+    ) -> room.UpdateSubscriptionsResponse:
+        """Subscribe a participant to tracks, or unsubscribe it."""
+        require_admin(claims, request.room)
+        participant = self._participant(request.room, request.identity)
+        wish = rtc.UpdateSubscription(
+            track_sids=request.track_sids, subscribe=request.subscribe, participant_tracks=request.participant_tracks
+        )
+        with _on_behalf_of(participant):
+            participant.subscriptions.update(wish)
+        return room.UpdateSubscriptionsResponse()
+
+    def send_data(self, claims: Claims, request: room.SendDataRequest) -> room.SendDataResponse:
+        """Send a data packet to those named, or to everybody."""
+        require_admin(claims, request.room)
+        if len(request.nonce) not in {0, NONCE}:
+            text = f"nonce should be 16-bytes or not present, got: {len(request.nonce)} bytes"
+            raise TwirpError("invalid_argument", text)
+        user = models.UserPacket(
+            payload=request.data,
+            destination_sids=request.destination_sids,
+            destination_identities=request.destination_identities,
+            topic=request.topic if request.HasField("topic") else None,
+            nonce=request.nonce,
+        )
+        packet = models.DataPacket(user=user, destination_identities=request.destination_identities)
+        self._room(request.room).data.send(packet, request.kind)
+        return room.SendDataResponse()
+
+    # --- what they have in common ----------------------------------------------------------------------------------
+
+    def _room(self, name: str) -> Room:
+        found = self._rooms.find(name)
+        if found is None:
+            raise TwirpError("not_found", NO_SUCH_ROOM)
+        return found
+
+    def _participant(self, name: str, identity: str) -> Participant:
+        found = self._rooms.find(name)
+        participant = None if found is None else found.participants.get(identity)
+        if participant is None:
+            raise TwirpError("not_found", NO_SUCH_PARTICIPANT)
+        return participant
+
+    def _check_metadata(self, metadata: str) -> None:
+        if len(metadata.encode()) > self._limits.metadata:
+            raise _exceeds("metadata size exceeds limits", self._limits.metadata)
+
+    def _check_profile(self, name: str, metadata: str, attributes: Mapping[str, str]) -> None:
+        if len(name) > self._limits.name:
+            raise _exceeds("name length exceeds limits", self._limits.name)
+        self._check_metadata(metadata)
+        if sum(len(key.encode()) + len(value.encode()) for key, value in attributes.items()) > self._limits.attributes:
+            raise _exceeds("attribute size exceeds limits", self._limits.attributes)
+
+
+@contextmanager
+def _on_behalf_of(participant: Participant) -> Iterator[None]:
+    """Change a participant; what goes wrong in the block ends it, as it does when its client asks, and is told."""
+    with participant.guard("server API"):
+        yield
+    if participant.closed:
+        raise TwirpError("internal", "the participant had to be ended")
+
+
+def _exceeds(what: str, limit: int) -> TwirpError:
+    return TwirpError("invalid_argument", f"{what} {limit}", {"argument": what})

@@ -1,0 +1,146 @@
+"""Twirp over HTTP: `POST /twirp/livekit.<Service>/<Method>`, one deadline for each call, errors that say what was done.
+
+    twirp = Twirp(keys, [room_service(rooms)])
+    response = await twirp.respond(request)
+
+The token comes first: who has none that is good never has a body parsed. Protocol reference, section 8.1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from triosfu.api.errors import JSON, TwirpError, bad_route
+from triosfu.api.grants import DENIED
+from triosfu.api.messages import PROTOBUF, content_type, parse, serialize
+from triosfu.net.http import Response
+from triosfu.tokens import Claims, TokenError, token_of, verify
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import ServiceDescriptor
+
+    from triosfu.net.http import Request
+
+log = structlog.get_logger(__name__)
+
+PREFIX: Final = "/twirp/"
+DEADLINE: Final = 10.0  # seconds for one call, from its request's last byte on
+LARGE: Final = 64 * 1024  # bytes of a message that another thread reads or writes: others are served meanwhile
+
+Outcome = Message | Awaitable[Message]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """What answers one RPC; `undone` says how things are when its deadline passes."""
+
+    call: Callable[[Claims, Any], Outcome]
+    undone: str = "nothing was done"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The RPCs of one service by name; one that the protocol has and `methods` lacks is unimplemented."""
+
+    descriptor: ServiceDescriptor
+    methods: Mapping[str, Method]
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    name: str
+    request: type[Message]
+    method: Method | None
+
+
+class Twirp:
+    """Answers the calls to some services."""
+
+    def __init__(
+        self,
+        keys: Mapping[str, str],
+        services: Sequence[Service],
+        *,
+        deadline: float = DEADLINE,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self._keys = keys
+        self._deadline = deadline
+        self._wall_clock = wall_clock
+        self._routes = {
+            f"{PREFIX}{service.descriptor.full_name}/{name}": _Route(
+                name, GetMessageClass(method.input_type), service.methods.get(name)
+            )
+            for service in services
+            for name, method in service.descriptor.methods_by_name.items()
+        }
+
+    async def respond(self, request: Request) -> Response:
+        """Answer one call, within the deadline. Cancelled, the call was made as a whole or not at all."""
+        try:
+            claims = self._claims(request)
+        except TokenError as refusal:
+            self.counters["refused"] += 1
+            return Response.text(refusal.status, refusal.text)
+        try:
+            return await self._respond(request, claims)
+        except TwirpError as error:
+            self.counters[error.code] += 1
+            return error.response()
+        except Exception:  # a bug in one call ends that call only
+            log.exception("bug", path=request.path)
+            self.counters["bugs"] += 1
+            return TwirpError("internal", "internal error").response()
+
+    def _claims(self, request: Request) -> Claims | None:
+        token = token_of(request.headers.get("authorization"), request.get("access_token"))
+        return None if token is None else verify(token, self._keys, now=self._wall_clock())
+
+    async def _respond(self, request: Request, claims: Claims | None) -> Response:
+        route, content = self._route(request)
+        if claims is None:
+            raise TwirpError("unauthenticated", DENIED)
+        if route.method is None:
+            raise TwirpError("unimplemented", f"{route.name} is not implemented")
+        left = route.method.undone
+        with trio.move_on_after(self._deadline):
+            message = await _at_leisure(len(request.body), partial(parse, route.request, request.body, content))
+            outcome = route.method.call(claims, message)
+            answer = outcome if isinstance(outcome, Message) else await outcome
+            left = "it was done, and only the answer is missing"
+            body = await _at_leisure(answer.ByteSize(), partial(serialize, answer, content))
+            self.counters[route.name] += 1
+            return Response(200, body, [("Content-Type", content)])
+        raise TwirpError("deadline_exceeded", f"{route.name} took longer than {self._deadline:g} s: {left}")
+
+    def _route(self, request: Request) -> tuple[_Route, str]:
+        """Where a call goes, and what it is written in; the checks are in the order of Twirp's own servers."""
+        if request.method != "POST":
+            text = f'unsupported method "{request.method}" (only POST is allowed)'
+            raise bad_route(text, request.method, request.path)
+        route = self._routes.get(request.path)
+        if route is None:
+            raise bad_route(f'no handler for path "{request.path}"', request.method, request.path)
+        header = request.headers.get("content-type", "")
+        content = content_type(header)
+        if content not in {JSON, PROTOBUF}:
+            raise bad_route(f'unexpected Content-Type: "{header}"', request.method, request.path)
+        return route, content
+
+
+async def _at_leisure(size: int, work: Callable[[], Any]) -> Any:  # noqa: ANN401  whatever `work` makes
+    """Do something that takes long for a large message without keeping everybody else waiting."""
+    if size <= LARGE:
+        return work()
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=True)

@@ -173,10 +173,6 @@ class DataChannels:
 
     def abort(self, reason: str, now: float) -> None:
         """End the association and all channels now."""
-        # Up to 16 MiB a channel, which would else stay until the collector finds them: messages and their stream refer
-        # to each other.
-        for stream_id in self._by_stream:
-            self._association.drop_unsent(stream_id)
         self._association.abort(reason, now)
         self._collect(now)
 

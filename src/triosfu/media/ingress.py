@@ -134,6 +134,15 @@ class Ingress:
             if ssrc not in mine and not (isinstance(stream, RtxStream) and stream.serves(receiver))
         }
 
+    def close(self) -> None:
+        """Let go of all tracks and of what is held for those to come; the transport is gone."""
+        self.wake = None
+        self._bindings = Bindings()
+        self._tracks.clear()
+        self._streams.clear()
+        self._held.clear()
+        self._recorder = TwccRecorder()
+
     # --- packets in ------------------------------------------------------------------------------------------------
 
     def receive_rtp(self, data: bytes, now: float) -> None:

@@ -92,9 +92,10 @@ class Sender:
             track.resync(now)
 
     def close(self) -> None:
-        """Unbind all tracks; the transport is gone."""
+        """Unbind all tracks and forget what was sent; the transport is gone."""
         for track in list(self._tracks.values()):
             self.remove(track)
+        self.sent_log.forget()
 
     # --- RTCP in ---------------------------------------------------------------------------------------------------
 

@@ -15,12 +15,14 @@ class SentLog:
 
     def __init__(self) -> None:
         self._next = 0
-        self._sent: list[tuple[int, float, int] | None] = [None] * REMEMBERED  # number, when, size
+        self._sent: list[tuple[int, float, int] | None] = []  # number, when, size; empty before the first
 
     def sent(self, size: int, now: float) -> int:
         """The 16-bit number of a packet of `size` bytes that leaves at `now`."""
         number = self._next
         self._next = number + 1 & 0xFFFF
+        if not self._sent:
+            self._sent = [None] * REMEMBERED
         self._sent[number % REMEMBERED] = number, now, size
         return number
 
@@ -30,10 +32,14 @@ class SentLog:
         Each packet is told of once. Times of arrival are by the subscriber's clock.
         """
         arrived = []
-        for number, arrival in feedback.arrivals():
+        for number, arrival in feedback.arrivals() if self._sent else ():
             slot = number % REMEMBERED
             entry = self._sent[slot]
             if entry is not None and entry[0] == number:
                 self._sent[slot] = None
                 arrived.append((entry[1], arrival, entry[2]))
         return arrived, feedback.status_count - len(feedback.received)
+
+    def forget(self) -> None:
+        """Know nothing of what was sent so far: half a megabyte, with a busy transport."""
+        self._sent = []

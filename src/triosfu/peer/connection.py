@@ -140,11 +140,11 @@ class PeerConnection:
         self.state = PeerState.CLOSED
         self._scope.cancel()
         self.waiting.end(reason)
-        self.ingress.wake = None
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
             channel.over(ChannelState.CLOSED)
         try:
+            self.ingress.close()
             self.sender.close()
             self._data.abort(reason, trio.current_time())
             for datagram in self._data.datagrams_to_send():

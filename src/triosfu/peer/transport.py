@@ -174,6 +174,8 @@ class Transport:
 
     def receive_dtls(self, data: bytes, source: Address, now: float) -> None:  # noqa: ARG002  of the Route contract
         """Give one datagram from an ICE-validated tuple to DTLS."""
+        if self._closed:
+            return
         if self._dtls is None:
             # Who answers our offer begins as soon as a check of its own succeeds, which may be before the answer is
             # here. What it has sent by then it repeats at the earliest after a second, if it is OpenSSL.
@@ -216,11 +218,13 @@ class Transport:
 
     def end_of_batch(self, now: float) -> None:
         """Drain the cores after a batch of datagrams."""
-        self._owner.transport_drain(now)
+        if not self._closed:
+            self._owner.transport_drain(now)
 
     def receive_failed(self, error: Exception) -> None:
         """Pass on that the mux removed this transport because one of the methods above raised."""
-        self._owner.transport_failed(error)
+        if not self._closed:
+            self._owner.transport_failed(error)
 
     # --- draining --------------------------------------------------------------------------------------------------
 
@@ -351,3 +355,8 @@ class Transport:
         finally:
             self._inbound = self.outbound = None
             self.destination = None
+            # DTLS is 80 KiB that the collector knows nothing of, and what was closed may be found by it late.
+            self._dtls = None
+            self._early_dtls.clear()
+            self._destinations.clear()
+            del self._owner

@@ -89,10 +89,14 @@ class Connection:
             timers=self.timers,
             rto=self.rto,
         )
-        self.begin()
+        self._set_up()
 
     def begin(self) -> None:
-        """Set up all that belongs to one association: at first, after a restart, and empty at the end."""
+        """Set up anew all that belongs to one association: after a restart, and empty at the end."""
+        self.outbound.queue.forget()
+        self._set_up()
+
+    def _set_up(self) -> None:
         settings, tsn = self.settings, self.handshake.initial_tsn
         self.timers.clear()
         self.rto.reset()

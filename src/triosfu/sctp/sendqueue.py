@@ -262,6 +262,17 @@ class SendQueue:
             if current is not None and current.stream is stream and not current.offset:
                 self._give_up(current)
 
+    def forget(self) -> None:
+        """Let go of all messages at once: they and their streams refer to each other, which keeps up to 16 MiB a
+        channel until the collector comes. Not to be used afterwards.
+        """
+        for stream in self._streams.values():
+            stream.queue.clear()
+            stream.begun = None
+        self._urgent.clear()
+        self._round.clear()
+        self._current = self._chosen = None
+
     def drained(self, stream_id: int) -> bool:
         """Has every byte accepted on the stream got its TSN?"""
         stream = self._streams.get(stream_id)

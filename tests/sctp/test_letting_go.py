@@ -1,4 +1,4 @@
-"""What is queued when an association ends, or begins again, is let go at once: by reference counts, not by the collector.
+"""What is queued when an association ends or begins again goes at once: by reference counts, without the collector.
 
 A client that vanished may have had 16 MiB waiting for it on each channel.
 """

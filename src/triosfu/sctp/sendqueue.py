@@ -263,8 +263,9 @@ class SendQueue:
                 self._give_up(current)
 
     def forget(self) -> None:
-        """Let go of all messages at once: they and their streams refer to each other, which keeps up to 16 MiB a
-        channel until the collector comes. Not to be used afterwards.
+        """Let go of all messages; the queue is not used any more.
+
+        They and their streams refer to each other, and would stay, 16 MiB a channel, until the collector comes.
         """
         for stream in self._streams.values():
             stream.queue.clear()

@@ -13,7 +13,7 @@ from collections.abc import Callable  # noqa: TC003  for a module's variable
 from pathlib import Path
 from random import Random
 
-from livekit.protocol import rtc
+from livekit.protocol import room, rtc
 
 from fuzz.catalogue import CORPUS, catalogue
 from fuzz.checks.http import UPGRADE
@@ -177,8 +177,16 @@ def _bytes(*lines: str) -> Callable[[], list[bytes]]:
     return lambda: [bytes.fromhex(line) for line in lines]
 
 
+def _api_bodies() -> list[bytes]:
+    """The first byte chooses the call, the second its form."""
+    update = b'{"room": "r", "identity": "a", "attributes": {"k": "v"}, "permission": {"can_publish": true}}'
+    data = room.SendDataRequest(room="r", data=b"data", destination_identities=["a"], nonce=bytes(16))
+    return [b"\7\0" + update, b"\x09\1" + data.SerializeToString(), b'\0\0{"name": "r", "emptyTimeout": "3"}']
+
+
 MADE: dict[str, Callable[[], list[bytes]]] = {
     "check_answer": _descriptions,
+    "check_api_body": _api_bodies,
     "check_candidate": lambda: [
         b"candidate:1 1 udp 2130706431 192.0.2.1 7882 typ host",
         b"candidate:2 1 tcp 1518280447 2001:db8::1 9 typ srflx raddr 0.0.0.0 rport 0 tcptype active ufrag abcd",

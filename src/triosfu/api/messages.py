@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from google.protobuf import json_format
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PROTOBUF: Final = "application/protobuf"
+BAD_JSON: Final = "the json request could not be decoded"
+OBJECT: Final = re.compile(rb"[ \t\r\n]*\{")
 M = TypeVar("M", bound=Message)
 
 
@@ -64,11 +67,13 @@ def _add_nulls(message: Message, written: dict[str, Any]) -> None:
 
 
 def _parse_json(kind: type[M], body: bytes) -> M:
+    if not OBJECT.match(body):  # the library would take some lists and texts for a message that says nothing
+        raise TwirpError("malformed", BAD_JSON)
     try:
         return json_format.Parse(body, kind(), ignore_unknown_fields=True)
     # The library lets some mistakes through as what Python calls them: half a surrogate pair, nesting without end.
     except (json_format.ParseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise TwirpError("malformed", "the json request could not be decoded") from None
+        raise TwirpError("malformed", BAD_JSON) from None
 
 
 def _parse_protobuf(kind: type[M], body: bytes) -> M:

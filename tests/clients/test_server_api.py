@@ -1,0 +1,177 @@
+"""The server API as the real `livekit-api` package calls it, and what real clients see of it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from livekit import api, rtc
+
+from tests.clients.python_client import Participant, leaving, until
+from tests.clients.server import KEY, SECRET
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tests.clients.server import RunningServer
+
+    Scenario = Callable[[api.LiveKitAPI, Participant, Participant], Awaitable[None]]
+
+# The development key's secret is as short as LiveKit's, and the package that signs with it says so.
+pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+MODES = pytest.mark.parametrize("single", [True, False], ids=["single", "dual"])
+
+
+@asynccontextmanager
+async def backend(server: RunningServer) -> AsyncIterator[api.LiveKitAPI]:
+    """An application's backend."""
+    async with api.LiveKitAPI(f"http://127.0.0.1:{server.port}", KEY, SECRET) as calls:
+        yield calls
+
+
+def meet(server: RunningServer, scenario: Scenario, *, single: bool) -> None:
+    """Run `scenario` with Alice and Bob in a room that the backend made, under the scenario's name."""
+
+    async def run() -> None:
+        alice, bob = Participant("alice"), Participant("bob")
+        room = f"{scenario.__qualname__}-{single}"
+        async with backend(server) as calls, leaving((alice, bob)):
+            await calls.room.create_room(api.CreateRoomRequest(name=room, metadata="made"))
+            await alice.join(server.url, server.token("alice", room), single=single)
+            await bob.join(server.url, server.token("bob", room), single=single)
+            await until(lambda: "bob" in alice.room.remote_participants, seconds=2, what="alice sees bob")
+            await scenario(calls, alice, bob)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_rooms_are_made_listed_and_deleted(server: RunningServer) -> None:
+    async def run() -> None:
+        alice = Participant("alice")
+        reasons: list[int] = []
+        alice.room.on("disconnected", reasons.append)
+        async with backend(server) as calls, leaving((alice,)):
+            made = await calls.room.create_room(api.CreateRoomRequest(name="deleted", empty_timeout=60, metadata="m"))
+            assert (made.name, made.empty_timeout, made.metadata) == ("deleted", 60, "m")
+            await alice.join(server.url, server.token("alice", "deleted"), single=True)
+            assert (await alice.room.sid, alice.room.metadata) == (made.sid, "m")
+            listed = await calls.room.list_rooms(api.ListRoomsRequest(names=["deleted", "nowhere"]))
+            assert [(room.sid, room.num_participants) for room in listed.rooms] == [(made.sid, 1)]
+            await calls.room.delete_room(api.DeleteRoomRequest(room="deleted"))
+            await until(lambda: bool(reasons), seconds=3, what="alice is told")
+            assert reasons == [rtc.DisconnectReason.ROOM_DELETED]
+            with pytest.raises(api.TwirpError) as missing:
+                await calls.room.delete_room(api.DeleteRoomRequest(room="deleted"))
+            assert (missing.value.code, missing.value.status) == ("not_found", 404)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+@MODES
+def test_a_participant_is_changed_and_everybody_sees_it(server: RunningServer, *, single: bool) -> None:
+    async def scenario(calls: api.LiveKitAPI, alice: Participant, bob: Participant) -> None:
+        room = alice.room.name
+        changed = api.UpdateParticipantRequest(
+            room=room, identity="alice", name="Al", metadata="news", attributes={"mood": "good"}
+        )
+        info = await calls.room.update_participant(changed)
+        assert (info.name, info.metadata) == ("Al", "news")
+
+        def told() -> bool:
+            return all(
+                (who.name, who.metadata, who.attributes) == ("Al", "news", {"mood": "good"})
+                for who in (alice.room.local_participant, bob.room.remote_participants["alice"])
+            )
+
+        await until(told, seconds=3, what="both know")
+        await calls.room.update_room_metadata(api.UpdateRoomMetadataRequest(room=room, metadata="later"))
+        await until(lambda: alice.room.metadata == bob.room.metadata == "later", seconds=3, what="room metadata")
+
+    meet(server, scenario, single=single)
+
+
+@MODES
+def test_a_track_is_muted_and_a_permission_revoked(server: RunningServer, *, single: bool) -> None:
+    async def scenario(calls: api.LiveKitAPI, alice: Participant, bob: Participant) -> None:
+        room = alice.room.name
+        publication = await alice.publish_microphone()
+        await until(lambda: bob.loud_frames["alice"] > 10, seconds=10, what="sound")
+        request = api.MuteRoomTrackRequest(room=room, identity="alice", track_sid=publication.sid, muted=True)
+        answer = await calls.room.mute_published_track(request)
+        assert answer.track.muted
+        await until(lambda: bob.when("track_muted", "alice") is not None, seconds=3, what="bob sees it")
+        await until(lambda: publication.muted, seconds=3, what="alice's own client is muted")
+        request.muted = False
+        with pytest.raises(api.TwirpError) as refused:
+            await calls.room.mute_published_track(request)
+        assert (refused.value.code, refused.value.message) == ("failed_precondition", "remote unmute not enabled")
+        permissions: list[bool] = []
+        alice.room.on("participant_permissions_changed", lambda _, now: permissions.append(now.can_publish))
+        revoked = api.ParticipantPermission(can_subscribe=True, can_publish_data=True)
+        await calls.room.update_participant(
+            api.UpdateParticipantRequest(room=room, identity="alice", permission=revoked)
+        )
+        await until(lambda: bob.when("track_unpublished", "alice") is not None, seconds=3, what="the track is gone")
+        found = await calls.room.get_participant(api.RoomParticipantIdentity(room=room, identity="alice"))
+        assert (found.permission, list(found.tracks)) == (revoked, [])
+
+    meet(server, scenario, single=single)
+
+
+@MODES
+def test_data_is_sent_and_a_participant_removed(server: RunningServer, *, single: bool) -> None:
+    async def scenario(calls: api.LiveKitAPI, alice: Participant, bob: Participant) -> None:
+        room = alice.room.name
+        topics: list[str] = []
+        bob.room.on("data_received", lambda packet: topics.append(packet.topic))
+        to_bob = api.SendDataRequest(room=room, data=b"for bob", destination_identities=["bob"], topic="t")
+        await calls.room.send_data(to_bob)
+        await calls.room.send_data(api.SendDataRequest(room=room, data=b"for all"))
+        await until(lambda: len(bob.data) == 2 and bool(alice.data), seconds=3, what="data")
+        assert bob.data == [("", b"for bob", True), ("", b"for all", True)]
+        assert (alice.data, topics[0]) == ([("", b"for all", True)], "t")
+        reasons: list[int] = []
+        alice.room.on("disconnected", reasons.append)
+        await calls.room.remove_participant(api.RoomParticipantIdentity(room=room, identity="alice"))
+        await until(lambda: bool(reasons), seconds=3, what="alice is told")
+        assert reasons == [rtc.DisconnectReason.PARTICIPANT_REMOVED]
+        await until(lambda: not bob.room.remote_participants, seconds=3, what="bob sees her leave")
+        listed = await calls.room.list_participants(api.ListParticipantsRequest(room=room))
+        assert [one.identity for one in listed.participants] == ["bob"]
+
+    meet(server, scenario, single=single)
+
+
+def test_subscriptions_are_ended_and_made_by_the_server(server: RunningServer) -> None:
+    async def scenario(calls: api.LiveKitAPI, alice: Participant, bob: Participant) -> None:
+        publication = await alice.publish_microphone()
+        await until(lambda: bob.loud_frames["alice"] > 10, seconds=10, what="sound")
+
+        async def wish(*, subscribe: bool) -> None:
+            await calls.room.update_subscriptions(
+                api.UpdateSubscriptionsRequest(
+                    room=alice.room.name, identity="bob", track_sids=[publication.sid], subscribe=subscribe
+                )
+            )
+
+        await wish(subscribe=False)
+        await asyncio.sleep(0.5)  # what was on its way
+        heard = bob.loud_frames["alice"]
+        await asyncio.sleep(0.5)
+        assert bob.loud_frames["alice"] <= heard + 5
+        await wish(subscribe=True)
+        await until(lambda: bob.loud_frames["alice"] > heard + 50, seconds=5, what="sound again")
+
+    meet(server, scenario, single=False)
+
+
+def test_a_wrong_secret_is_refused(server: RunningServer) -> None:
+    async def run() -> None:
+        async with api.LiveKitAPI(f"http://127.0.0.1:{server.port}", KEY, "wrong" * 8) as calls:
+            with pytest.raises(api.TwirpError) as refused:
+                await calls.room.list_rooms(api.ListRoomsRequest())
+            assert refused.value.status == 401
+
+    asyncio.run(asyncio.wait_for(run(), 10))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from functools import lru_cache
 from typing import TypeAlias
 
 from triosfu.errors import UsageError
@@ -37,6 +38,7 @@ def pack(address: Address) -> bytes:
         raise UsageError("net: not a numeric address and port") from None
 
 
+@lru_cache(maxsize=8192)  # every datagram asks for its sender
 def unpack(raw: bytes) -> Address:
     """The address in a socket address that the kernel or `pack` made."""
     port = PORT.unpack_from(raw, 2)[0]

@@ -209,8 +209,10 @@ class Association:
         except Violation as violation:
             connection.abort(str(violation), cause(violation.cause, str(violation)))
         connection.transmission.event()
-        if not connection.packer.replies:  # what our user does about the events may go along with an answer
-            self._transmit()  # at once, however many come together: each may cause a SACK and a burst of its own
+        # At once, however many packets come together: each may cause a SACK and a burst of its own. But what our user
+        # does about the events may go along with an answer.
+        if not connection.packer.replies and (connection.transmission.sack_due or not connection.outbound.idle):
+            self._transmit()
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due; nothing if called early."""
@@ -237,6 +239,8 @@ class Association:
     def events(self) -> list[Event]:
         """What has happened since the last call, drained."""
         events = self._connection.events
+        if not events:
+            return []
         drained = events[:]
         events.clear()
         return drained
@@ -245,14 +249,16 @@ class Association:
         """Make packets of all that may go out at this time; again without a new input it makes none."""
         connection = self._connection
         state = connection.state
-        if state is not State.ESTABLISHED:
-            if state is State.COOKIE_ECHOED:
-                cookie_echo = connection.handshake.take_cookie_echo()
-                if cookie_echo is not None:
-                    connection.transmission.send_behind_cookie(cookie_echo, connection.now)
-            if state in OPENING or state is State.ENDED:
-                connection.packer.flush_replies()
-                return
-            closing.drained(connection)
+        if state is State.ESTABLISHED:
+            connection.transmission.send(connection.inbound, connection.now, may_send_data=True)
+            return
+        if state is State.COOKIE_ECHOED:
+            cookie_echo = connection.handshake.take_cookie_echo()
+            if cookie_echo is not None:
+                connection.transmission.send_behind_cookie(cookie_echo, connection.now)
+        if state in OPENING or state is State.ENDED:
+            connection.packer.flush_replies()
+            return
+        closing.drained(connection)
         may_send_data = connection.state in MAY_SEND_DATA
         connection.transmission.send(connection.inbound, connection.now, may_send_data=may_send_data)

@@ -164,6 +164,13 @@ class Outbound:
         return not self._outstanding and self.queue.empty
 
     @property
+    def ready(self) -> bool:
+        """May anything go out, as far as the congestion window is concerned?"""
+        if self._lost or self._forward_due:
+            return True
+        return self.flight < self.congestion.bytes and not self.queue.empty
+
+    @property
     def forward_is_due(self) -> bool:
         """Is there a FORWARD-TSN to send?"""
         return self._forward_due
@@ -430,22 +437,27 @@ class Outbound:
             size = room - header
             if left > size and (left <= self._largest or size < _MIN_FRAGMENT):
                 break  # it fits better into the next packet
-            size = min(left, size)
-            if self.flight and not self._fits_receiver(header + size):
+            size = min(size, left)
+            flight = self.flight
+            if flight and flight + size - self.in_flight * header > self.a_rwnd:
                 break  # with nothing in flight one chunk goes out all the same: the zero window probe
             message, payload, begins, ends = queue.take(size)
             tsn = self.next_tsn
-            self.next_tsn += 1
+            self.next_tsn = tsn + 1
+            flags = UNORDERED if message.unordered else 0
             if begins:
                 message.first_tsn = tsn
+                flags |= BEGIN
+            if ends:
+                flags |= END
             message.last_tsn = tsn
-            flags = (BEGIN if begins else 0) | (END if ends else 0) | (UNORDERED if message.unordered else 0)
-            sent = self._outstanding[tsn] = _Sent(message, payload, flags, now, header + len(payload))
-            self.flight += sent.size
+            size += header
+            sent = self._outstanding[tsn] = _Sent(message, payload, flags, now, size)
+            self.flight = flight + size
             self.in_flight += 1
             self.last_sent_at = now
             self._write(pieces, tsn, sent)
-            room -= (sent.size + 3) & ~3
+            room -= (size + 3) & ~3
         return room
 
     def _fits_receiver(self, size: int) -> bool:

@@ -76,6 +76,11 @@ class Reconfig:
         """Is the stream waiting for a reset or for the peer's answer?"""
         return stream_id in self._queued or (self._in_flight is not None and stream_id in self._in_flight.streams)
 
+    @property
+    def waiting(self) -> bool:
+        """Are there streams whose reset has not been asked for yet?"""
+        return bool(self._queued)
+
     def request(self, last_tsn: int) -> bytes | None:
         """A new request for all streams whose data is sent, if there are any and none is in flight."""
         if self._in_flight is not None or not self._queued:

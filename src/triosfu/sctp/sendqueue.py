@@ -227,6 +227,8 @@ class SendQueue:
             return
         if begins:
             self._begun_size += message.size
+        if not self._round:
+            return  # nobody else waits for a turn
         stream = message.stream
         stream.begun, self._current = message, None
         if not stream.scheduled:

@@ -20,7 +20,18 @@ _ROOM_FOR_SACK = 256  # the largest SACK has 16 bytes, twenty gap blocks and twe
 class Transmission:
     """Fills packets for one association; arms T3, the delayed SACK and the timer of RE-CONFIG."""
 
-    __slots__ = ("_burst", "_outbound", "_packer", "_reconfig", "_rto", "_settings", "_timers", "_unsacked", "sack_due")
+    __slots__ = (
+        "_burst",
+        "_outbound",
+        "_packer",
+        "_reconfig",
+        "_rto",
+        "_settings",
+        "_timers",
+        "_unit",
+        "_unsacked",
+        "sack_due",
+    )
 
     def __init__(
         self,
@@ -34,6 +45,7 @@ class Transmission:
     ) -> None:
         self._packer, self._outbound, self._reconfig = packer, outbound, reconfig
         self._timers, self._rto, self._settings = timers, rto, settings
+        self._unit = settings.unit
         self._unsacked = 0  # packets with DATA since the last SACK
         self._burst = 0
         self.sack_due = False
@@ -69,11 +81,12 @@ class Transmission:
         while True:
             pieces: list[bytes] = []
             # Ahead of the replies, so that it shares a packet with the answer to the peer's own request.
-            self._request_reset(self._reconfig.request(outbound.next_tsn - 1), now)
-            room = packer.take_replies(pieces)
+            if self._reconfig.waiting:
+                self._request_reset(self._reconfig.request(outbound.next_tsn - 1), now)
+            room = packer.take_replies(pieces) if packer.replies else self._unit
             if self.sack_due and room >= _ROOM_FOR_SACK:
                 room -= self._take_sack(pieces, inbound)
-            if budget > 0:
+            if budget > 0 and outbound.ready:
                 forward = outbound.forward_tsn(room, now)
                 if forward is not None:
                     pieces.append(forward)

@@ -66,7 +66,7 @@ class Caller:
         path = f"/twirp/livekit.{service}/{method}"
         return await self.twirp.respond(Request(verb, path, path, {}, Headers(headers), body, ("127.0.0.1", 1)))
 
-    async def json(self, method: str, *, grants: Any = None, **fields: Any) -> Any:  # noqa: ANN401  JSON
+    async def json(self, method: str, /, *, grants: Any = None, **fields: Any) -> Any:  # noqa: ANN401  JSON
         """The answer to a call in JSON, read.
 
         Raises:

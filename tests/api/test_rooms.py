@@ -40,7 +40,7 @@ async def backend(rooms: Rooms) -> Caller:
     return caller(rooms)
 
 
-async def refusal(backend: Caller, method: str, **fields: Any) -> tuple[int, str, str]:  # noqa: ANN401  a request's
+async def refusal(backend: Caller, method: str, /, **fields: Any) -> tuple[int, str, str]:  # noqa: ANN401  a request's
     with pytest.raises(Refused) as refused:
         await backend.json(method, **fields)
     return refused.value.status, refused.value.code, refused.value.text
@@ -58,6 +58,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "UpdateSubscriptions": {**WHO, "track_sids": ["TR_1"], "subscribe": True},
     "SendData": {"room": "room", "data": "aGk="},
     "UpdateRoomMetadata": {"room": "room", "metadata": "m"},
+    "PerformRpc": {"room": "room", "destination_identity": "alice", "method": "m"},
 }
 
 
@@ -301,5 +302,5 @@ async def test_a_nonce_has_sixteen_bytes(rooms: Rooms, backend: Caller) -> None:
 
 
 async def test_what_is_not_served_says_so(backend: Caller) -> None:
-    for method in ("ForwardParticipant", "MoveParticipant", "PerformRpc"):
+    for method in ("ForwardParticipant", "MoveParticipant"):
         assert await refusal(backend, method, room="room") == (501, "unimplemented", f"{method} is not implemented")

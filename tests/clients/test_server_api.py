@@ -162,7 +162,7 @@ def test_subscriptions_are_ended_and_made_by_the_server(server: RunningServer) -
         await asyncio.sleep(0.5)
         assert bob.loud_frames["alice"] <= heard + 5
         await wish(subscribe=True)
-        await until(lambda: bob.loud_frames["alice"] > heard + 50, seconds=5, what="sound again")
+        await until(lambda: bob.loud_frames["alice"] > heard + 20, seconds=5, what="sound again")
 
     meet(server, scenario, single=False)
 

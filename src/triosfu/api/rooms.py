@@ -1,7 +1,7 @@
 """RoomService: rooms and those in them, as an application's backend sees and changes them.
 
-Each call but `CreateRoom` is one synchronous step, so it is done or it is not. Protocol reference, section 8.2;
-section 17, row 1.
+Each call but `CreateRoom` and `PerformRpc` is one synchronous step, so it is done or it is not. Protocol
+reference, sections 8.2 and 8.3; section 17, row 1.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from triosfu.api.twirp import Method, Service
 from triosfu.rooms import profile
 from triosfu.rooms.joining import JoinRefused
 from triosfu.rooms.permissions import Permission
+from triosfu.rooms.server_calls import ACK, LONGEST, RECIPIENT_GONE, RESPONSE, TOO_LARGE, CallFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,6 +32,17 @@ Reason = models.DisconnectReason
 NO_SUCH_ROOM = "requested room does not exist"
 NO_SUCH_PARTICIPANT = "participant does not exist"
 NONCE = 16  # bytes
+MAYBE = "the participant was asked, and may do it"
+RPC_CODES = {  # of calls that failed (section 8.3); all others are the application's own
+    1400: "invalid_argument",
+    1401: "not_found",
+    TOO_LARGE: "malformed",
+    1403: "unimplemented",
+    1404: "unimplemented",
+    1501: "canceled",
+    1502: "canceled",
+    RECIPIENT_GONE: "unavailable",
+}
 CODES = {503: "unavailable"}  # of refusals, by the status that a client's join would get
 
 
@@ -57,6 +69,7 @@ class RoomService:
                 "UpdateSubscriptions": Method(call=self.update_subscriptions),
                 "SendData": Method(call=self.send_data),
                 "UpdateRoomMetadata": Method(call=self.update_room_metadata),
+                "PerformRpc": Method(call=self.perform_rpc, undone=MAYBE, deadline=LONGEST + 2 * ACK),
             },
         )
 
@@ -185,6 +198,19 @@ class RoomService:
         packet = models.DataPacket(user=user, destination_identities=request.destination_identities)
         self._room(request.room).data.send(packet, request.kind)
         return room.SendDataResponse()
+
+    async def perform_rpc(self, claims: Claims, request: room.PerformRpcRequest) -> room.PerformRpcResponse:
+        """Call a method of a participant. Cancelled, it may have been called, and its answer is not waited for."""
+        require_admin(claims, request.room)
+        if not request.destination_identity:
+            raise TwirpError("invalid_argument", "destination identity is required")
+        calls = self._room(request.room).data.calls
+        seconds = min(request.response_timeout_ms / 1000 or RESPONSE, LONGEST)
+        try:
+            answer = await calls.perform(request.destination_identity, request.method, request.payload, timeout=seconds)
+        except CallFailed as failed:
+            raise TwirpError(RPC_CODES.get(failed.code, "internal"), f"RpcError {failed.code}: {failed}") from None
+        return room.PerformRpcResponse(payload=answer)
 
     # --- what they have in common ----------------------------------------------------------------------------------
 

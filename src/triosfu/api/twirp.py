@@ -46,6 +46,7 @@ class Method:
 
     call: Callable[[Claims, Any], Outcome]
     undone: str = "nothing was done"
+    deadline: float = 0.0  # seconds, where the call has another one than the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,10 @@ class Twirp:
         }
 
     async def respond(self, request: Request) -> Response:
-        """Answer one call, within the deadline. Cancelled, the call was made as a whole or not at all."""
+        """Answer one call, within the deadline. Cancelled, the call was made as a whole or not at all.
+
+        The exception is `PerformRpc`: a participant may perform what it was asked, and nobody hears of it.
+        """
         try:
             claims = self._claims(request)
         except TokenError as refusal:
@@ -113,8 +117,8 @@ class Twirp:
             raise TwirpError("unauthenticated", DENIED)
         if route.method is None:
             raise TwirpError("unimplemented", f"{route.name} is not implemented")
-        left = route.method.undone
-        with trio.move_on_after(self._deadline):
+        left, patience = route.method.undone, route.method.deadline or self._deadline
+        with trio.move_on_after(patience):
             message = await _at_leisure(len(request.body), partial(parse, route.request, request.body, content))
             outcome = route.method.call(claims, message)
             answer = outcome if isinstance(outcome, Message) else await outcome
@@ -122,7 +126,7 @@ class Twirp:
             body = await _at_leisure(answer.ByteSize(), partial(serialize, answer, content))
             self.counters[route.name] += 1
             return Response(200, body, [("Content-Type", content)])
-        raise TwirpError("deadline_exceeded", f"{route.name} took longer than {self._deadline:g} s: {left}")
+        raise TwirpError("deadline_exceeded", f"{route.name} took longer than {patience:g} s: {left}")
 
     def _route(self, request: Request) -> tuple[_Route, str]:
         """Where a call goes, and what it is written in; the checks are in the order of Twirp's own servers."""

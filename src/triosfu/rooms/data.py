@@ -16,6 +16,7 @@ from livekit.protocol import models
 
 from triosfu.errors import UsageError
 from triosfu.peer import ChannelState, PeerState
+from triosfu.rooms.server_calls import ServerCalls
 from triosfu.rooms.session_shape import DATA_TRACK, LOSSY, RELIABLE
 
 if TYPE_CHECKING:
@@ -258,11 +259,14 @@ class DataRouter:
 
     def __init__(self, room: Room) -> None:
         self._room = room
+        self.calls = ServerCalls(room)
         self._nonces: deque[bytes] = deque()
         self._replay = ReplayCache()
 
     def publish(self, sender: Participant, packet: models.DataPacket, kind: models.DataPacket.Kind) -> None:
         """Stamp a participant's packet and send it to everybody whom it is for, never back (section 6.3)."""
+        if self.calls.take(sender, packet):
+            return
         origin = Origin(sender.sid, sender.identity, hidden=sender.permission.hidden, agent=sender.is_agent)
         if not stamp(packet, origin, kind) or self._seen(packet):
             return

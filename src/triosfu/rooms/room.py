@@ -163,6 +163,7 @@ class Room:
         reason = Reason.Name(participant.disconnect_reason)
         log.info("left", room=self.name, participant=participant.sid, reason=reason)
         self.speakers.left(participant)
+        self.data.calls.left(participant)
         self.announcer.left(participant, replaced=replaced)
         self.counts_changed()
         if not self.closed and not replaced and not self._counted() and EMPTY not in self.deadlines:

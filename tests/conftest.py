@@ -1,16 +1,24 @@
-"""How the suite is spread over processes, if it is (`pytest --numprocesses=auto`, as `make test` does)."""
+"""What holds for the whole suite: no example is timed, and how tests are spread over processes.
+
+They are if pytest is called with `--numprocesses=auto`, as `make test` does.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
 
 CLIENTS = "tests/clients/"
+
+# How long an example takes says something about the machine, and nothing about the code.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 class ClientsTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist publishes no types

@@ -124,6 +124,15 @@ async def test_who_says_nothing_is_waited_for_two_seconds_and_who_does_not_answe
         assert len(alice.room.data.calls) == 0
 
 
+async def test_a_cancelled_call_leaves_nothing_that_waits(autojump_clock: MockClock) -> None:
+    async with rooms_running() as rooms:
+        alice, _ = await join(rooms, "alice")
+        with trio.move_on_after(1) as scope:
+            await caller(rooms).json("PerformRpc", **CALL)
+        assert scope.cancelled_caught
+        assert len(alice.room.data.calls) == 0
+
+
 async def test_what_cannot_be_called() -> None:
     async with rooms_running() as rooms:
         assert await failure(rooms) == ("not_found", "requested room does not exist")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from livekit.protocol import models, room
 
 from tests.api.caller import JSON, KEYS, PROTOBUF, Caller, Refused, caller, read, token
+from tests.docs.test_cancelled_calls import cancelled_at_every_step
 from triosfu.api.errors import STATUS, TwirpError
 from triosfu.api.messages import as_json, parse, serialize
 from triosfu.api.twirp import LARGE, Method, Service, Twirp
@@ -199,6 +200,23 @@ async def test_large_messages_are_handled_beside_everything_else() -> None:
         await api.json("ListRooms", names=names[:3])
         assert threads == 2
     assert [one["name"] for one in answer["rooms"]] == names
+
+
+async def test_a_cancelled_call_has_made_no_room() -> None:
+    rooms = Rooms(Services(peers=nobody_makes_peers, rng=Random(1)))
+    bearer = f"Bearer {token(room_create=True)}"
+
+    def look(cancelled: bool) -> None:
+        assert len(rooms) == (0 if cancelled else 1)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rooms.run)
+        backend = caller(rooms)
+        steps = await cancelled_at_every_step(
+            lambda: backend.post("CreateRoom", b'{"name": "room"}', authorization=bearer), look
+        )
+        assert steps > 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_each_code_has_its_status() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 from livekit import api, rtc
 
@@ -165,6 +166,29 @@ def test_subscriptions_are_ended_and_made_by_the_server(server: RunningServer) -
         await until(lambda: bob.loud_frames["alice"] > heard + 20, seconds=5, what="sound again")
 
     meet(server, scenario, single=False)
+
+
+@MODES
+def test_a_participant_performs_what_the_server_asks(server: RunningServer, *, single: bool) -> None:
+    """The package has no method for this one yet, and JSON has a test with it."""
+
+    async def scenario(calls: api.LiveKitAPI, alice: Participant, bob: Participant) -> None:
+        room = alice.room.name
+        bob.room.local_participant.register_rpc_method("shout", lambda asked: asked.payload.upper())
+        grant = api.VideoGrants(room_admin=True, room=room)
+        headers = {"Authorization": f"Bearer {api.AccessToken(KEY, SECRET).with_grants(grant).to_jwt()}"}
+        url = f"http://127.0.0.1:{server.port}/twirp/livekit.RoomService/PerformRpc"
+
+        async def perform(method: str) -> tuple[int, dict[str, str]]:
+            asked = {"room": room, "destinationIdentity": "bob", "method": method, "payload": "hello"}
+            async with aiohttp.ClientSession() as session, session.post(url, json=asked, headers=headers) as reply:
+                return reply.status, await reply.json()
+
+        assert await perform("shout") == (200, {"payload": "HELLO"})
+        unknown = {"code": "invalid_argument", "msg": "RpcError 1400: Method not supported at destination"}
+        assert await perform("whisper") == (400, unknown)
+
+    meet(server, scenario, single=single)
 
 
 def test_a_wrong_secret_is_refused(server: RunningServer) -> None:

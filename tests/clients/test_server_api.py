@@ -1,9 +1,11 @@
-"""The server API as the real `livekit-api` package calls it, and what real clients see of it."""
+"""The server API as the real `livekit-api` and `livekit-server-sdk` call it, and what real clients see of it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 # The development key's secret is as short as LiveKit's, and the package that signs with it says so.
 pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+BACKEND = Path(__file__).parent / "js" / "backend.mjs"
 MODES = pytest.mark.parametrize("single", [True, False], ids=["single", "dual"])
 
 
@@ -189,6 +192,39 @@ def test_a_participant_performs_what_the_server_asks(server: RunningServer, *, s
         assert await perform("whisper") == (400, unknown)
 
     meet(server, scenario, single=single)
+
+
+def test_a_backend_in_javascript(server: RunningServer) -> None:
+    """`livekit-server-sdk`, which speaks JSON."""
+
+    async def run() -> None:
+        bob = Participant("bob")
+        reasons: list[int] = []
+        bob.room.on("disconnected", reasons.append)
+        async with leaving((bob,)):
+            await bob.join(server.url, server.token("bob", "node"), single=True)
+            publication = await bob.publish_microphone()
+            command = ["node", str(BACKEND), server.url, KEY, SECRET, "node", "bob"]
+            process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            output, _ = await process.communicate()
+            assert process.returncode == 0
+            assert json.loads(output) == {
+                "room": ["node", "", "RM_", True],
+                "listed": [["node", 1]],
+                "participants": [["bob", api.ParticipantInfo.ACTIVE]],
+                "changed": ["from node", {"mood": "good"}, True],
+                "metadata": "news",
+                "muted": True,
+                "refused": [412, "failed_precondition", "remote unmute not enabled"],
+                "missing": [404, "not_found", "requested room does not exist"],
+            }
+            await until(lambda: bool(reasons), seconds=3, what="bob is told")
+            assert reasons == [rtc.DisconnectReason.PARTICIPANT_REMOVED]
+            assert bob.data == [("", b"data", True)]
+            assert publication.muted
+            assert bob.room.metadata == "news"
+
+    asyncio.run(asyncio.wait_for(run(), 30))
 
 
 def test_a_wrong_secret_is_refused(server: RunningServer) -> None:

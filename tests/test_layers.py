@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "triosfu"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "pytest_plugin", "__main__"),
     ("server", "__init__"),
-    ("api", "signalling", "egress", "ingress", "sip", "agents", "dashboard"),
+    ("api", "signalling", "webhooks", "egress", "ingress", "sip", "agents", "dashboard"),
     ("cluster",),
     ("rooms",),
     ("peer",),

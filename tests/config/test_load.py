@@ -24,6 +24,7 @@ from triosfu.config import (
     read_config_file,
 )
 from triosfu.config.refused import REFUSED
+from triosfu.config.values import WEBHOOK_EVENTS
 from triosfu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -196,7 +197,26 @@ def test_overrides_win_and_go_into_sections() -> None:
         ("redis: {address: 'localhost:6379'}", f"redis.address: {REFUSED['redis'].reason}"),
         ("rtc: {tcp_port: 7881}", f"rtc.tcp_port: {REFUSED['rtc.tcp_port'].reason}"),
         ("turn: {enabled: true, udp_port: 3478}", f"turn.enabled: {REFUSED['turn'].reason}"),
-        ("webhook: {urls: [http://x]}", f"webhook.urls: {REFUSED['webhook'].reason}"),
+        ("webhook: {urls: [http://x]}", "webhook.api_key: is missing: say which of keys signs webhooks"),
+        ("webhook: {urls: [http://x], api_key: other}", "webhook.api_key: is not one of keys"),
+        (
+            "webhook: {urls: ['http://a:secret@']}",
+            "webhook.urls.0: must be a URL such as https://example.com/webhooks",
+        ),
+        ("webhook: {urls: [ftp://x]}", "webhook.urls.0: must be a URL such as https://example.com/webhooks"),
+        ("webhook: {url: http://x}", "webhook.url: neither LiveKit nor triosfu knows this key"),
+        (
+            "webhook: {filter_params: {include_events: [room_begun]}}",
+            f"webhook.filter_params.include_events.0: must be one of {', '.join(WEBHOOK_EVENTS)}",
+        ),
+        (
+            "webhook: {resource_url_notifier: {max_depth: 0}}",
+            "webhook.resource_url_notifier.max_depth: should be greater than or equal to 1",
+        ),
+        (
+            "webhook: {url_notifier: {num_workers: 3}}",
+            f"webhook.url_notifier.num_workers: {REFUSED['webhook.url_notifier'].reason}",
+        ),
         ("prometheus: {port: 6789}", f"prometheus.port: {REFUSED['prometheus'].reason}"),
         (
             "rtc: {congestion_control: {stream_allocator: {probe_mode: media}}}",

@@ -37,6 +37,8 @@ from triosfu.rooms.settings import RoomSettings
 from triosfu.sctp.settings import Settings
 from triosfu.server.app import GRACE
 from triosfu.signalling import link
+from triosfu.webhooks import delivery
+from triosfu.webhooks.core import Schedule
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *DOCS.rglob("*.md")])
 CANCELLATION = read("docs/cancellation.md")
@@ -100,6 +102,7 @@ def test_the_bounds_in_the_table_of_queues_are_those_of_the_code() -> None:
     assert (socket.queue_count, socket.queue_bytes) == (1024, 8 << 20)
     assert (link.MAX_WAITING, data.HELD_BYTES, egress.SLOTS) == (1024, 100_000, 256)
     assert (RoomSettings().limits.candidates, connection.MAX_REMOTE_CANDIDATES) == (128, 64)
+    assert (Schedule().depth, Schedule().size) == (200, 64 << 20)
     assert (Settings().receive_buffer, web.buffered, web.connections) == (1 << 20, 256 << 20, 4096)
 
 
@@ -114,6 +117,7 @@ def test_the_deadlines_in_the_table_are_those_of_the_code() -> None:
     assert (times.attach, times.join, times.resume) == (10, 60, 5)
     assert twirp.DEADLINE == 10
     assert (web.header_deadline, web.body_deadline, web.write_deadline) == (10, 30, 30)
+    assert (Schedule().max_age, delivery.ATTEMPT, Schedule().total) == (30, 10, 60)
     assert (socket.write_deadline, socket.flush, GRACE) == (10, 0.25, 5)
 
 

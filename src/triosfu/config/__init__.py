@@ -12,6 +12,7 @@ from triosfu.config.load import DEVELOPMENT_KEY, DEVELOPMENT_SECRET, load_config
 from triosfu.config.model import (
     AudioConfig,
     Config,
+    EventFilter,
     Filter,
     LimitConfig,
     LoggingConfig,
@@ -22,6 +23,8 @@ from triosfu.config.model import (
     RtcConfig,
     TurnServer,
     VideoConfig,
+    WebhookConfig,
+    WebhookQueueConfig,
 )
 from triosfu.config.values import PortRange, parse_duration
 
@@ -30,6 +33,7 @@ __all__ = [
     "DEVELOPMENT_SECRET",
     "AudioConfig",
     "Config",
+    "EventFilter",
     "Filter",
     "LimitConfig",
     "LoggingConfig",
@@ -41,6 +45,8 @@ __all__ = [
     "RtcConfig",
     "TurnServer",
     "VideoConfig",
+    "WebhookConfig",
+    "WebhookQueueConfig",
     "load_config",
     "parse_duration",
     "parse_keys",

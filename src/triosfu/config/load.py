@@ -185,6 +185,9 @@ def _check(config: Config) -> None:
             raise ConfigError(f"keys.{name}: neither a key nor its secret may be empty")
         if secret.startswith(("-----BEGIN", "ssh-", "ecdsa-")):  # PyJWT refuses to sign with these
             raise ConfigError(f"keys.{name}: must be a shared secret, not a key pair's file")
+    if config.webhook.urls and config.webhook.api_key not in config.keys:
+        known = "is not one of keys" if config.webhook.api_key else "is missing: say which of keys signs webhooks"
+        raise ConfigError(f"webhook.api_key: {known}")
     delay = config.room.playout_delay
     if delay.max and delay.min > delay.max:
         raise ConfigError(f"room.playout_delay.min: {delay.min} is more than max, {delay.max}")

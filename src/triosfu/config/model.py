@@ -22,6 +22,8 @@ from triosfu.config.values import (
     Port,
     PortRange,
     Ports,
+    WebhookEventName,
+    WebhookUrl,
     parse_level,
 )
 
@@ -152,6 +154,35 @@ class LimitConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events to send: all of `include_events` (empty: everything) that are not among `exclude_events`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    include_events: tuple[WebhookEventName, ...] = ()
+    exclude_events: tuple[WebhookEventName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookQueueConfig:
+    """Section `webhook.resource_url_notifier`: what may wait for a receiver."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    max_age: Duration = 30.0  # before an event is tried for the first time
+    max_depth: _Size = 200  # events of one room
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookConfig:
+    """Section `webhook`: who is told what happens in rooms (docs/webhooks.md)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    api_key: str = ""  # one of `keys`, which signs
+    urls: tuple[WebhookUrl, ...] = field(default=(), repr=False)
+    filter_params: EventFilter = EventFilter()
+    resource_url_notifier: WebhookQueueConfig = WebhookQueueConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoggingConfig:
     """Section `logging`."""
 
@@ -176,4 +207,5 @@ class Config:
     audio: AudioConfig = AudioConfig()
     video: VideoConfig = VideoConfig()
     limit: LimitConfig = LimitConfig()
+    webhook: WebhookConfig = WebhookConfig()
     logging: LoggingConfig = LoggingConfig()

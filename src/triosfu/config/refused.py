@@ -53,7 +53,7 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "log_level": Refusal("LiveKit has replaced it by logging.level"),
     "turn": Refusal(_TURN, switch="enabled"),
     "ingress": Refusal("ingress is not served yet"),
-    "webhook": Refusal("webhooks are not sent yet", switch="urls"),
+    "webhook.url_notifier": Refusal("a room has one queue: use webhook.resource_url_notifier", (10, 100)),
     "agents": Refusal(_AGENTS, (0.7,)),
     "enable_participant_data_blob": Refusal("participant data blobs are not served yet"),
     "logging.pion_level": Refusal(_PION, ("error",)),

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
@@ -27,6 +28,23 @@ CODECS: Final = (
     "video/AV1",
     "video/H265",
     "video/rtx",
+)
+WEBHOOK_EVENTS: Final = (
+    "room_started",
+    "room_finished",
+    "participant_joined",
+    "participant_left",
+    "participant_connection_aborted",
+    "track_published",
+    "track_unpublished",
+    # Not sent yet, and a filter may name them.
+    "egress_started",
+    "egress_updated",
+    "egress_ended",
+    "ingress_started",
+    "ingress_ended",
+    "agent_job_started",
+    "agent_job_ended",
 )
 _CANONICAL: Final = {mime.lower(): mime for mime in CODECS}
 
@@ -94,6 +112,25 @@ def parse_codec(value: object) -> str:
     return mime
 
 
+def parse_webhook_url(value: object) -> str:
+    """An http or https URL with a host; the message does not repeat it, for it may hold a password."""
+    try:
+        parts = urlsplit(value) if isinstance(value, str) else None
+        good = parts is not None and parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("must be a URL such as https://example.com/webhooks")
+    return str(value)
+
+
+def parse_webhook_event(value: object) -> str:
+    """The name of an event."""
+    if value not in WEBHOOK_EVENTS:
+        raise ValueError(f"must be one of {', '.join(WEBHOOK_EVENTS)}")
+    return str(value)
+
+
 def parse_level(value: object) -> object:
     """A log level by either of its names."""
     return "warning" if value == "warn" else value
@@ -104,4 +141,6 @@ Ports = Annotated[PortRange, BeforeValidator(parse_port_range)]
 NodeIp = Annotated[tuple[str, ...], BeforeValidator(parse_node_ip)]
 BindAddress = Annotated[str, BeforeValidator(parse_bind_address)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_network)]
+WebhookUrl = Annotated[str, BeforeValidator(parse_webhook_url)]
+WebhookEventName = Annotated[str, BeforeValidator(parse_webhook_event)]
 CodecName = Annotated[str, BeforeValidator(parse_codec)]

@@ -100,6 +100,7 @@ class Rooms:
                 room.close(Reason.SERVER_SHUTDOWN)
                 raise JoinRefused(503, "server is at its limits")
             self._rooms[name] = room
+            room.begin()
             return room
 
     def _tracks(self) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
 
+    from triosfu.rooms.listener import RoomListener
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.session_shape import PeerFactory
     from triosfu.rooms.settings import Limits, RoomDefaults
@@ -104,6 +105,7 @@ class Services:
     rng: Random
     settings: RoomSettings = field(default_factory=RoomSettings)
     refresh_token: Callable[[Participant], str] | None = None
+    listeners: tuple[RoomListener, ...] = ()
 
 
 def profile_problem(name: str, metadata: str, attributes: Mapping[str, str], limits: Limits) -> str | None:

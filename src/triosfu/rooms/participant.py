@@ -71,6 +71,7 @@ class Participant:
         self.joined_ns = time.time_ns()
         self.disconnect_reason: Reason = Reason.UNKNOWN_REASON
         self.known_versions: dict[str, int] = {}  # of other participants, by sid, as this client was told them
+        self.was_active = False  # once, if it has left meanwhile
         self.closed = False
         self.link: SignalLink | None = link
         self.deadlines = Deadlines()
@@ -244,6 +245,7 @@ class Participant:
         """The primary transport is up."""
         if self.state != State.ACTIVE and not self.closed:
             self.state = State.ACTIVE
+            self.was_active = True
             self.data.connected()
             self.changed(at_once=self.is_publisher)
             self.room.became_active(self)

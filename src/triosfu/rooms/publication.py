@@ -295,7 +295,7 @@ class Publications:
             self.tell_quality(publication, publication.dynacast.set_codecs(codecs, now))
         if first or fresh:
             self._owner.changed(at_once=True)
-            self._owner.room.track_published(publication)
+            self._owner.room.track_published(publication, first=first)
 
     def follow_codecs(self) -> None:
         """Receive tracks in the codec that they come in: a client may use any that was agreed upon (RFC 3264, 5.1)."""

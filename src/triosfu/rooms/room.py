@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from triosfu.rooms.joining import Applicant, JoinOptions, Services
+    from triosfu.rooms.listener import RoomListener
     from triosfu.rooms.publication import Publication
     from triosfu.rooms.settings import RoomDefaults
     from triosfu.rooms.signals import SignalLink
@@ -58,6 +59,7 @@ class Room:
         self.quality = Quality(self)
         self.closed = False
         self._services = services
+        self._begun = False  # listeners know of it
         self._nursery: trio.Nursery | None = None
         self._version = models.TimedVersion()
         self._told = (0, 0, False)
@@ -88,6 +90,20 @@ class Room:
             self.close(Reason.ROOM_CLOSED)
             self._nursery = None
 
+    def begin(self) -> None:
+        """The room is there to be found."""
+        self._begun = True
+        self.tell(lambda listener: listener.room_started(self))
+
+    def tell(self, what: Callable[[RoomListener], None]) -> None:
+        """Tell everybody who listens; whatever goes wrong with one of them is nothing to the room."""
+        for listener in self._services.listeners if self._begun else ():
+            try:
+                what(listener)
+            except Exception:
+                log.exception("bug", room=self.name, doing="listener")
+                self.counters["bugs"] += 1
+
     def close(self, reason: Reason) -> None:
         """End the room and everybody's session in it; synchronous, and closing again does nothing."""
         if self.closed:
@@ -96,6 +112,7 @@ class Room:
         for participant in list(self.participants.values()):
             with participant.guard("room close"):
                 participant.close(reason)
+        self.tell(lambda listener: listener.room_finished(self))
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
@@ -165,6 +182,7 @@ class Room:
         self.speakers.left(participant)
         self.data.calls.left(participant)
         self.announcer.left(participant, replaced=replaced)
+        self.tell(lambda listener: listener.participant_left(participant))
         self.counts_changed()
         if not self.closed and not replaced and not self._counted() and EMPTY not in self.deadlines:
             at = trio.current_time() + self.own.departure_timeout
@@ -174,6 +192,7 @@ class Room:
         """A participant's transport came up."""
         if participant.permission.recorder:
             self.update()
+        self.tell(lambda listener: listener.participant_active(participant))
 
     def others(self, participant: Participant) -> list[Participant]:
         """Return everybody but `participant`."""
@@ -203,17 +222,20 @@ class Room:
                 return publication
         return None
 
-    def track_published(self, publication: Publication) -> None:
-        """Tell everybody else that a track can be subscribed to."""
+    def track_published(self, publication: Publication, *, first: bool) -> None:
+        """Tell everybody else that a track is there to be subscribed to, for the `first` time or in one more codec."""
         for other in self.others(publication.publisher):
             with other.guard("track published"):
                 other.subscriptions.track_published(publication)
+        if first:
+            self.tell(lambda listener: listener.track_published(publication))
 
     def track_closed(self, publication: Publication) -> None:
         """Tell everybody else that a track is gone."""
         for other in self.others(publication.publisher):
             with other.guard("track closed"):
                 other.subscriptions.track_closed(publication)
+        self.tell(lambda listener: listener.track_unpublished(publication))
 
     def _follow_codecs(self) -> None:
         for participant in list(self.participants.values()):

@@ -29,7 +29,7 @@ from triosfu.rooms.directory import Rooms
 from triosfu.rooms.joining import Services
 from triosfu.server.addresses import open_mux
 from triosfu.server.demo import Demo
-from triosfu.server.settings import media_policy, room_settings
+from triosfu.server.settings import configured_webhooks, media_policy, room_settings, webhook_events
 from triosfu.signalling.routes import Signalling, token_refresher
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from triosfu.config import Config
     from triosfu.net.udp import UdpMux
     from triosfu.sdp.policy import MediaPolicy
+    from triosfu.webhooks.delivery import Webhooks
 
 GRACE = 5.0  # seconds for goodbyes
 NTP_EPOCH = 2_208_988_800  # seconds from 1900, where NTP's time begins, to 1970
@@ -77,6 +78,7 @@ class Server:
     port: int
     rooms: Rooms
     mux: UdpMux
+    webhooks: Webhooks | None
     trio_token: trio.lowlevel.TrioToken = field(repr=False)  # for `trio.from_thread`, where the server has a thread
     _keys: Mapping[str, str] = field(repr=False)
 
@@ -139,6 +141,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
         # Nobody can make a token for these but this server's owner, by `create_token`.
         keys = {f"API{rng.randbytes(6).hex()}": rng.randbytes(32).hex()}
     async with AsyncExitStack() as stack:
+        webhooks = await stack.enter_async_context(configured_webhooks(config, rng)) if config.webhook.urls else None
         mux = await open_mux(config, stack)
         peers = PeerFactory(
             mux=mux,
@@ -153,6 +156,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 rng=rng,
                 settings=room_settings(config, rng),
                 refresh_token=token_refresher(keys),
+                listeners=() if webhooks is None else (webhook_events(config.webhook, webhooks, rng),),
             )
         )
         signalling = Signalling(rooms, keys, limits=WebSocketLimits(message=config.limit.signal_message_size_limit))
@@ -174,14 +178,18 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
             return await signalling.respond(request)
 
         async with trio.open_nursery() as nursery:
+            if webhooks is not None:
+                nursery.start_soon(webhooks.run, name="webhooks")
             await nursery.start(rooms.run, name="rooms")
             await nursery.start(partial(serve_http, limits=limits), listeners, respond, name="http")
             try:
-                yield Server(config, port, rooms, mux, trio.lowlevel.current_trio_token(), keys)
+                yield Server(config, port, rooms, mux, webhooks, trio.lowlevel.current_trio_token(), keys)
             finally:
                 rooms.close()
                 with trio.move_on_after(grace, shield=True):
                     await rooms.wait_empty()
+                    if webhooks is not None:
+                        await webhooks.drain()
                 nursery.cancel_scope.cancel()
 
 

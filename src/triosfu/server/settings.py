@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING
 
 from livekit.protocol import rtc
 
+from triosfu.errors import ConfigError
 from triosfu.media.levels import LevelSettings
 from triosfu.media.receiver import ReceiveSettings
 from triosfu.rooms.settings import Limits, RoomDefaults, RoomSettings, Times
 from triosfu.rooms.sids import new_sid
 from triosfu.sdp.policy import MediaPolicy
+from triosfu.webhooks.core import Schedule
+from triosfu.webhooks.events import EventWriter
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from random import Random
 
-    from triosfu.config import Config, LimitConfig, PlayoutDelay, RtcConfig
+    from triosfu.config import Config, LimitConfig, PlayoutDelay, RtcConfig, WebhookConfig
+    from triosfu.webhooks.delivery import Webhooks
 
 RTX = "video/rtx"
 LONGEST_DELAY = 10_000  # milliseconds of playout delay, unless configured
@@ -114,3 +119,25 @@ def ice_servers(config: RtcConfig) -> list[rtc.ICEServer]:
             )
         )
     return servers
+
+
+def configured_webhooks(config: Config, rng: Random) -> AbstractAsyncContextManager[Webhooks]:
+    """Webhooks to the configured URLs; ConfigError if nobody can sign them."""
+    if config.webhook.api_key not in config.keys:
+        raise ConfigError("webhook.api_key: is not one of keys")
+    from triosfu.webhooks.delivery import open_webhooks  # noqa: PLC0415  httpx takes its time, and few need it
+
+    queue = config.webhook.resource_url_notifier
+    return open_webhooks(
+        config.webhook.urls,
+        config.webhook.api_key,
+        config.keys[config.webhook.api_key],
+        rng=rng,
+        schedule=Schedule(depth=queue.max_depth, max_age=queue.max_age or Schedule().max_age),
+    )
+
+
+def webhook_events(config: WebhookConfig, webhooks: Webhooks, rng: Random) -> EventWriter:
+    """The listener that writes the wanted events."""
+    events = config.filter_params
+    return EventWriter(webhooks.send, rng=rng, include=events.include_events, exclude=events.exclude_events)

@@ -22,7 +22,7 @@ class Settings:
     max_init_retransmits: int = 8
     max_retransmits: int = 10
     max_burst: int = 4  # packets of DATA for each event
-    delayed_sack: float = 0.2
+    delayed_sack: float = 0.1  # libdatachannel repeats a lone message after 0.2
     heartbeat_interval: float = 30.0
     cookie_life: float = 60.0
     # Announced to the peer; used if the peer announces it too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +15,10 @@ from tests.rooms.test_lifetimes import connect, join
 from tests.rooms.test_lifetimes import running as rooms_running
 from tests.signalling.test_sessions import publish
 from tests.signalling.world import dual, running
+from triosfu.config import load_config
 from triosfu.rooms.permissions import Permission
 from triosfu.rooms.settings import Limits, RoomSettings
+from triosfu.server.settings import room_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -259,6 +262,12 @@ async def test_a_track_is_unmuted_where_the_operator_allows_it() -> None:
             answer = await backend.json("MutePublishedTrack", **WHO, track_sid=sid, muted=muted)
             assert answer["track"]["muted"] is muted
             assert (await alice.client.expect("mute")).muted is muted
+
+
+def test_the_operator_says_whether_tracks_may_be_unmuted() -> None:
+    for allowed in (False, True):
+        config = load_config(development=True, overrides={"room": {"enable_remote_unmute": allowed}})
+        assert room_settings(config, Random(1)).remote_unmute is allowed
 
 
 async def test_subscriptions_are_made_and_ended_by_the_server() -> None:

@@ -76,6 +76,8 @@ async def test_trap_50_json_has_snake_case_defaults_and_nulls(backend: Caller) -
     assert (written["attributes"], written["data_tracks"]) == ({}, [])
     assert written["tracks"][0]["version"] is None
     assert written["tracks"][0]["codecs"][0]["mid"] == ""
+    muted = as_json(room.MuteRoomTrackResponse(track=models.TrackInfo(sid="TR_1")))
+    assert muted["track"]["version"] is None
 
 
 WRONG_ROUTES = [

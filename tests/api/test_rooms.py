@@ -61,6 +61,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "UpdateSubscriptions": {**WHO, "track_sids": ["TR_1"], "subscribe": True},
     "SendData": {"room": "room", "data": "aGk="},
     "UpdateRoomMetadata": {"room": "room", "metadata": "m"},
+    "ForwardParticipant": {**WHO, "destination_room": "other"},
+    "MoveParticipant": {**WHO, "destination_room": "other"},
     "PerformRpc": {"room": "room", "destination_identity": "alice", "method": "m"},
 }
 
@@ -310,6 +312,15 @@ async def test_a_nonce_has_sixteen_bytes(rooms: Rooms, backend: Caller) -> None:
     assert await refusal(backend, "SendData", room="room", nonce="YWJj") == wrong
 
 
-async def test_what_is_not_served_says_so(backend: Caller) -> None:
-    for method in ("ForwardParticipant", "MoveParticipant"):
-        assert await refusal(backend, method, room="room") == (501, "unimplemented", f"{method} is not implemented")
+@pytest.mark.parametrize("method", ["ForwardParticipant", "MoveParticipant"])
+async def test_nobody_is_taken_to_another_room_yet(backend: Caller, method: str) -> None:
+    elsewhere = {**WHO, "destination_room": "other"}
+    denied = (401, "unauthenticated", "permissions denied")
+    for destination in ("", "third"):
+        grants = {**ADMIN, "destination_room": destination}
+        assert await refusal(backend, method, grants=grants, **elsewhere) == denied
+    unserved = (501, "unimplemented", f"{method} is not implemented")
+    assert await refusal(backend, method, grants={**ADMIN, "destination_room": "other"}, **elsewhere) == unserved
+    same = (400, "invalid_argument", "destination room cannot be the same as source room")
+    grants = {**ADMIN, "destination_room": "room"}
+    assert await refusal(backend, method, grants=grants, **WHO, destination_room="room") == same

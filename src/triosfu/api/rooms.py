@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 from livekit.protocol import models, room, rtc
 
@@ -69,6 +70,8 @@ class RoomService:
                 "UpdateSubscriptions": Method(call=self.update_subscriptions),
                 "SendData": Method(call=self.send_data),
                 "UpdateRoomMetadata": Method(call=self.update_room_metadata),
+                "ForwardParticipant": Method(call=partial(self.between_rooms, "ForwardParticipant")),
+                "MoveParticipant": Method(call=partial(self.between_rooms, "MoveParticipant")),
                 "PerformRpc": Method(call=self.perform_rpc, undone=MAYBE, deadline=LONGEST + 2 * ACK),
             },
         )
@@ -198,6 +201,16 @@ class RoomService:
         packet = models.DataPacket(user=user, destination_identities=request.destination_identities)
         self._room(request.room).data.send(packet, request.kind)
         return room.SendDataResponse()
+
+    def between_rooms(
+        self, name: str, claims: Claims, request: room.ForwardParticipantRequest | room.MoveParticipantRequest
+    ) -> NoReturn:
+        """Refuse what takes a participant to another room: nothing does yet."""
+        grant = require_admin(claims, request.room)
+        require(allowed=grant.destination_room == request.destination_room)
+        if request.room == request.destination_room:
+            raise TwirpError("invalid_argument", "destination room cannot be the same as source room")
+        raise TwirpError("unimplemented", f"{name} is not implemented")
 
     async def perform_rpc(self, claims: Claims, request: room.PerformRpcRequest) -> room.PerformRpcResponse:
         """Call a method of a participant. Cancelled, it may have been called, and its answer is not waited for."""

@@ -13,6 +13,7 @@ from rich.console import Console
 
 import triosfu
 from triosfu import logs
+from triosfu.cli.allocator import give_large_blocks_back
 from triosfu.cli.options import ConfigBody, ConfigFile, Development, KeyFile, Keys, configure
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def run(
     # Not before it is needed: it imports everything, and the other commands are quick.
     from triosfu.server import run_until_signalled  # noqa: PLC0415
 
+    give_large_blocks_back()
     logs.configure(level=chosen.logging.level, json=chosen.logging.json)
     for name, secret in chosen.keys.items():
         if len(secret) < SAFE_SECRET and not chosen.development:

@@ -187,6 +187,8 @@ def test_a_participant_performs_what_the_server_asks(server: RunningServer, *, s
             async with aiohttp.ClientSession() as session, session.post(url, json=asked, headers=headers) as reply:
                 return reply.status, await reply.json()
 
+        await calls.room.send_data(api.SendDataRequest(room=room, data=b"are you there?"))
+        await until(lambda: bool(bob.data), seconds=10, what="bob's channels")  # the call's own patience is two seconds
         assert await perform("shout") == (200, {"payload": "HELLO"})
         unknown = {"code": "invalid_argument", "msg": "RpcError 1400: Method not supported at destination"}
         assert await perform("whisper") == (400, unknown)

@@ -45,6 +45,7 @@ ROOMS: dict[str, tuple[str, str, object]] = {
     "room.empty_timeout": ("4", "defaults.empty_timeout", 4),
     "room.departure_timeout": ("5", "defaults.departure_timeout", 5),
     "room.sync_streams": ("true", "sync_streams", True),
+    "room.enable_remote_unmute": ("true", "remote_unmute", True),
     "room.playout_delay.enabled": ("true", "playout_delay", (0, 10_000)),
     "room.playout_delay.min": ("200, enabled: true", "playout_delay", (200, 10_000)),
     "room.playout_delay.max": ("200, enabled: true", "playout_delay", (0, 200)),
@@ -69,6 +70,9 @@ ELSEWHERE = {
     "rtc.interfaces.includes", "rtc.interfaces.excludes", "rtc.ips.includes", "rtc.ips.excludes",
     "limit.signal_message_size_limit", "limit.max_api_request_body_size",
     "logging.level", "logging.json",
+    "webhook.api_key", "webhook.urls",  # these six in tests/webhooks/test_call.py
+    "webhook.filter_params.include_events", "webhook.filter_params.exclude_events",
+    "webhook.resource_url_notifier.max_age", "webhook.resource_url_notifier.max_depth",
 }  # fmt: skip
 LOOPBACK = "development: true\nport: 0\nbind_addresses: [127.0.0.1]\n"
 

@@ -15,12 +15,13 @@ from livekit.protocol import models
 import triosfu
 from tests.support.client import join
 from tests.webhooks.backend import KEY, SECRET, Backend, backend
-from triosfu.config import load_config
+from triosfu.config import WebhookQueueConfig, load_config
 from triosfu.errors import ConfigError
 from triosfu.rooms.directory import Rooms
 from triosfu.rooms.joining import Services
 from triosfu.server.declared_waits import DECLARED
 from triosfu.server.task_tree import Bound, look, watching
+from triosfu.webhooks.core import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -136,6 +137,17 @@ async def test_only_wanted_events_are_sent() -> None:
         await alice.ready()
         await here.until(lambda: bool(here.events))
         assert here.names == ["participant_joined"]
+
+
+async def test_the_queue_is_as_deep_and_patient_as_configured() -> None:
+    queue = {"max_depth": 3, "max_age": "7s"}
+    async with triosfu.serve(config("http://127.0.0.1:9/", resource_url_notifier=queue)) as server:
+        assert server.webhooks is not None
+        (receiver,) = server.webhooks.receivers
+        assert receiver.outbox.schedule == Schedule(depth=3, max_age=7)
+    assert config().webhook.resource_url_notifier == WebhookQueueConfig(
+        max_depth=Schedule().depth, max_age=Schedule().max_age
+    )
 
 
 async def test_a_call_goes_on_beside_a_receiver_that_says_nothing_and_the_end_takes_the_grace() -> None:

@@ -71,7 +71,7 @@ class Outbox:
     def __init__(self, schedule: Schedule, *, rng: Random) -> None:
         self.counters: Counter[str] = Counter()
         self.untold = 0  # dropped, and no event has said so yet
-        self._schedule = schedule
+        self.schedule = schedule
         self._rng = rng
         self._rooms: dict[str, _Room] = {}
         self._ready: deque[_Room] = deque()  # may go on as soon as there is a place
@@ -102,9 +102,9 @@ class Outbox:
         room.waiting.append(delivery)
         self._by_age.append(delivery)
         self._size += delivery.size
-        if len(room.waiting) > self._schedule.depth:
+        if len(room.waiting) > self.schedule.depth:
             self._drop_waiting(room.waiting[0], "full")
-        while self._size > self._schedule.size and (oldest := self._oldest()) is not None:
+        while self._size > self.schedule.size and (oldest := self._oldest()) is not None:
             self._drop_waiting(oldest, "full")
         self._list(room)
 
@@ -126,7 +126,7 @@ class Outbox:
             self._ready.append(room)
             room.listed = True
         started = []
-        while self._ready and self._running < self._schedule.concurrent:
+        while self._ready and self._running < self.schedule.concurrent:
             room = self._ready.popleft()
             room.listed = False
             if room.current is not None and now > room.current.give_up_at:
@@ -139,12 +139,12 @@ class Outbox:
 
     def next_timeout(self) -> float:
         """When `start` is to be called again, if nothing else happens before."""
-        if self._ready and self._running < self._schedule.concurrent:
+        if self._ready and self._running < self.schedule.concurrent:
             return -math.inf
         oldest = self._oldest()
         return min(
             self._pauses[0][0] if self._pauses else math.inf,
-            math.inf if oldest is None else oldest.since + self._schedule.max_age,
+            math.inf if oldest is None else oldest.since + self.schedule.max_age,
         )
 
     def succeeded(self, delivery: Delivery) -> None:
@@ -158,12 +158,12 @@ class Outbox:
     def failed(self, delivery: Delivery, now: float) -> bool:
         """The attempt came to nothing. Returns whether there will be another one."""
         room = self._return(delivery)
-        pause = min(self._schedule.retry_max, self._schedule.retry_min * 2 ** (delivery.attempts - 1))
+        pause = min(self.schedule.retry_max, self.schedule.retry_min * 2 ** (delivery.attempts - 1))
         pause *= self._rng.uniform(1 - JITTER, 1 + JITTER)
         if self._draining:
             for waiting in list(room.waiting):  # a receiver that failed would fail for each of them
                 self._drop_waiting(waiting, "ended")
-        if self._draining or delivery.attempts >= self._schedule.attempts or now + pause > delivery.give_up_at:
+        if self._draining or delivery.attempts >= self.schedule.attempts or now + pause > delivery.give_up_at:
             self._give_up(room, delivery)
             return False
         self.counters["retried"] += 1
@@ -186,7 +186,7 @@ class Outbox:
             return None
         delivery = room.current = room.waiting.popleft()
         delivery.waiting = False
-        delivery.give_up_at = now + self._schedule.total
+        delivery.give_up_at = now + self.schedule.total
         delivery.num_dropped, self.untold = self.untold, 0
         return delivery
 
@@ -219,7 +219,7 @@ class Outbox:
         self._over(room, "dropped")
 
     def _forget_old(self, now: float) -> None:
-        while (oldest := self._oldest()) is not None and now >= oldest.since + self._schedule.max_age:
+        while (oldest := self._oldest()) is not None and now >= oldest.since + self.schedule.max_age:
             self._drop_waiting(oldest, "too old")
 
     def _oldest(self) -> Delivery | None:

@@ -65,7 +65,7 @@ class Receiver:
         self.url = url
         self.host = httpx.URL(url).host  # the rest may be secret
         self.outbox = Outbox(schedule, rng=rng)
-        self._schedule, self._rng = schedule, rng
+        self._rng = rng
         self._key, self._secret = key, secret
         self._client = client
         self._alarm = trio.CancelScope()
@@ -109,7 +109,7 @@ class Receiver:
             await self._make_attempts(until_empty=until_empty)
         except* Exception as error:  # a bug here is nothing to the rooms; whatever was wrong was in the outbox
             log.exception("bug", doing="webhooks", receiver=self.host, exc_info=error)
-            self.outbox = Outbox(self._schedule, rng=self._rng)
+            self.outbox = Outbox(self.outbox.schedule, rng=self._rng)
             self.outbox.counters["bugs"] += 1
 
     async def _make_attempts(self, *, until_empty: bool) -> None:

@@ -19,9 +19,9 @@ at which the scenario begins. After each stop (`tests/cancel/harness.py`):
 
 All seconds are virtual, so that a slow machine makes no difference.
 
-For the stop `EVERY`, each scenario is stopped at n = 1, 2, 3 ... to its end. For the others it is every STRIDE-th n;
-each begins at another one, so that together they come to every n, too. `EVERY_STEP=1 pytest tests/cancel` takes each
-n for each pair of scenario and stop, in several times as long.
+For the stops of `EVERY`, one that cancels for each kind of thing, each scenario is stopped at n = 1, 2, 3 ... to its
+end. For the others it is every STRIDE-th n; each begins at another one, so that together they come to every n, too.
+`EVERY_STEP=1 pytest tests/cancel` takes each n for each pair of scenario and stop, in several times as long.
 """
 
 from __future__ import annotations
@@ -42,14 +42,18 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-EVERY = "participant cancelled"
+EVERY = {"publisher cancelled", "connection cancelled", "participant cancelled", "room cancelled", "server cancelled"}
 STRIDE = 1 if os.environ.get("EVERY_STEP") else 7
+assert {stop.name for stop in STOPS} > EVERY
 PAIRS = [
     (scenario, stop)
     for scenario in SCENARIOS
     for stop in STOPS
     if scenario.single or not (stop.single and stop.level == "connection")
 ]
+
+
+pytestmark = pytest.mark.timeout(300)  # some have hundreds of steps
 
 
 def cases(*, server: bool) -> list[object]:
@@ -63,7 +67,7 @@ def cases(*, server: bool) -> list[object]:
 
 def steps_of(scenario: Scenario, stop: Stop) -> Iterator[int]:
     """At which steps to stop, in turn."""
-    stride = 1 if stop.name == EVERY else STRIDE
+    stride = 1 if stop.name in EVERY else STRIDE
     return count(1 + (STOPS.index(stop) + SCENARIOS.index(scenario)) % stride, stride)
 
 

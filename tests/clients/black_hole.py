@@ -41,8 +41,7 @@ ROLES: Final = ("idle", "sends", "receives")
 PATIENCE: Final = 60.0  # seconds for all clients of a batch to be at their moments, on a machine that others use
 POLL: Final = 0.2  # seconds
 MIB: Final = 1 << 20
-# What may stay after 200 clients: allocators keep what one long-lived object pins, and a batch fills up to 16 MiB for
-# each client that receives. One such buffer that stays, or 85 kB of each client, is more than this.
+# What may stay after 200 clients: one client's full channel, or 85 kB of each, is more than this.
 ALLOWANCE: Final = 16 * MIB
 
 

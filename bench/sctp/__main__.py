@@ -58,8 +58,6 @@ def main() -> None:
     line("triosfu, 50 ms round trip", far)
     lossy = [run("ours", LOSSY, 30.0) for _ in range(3)]
     line("triosfu, 100 ms round trip, 1 % loss", lossy)
-    lossy_theirs = [run("theirs", LOSSY, 30.0)]
-    line("aiortc, 100 ms round trip, 1 % loss", lossy_theirs)
     if options.plots:
         from bench.sctp.plot import draw  # noqa: PLC0415  matplotlib only for who wants plots
 

@@ -106,7 +106,9 @@ def stranger() -> Iterator[socket.socket]:
 
 def socket_of(client: Client) -> socket.socket:
     """The socket that a client's publishing connection is bound to."""
-    return client.publisher.mux._ports[0].sock
+    sock = client.publisher.mux._ports[0].sock
+    assert isinstance(sock, socket.socket)
+    return sock
 
 
 def record(transport: Transport) -> dict[str, list[bytes]]:

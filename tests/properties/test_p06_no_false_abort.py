@@ -78,8 +78,10 @@ def test_p6_a_path_that_answers_once_in_ten_seconds_is_kept(
     if window is not None:
         assert right._connection.inbound is not None
         right._connection.inbound._buffer = window
-    for _ in range(messages):
-        left.send(0, b"x" * 1000, ppid=53, now=1.0)
     left.reset_stream(9, 1.0)
+    for number in range(messages):  # at all times something is lost, and something gets through
+        network.run(until=1.0 + 5.0 * number)
+        assert left.state is State.ESTABLISHED
+        left.send(0, b"x" * 1000, ppid=53, now=network.now)
     network.run(until=250.0)
     assert left.state is State.ESTABLISHED

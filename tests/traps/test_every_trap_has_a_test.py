@@ -13,8 +13,6 @@ TESTS = Path(__file__).parent.parent
 TRAPS = range(1, 61)
 NAME = re.compile(r"test_traps?_((?:\d\d_)+)")
 NOT_APPLICABLE = {
-    50: "Twirp JSON: there is no server API yet",
-    51: "webhook bodies: there are no webhooks yet",
     52: "an agent's first message: there is no agent socket yet",
     53: "assigning jobs in time: there is no agent socket yet",
 }

@@ -77,7 +77,7 @@ def descriptors() -> int:
 # --- what is sent ---------------------------------------------------------------------------------------------------
 
 
-def test_a_body_is_written_as_livekit_writes_it() -> None:
+def test_trap_51_a_body_is_written_as_livekit_writes_it() -> None:
     event = WebhookEvent(event="room_started", id="EV_1", created_at=1700000000)
     event.room.CopyFrom(Room(name="käse", creation_time=5, num_participants=1))
     assert (

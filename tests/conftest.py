@@ -1,10 +1,11 @@
-"""What holds for the whole suite: no example is timed, and how tests are spread over processes.
+"""What holds for the whole suite: no example is timed, how tests are spread over processes; and a shared fixture.
 
 They are if pytest is called with `--numprocesses=auto`, as `make test` does.
 """
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from xdist.remote import Producer
 
 CLIENTS = "tests/clients/"
@@ -33,3 +36,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     """Of the client tests one process is enough: they bring processes of their own, and want the machine."""
     config.option.loadscopereorder = False
     return ClientsTogether(config, log)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What nobody refers to is gone at once, or the test sees it: cycles stay."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.checks.dtls import check_records
-from triosfu.dtls.records import ALERT, HANDSHAKE, HEADER, PlaintextNumbers, Record, pack, split
+from triosfu.dtls.records import (
+    ALERT,
+    APPLICATION_DATA,
+    HANDSHAKE,
+    HEADER,
+    PlaintextNumbers,
+    Record,
+    is_one_of_data,
+    pack,
+    split,
+)
 from triosfu.errors import MalformedPacket
 
 
@@ -69,3 +79,22 @@ def test_plaintext_records_never_share_a_number_and_encrypted_ones_keep_theirs()
     assert [HEADER.unpack_from(one.data)[4] for one in sent] == [0, 7, 1, 2]
     assert sent[1] is encrypted
     assert sent[3].data[13:] == first.data[13:]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "version", "epoch", "rest", "expected"),
+    [
+        (APPLICATION_DATA, 0xFEFD, 1, b"", True),
+        (APPLICATION_DATA, 0xFEFD, 0, b"", False),  # not encrypted: anybody on the path can write it
+        (ALERT, 0xFEFD, 1, b"", False),
+        (APPLICATION_DATA, 0x0303, 1, b"", False),
+        (APPLICATION_DATA, 0xFEFD, 1, b"more", False),
+    ],
+)
+def test_only_a_single_whole_encrypted_record_takes_the_short_way(
+    content_type: int, version: int, epoch: int, rest: bytes, expected: bool
+) -> None:
+    record = HEADER.pack(content_type, version, epoch, 0, 7, 4) + b"data"
+    assert is_one_of_data(record + rest) is expected
+    assert not is_one_of_data(record[:-1])
+    assert not is_one_of_data(record[:5])

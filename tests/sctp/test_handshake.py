@@ -132,7 +132,8 @@ def test_a_cookie_is_good_for_a_minute() -> None:
     assert (state(left), state(right)) == (State.ESTABLISHED, State.ESTABLISHED)
 
 
-def test_a_changed_cookie_is_worth_nothing() -> None:
+def as_far_as_the_cookie() -> tuple[Association, Association, Packet]:
+    """Two ends, the first of which has just been given its cookie, and the packet in which it echoes that."""
     left, right = associations()
     left.connect(0.0)
     for data in left.datagrams_to_send():
@@ -140,6 +141,11 @@ def test_a_changed_cookie_is_worth_nothing() -> None:
     for data in right.datagrams_to_send():
         left.receive_datagram(data, 0.0)
     (packet,) = packets(left)
+    return left, right, packet
+
+
+def test_a_changed_cookie_is_worth_nothing() -> None:
+    _left, right, packet = as_far_as_the_cookie()
     (echo,) = packet.chunks
     assert isinstance(echo, CookieEcho)
     for at in range(len(echo.cookie)):
@@ -164,13 +170,7 @@ def test_a_repeated_cookie_is_acknowledged_again() -> None:
 
 
 def test_a_cookie_counts_only_under_its_own_tag() -> None:
-    left, right = associations()
-    left.connect(0.0)
-    for data in left.datagrams_to_send():
-        right.receive_datagram(data, 0.0)
-    for data in right.datagrams_to_send():
-        left.receive_datagram(data, 0.0)
-    (packet,) = packets(left)
+    _left, right, packet = as_far_as_the_cookie()
     right.receive_datagram(Packet(5000, 5000, packet.tag ^ 1, packet.chunks).serialize(), 0.0)
     assert right.state is State.CLOSED
 

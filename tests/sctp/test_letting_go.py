@@ -5,7 +5,6 @@ A client that vanished may have had 16 MiB waiting for it on each channel.
 
 from __future__ import annotations
 
-import gc
 import math
 import sys
 from random import Random
@@ -17,22 +16,12 @@ from tests.support.network import FULL, PLAIN, established
 from triosfu.sctp.core import Association, Ended, Restarted, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.support.network import Network
     from triosfu.sctp.core import Settings
 
 MESSAGES = 50
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def abort_here(network: Network, left: Association, right: Association) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -25,21 +24,8 @@ from triosfu.sctp.outbound import _Sent
 from triosfu.sctp.sendqueue import OutMessage
 from triosfu.srtp.core import Inbound, Outbound
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 GUESTS = 6
 LARGE = (SSL.Connection, DtlsConnection, Inbound, Outbound, OutMessage, _Sent)  # or many
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def large() -> Counter[str]:

@@ -98,6 +98,7 @@ class PeerConnection:
         self._again = False
         self._scope = trio.CancelScope()
         self._alarm = trio.CancelScope()
+        self._turn = 0  # of those who run this connection, one after the other
 
     def __repr__(self) -> str:
         return f"<PeerConnection {self.name} {self.state.value}>"
@@ -107,18 +108,31 @@ class PeerConnection:
     async def run(self) -> None:
         """Keep the cores' time until the connection is closed; returns then, whoever closed it.
 
-        Cancelled, the connection is closed: its writers are woken, its tuples and timers are gone.
+        Cancelled, the connection is closed: its writers are woken, its tuples and timers are gone. After `hand_over`
+        it returns, too, and leaves the connection as it is.
         """
+        turn = self._turn
         try:
             with self._scope:
-                await self._keep_time()
+                await self._keep_time(turn)
         finally:
-            self.close("cancelled")
+            if turn == self._turn:
+                self.close("cancelled")
 
-    async def _keep_time(self) -> None:
+    def hand_over(self) -> None:
+        """Have `run` return and leave the connection open, for another task that calls `run` in the same step."""
+        self._turn += 1
+        self._alarm.cancel()
+        before, self._scope = self._scope, trio.CancelScope()
+        if before.cancel_called:
+            self._scope.cancel()
+
+    async def _keep_time(self, turn: int) -> None:
         while True:
             with trio.CancelScope(deadline=self._next_timeout()) as self._alarm:
                 await trio.sleep_forever()
+            if turn != self._turn:
+                return
             now = trio.current_time()
             self._transport.handle_timeout(now)
             self._data.handle_timeout(now)

@@ -80,9 +80,7 @@ class DataTracks:
         track = self._published[request.pub_handle] = DataTrack(owner, info)
         owner.send(rtc.SignalResponse(publish_data_track_response=rtc.PublishDataTrackResponse(info=info)))
         owner.changed(at_once=True)
-        for other in owner.room.others(owner):
-            with other.guard("data track"):
-                other.data_tracks.appeared(track)
+        owner.room.data_track_published(track)
 
     def _refusal(self, request: rtc.PublishDataTrackRequest) -> RequestReason | None:
         owner = self._owner
@@ -212,6 +210,16 @@ class DataTracks:
             self._published.clear()
             self._owner.changed(at_once=True)
         if not self._owner.permission.can_subscribe and self._received:
+            for track in list(self._received.values()):
+                self._unsubscribe(track.info.sid)
+            self._tell_handles()
+
+    def leave_room(self) -> None:
+        """Take what is published from those in the room, and receive nothing more of theirs."""
+        for track in self:
+            self._drop_readers(track)
+        self._wanted.clear()
+        if self._received:
             for track in list(self._received.values()):
                 self._unsubscribe(track.info.sid)
             self._tell_handles()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from triosfu.rooms.joining import Applicant, JoinOptions, Services
+    from triosfu.rooms.moving import Departure
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.settings import RoomDefaults
     from triosfu.rooms.signals import SignalLink
@@ -85,9 +86,13 @@ class Rooms:
         Raises:
             JoinRefused: This server is closing, or has as many rooms as it may have.
         """
+        return (await self.find_or_make(name, settings))[0]
+
+    async def find_or_make(self, name: str, settings: RoomDefaults | None = None) -> tuple[Room, bool]:
+        """As `create`; tells, too, whether the room was made, of which then nobody but the caller knows yet."""
         async with self._creating:  # the start of a room takes a step; nobody may start it twice
             if room := self.find(name):
-                return room
+                return room, False
             if self._nursery is None:
                 raise UsageError("rooms: not running")
             if self._draining or (self.settings.max_rooms and len(self._rooms) >= self.settings.max_rooms):
@@ -101,7 +106,7 @@ class Rooms:
                 raise JoinRefused(503, "server is at its limits")
             self._rooms[name] = room
             room.begin()
-            return room
+            return room, True
 
     def _tracks(self) -> int:
         """How many tracks are received and sent, all rooms together."""
@@ -149,12 +154,25 @@ class Rooms:
 
     def resume(self, name: str, identity: str, options: JoinOptions, link: SignalLink) -> Participant | None:
         """Give a participant its new signalling connection; None when it is not here (any more)."""
-        room = self.find(name)
-        participant = None if room is None else room.participants.get(identity)
+        participant, missed = self._session(name, identity, options.participant_sid)
         if participant is None or participant.closed or participant.shape.single != options.single:
             return None
-        if options.participant_sid not in {"", participant.sid}:
-            return None  # an older session of this identity, which a newer one has replaced
+        if participant.applicant.forwarded:
+            return None
         with participant.guard("resume"):
-            participant.resume(link, options)
+            participant.resume(link, options, missed=missed)
         return participant
+
+    def _session(self, name: str, identity: str, sid: str) -> tuple[Participant | None, Departure | None]:
+        """Return whose session it is, and what its client does not know yet if it thinks to be in another room."""
+        room = self.find(name)
+        here = None if room is None else room.participants.get(identity)
+        if here is not None and (sid in {"", here.sid} or any(sid == past.sid for past in here.departures)):
+            return here, None  # some clients go on calling themselves by the sid that they joined with
+        # An older session of this identity, which a newer one has replaced, or one that was moved meanwhile.
+        for other in self if sid else ():
+            moved = other.participants.get(identity)
+            for past in () if moved is None else moved.departures:
+                if (past.room, past.sid) == (name, sid):
+                    return moved, past
+        return None, None

@@ -440,6 +440,12 @@ class Publications:
         if revoked:
             self._owner.changed(at_once=True)
 
+    def leave_room(self) -> None:
+        """Take every track from those in the room; they go on elsewhere."""
+        for publication in self:
+            self._owner.room.track_closed(publication)
+            publication.subscribed_told = False
+
     def close(self) -> None:
         """Close every track; the participant is leaving, and its last update tells."""
         self._pending.clear()

@@ -56,6 +56,7 @@ class Limits:
     stored_settings: int = 4096
     candidates: int = 128  # of one transport, waiting for its description
     data_tracks: int = 256
+    forwards: int = 16  # rooms, besides its own, that see one participant
     sections: int = 1000
 
 

@@ -433,6 +433,16 @@ class Subscriptions:
         message = publication.dynacast.wish(self._owner.sid, codec, wish, now)
         publication.publisher.publications.tell_quality(publication, message)
 
+    def leave_room(self) -> None:
+        """Give up everything, also what was noted for later: the participant goes to another room."""
+        for sid in self._wishes:
+            self._owner.deadlines.disarm(("not found", sid))
+        for sid in self._settings:
+            self._owner.deadlines.disarm(("settings", sid))
+        self.close()
+        self._declined.clear()
+        self._settings.clear()
+
     def close(self) -> None:
         """Release everything; the participant is leaving."""
         wishes, self._wishes = self._wishes, {}

@@ -158,6 +158,7 @@ def token_refresher(
         grant = claims.video
         if grant is not None:
             grant = grant.with_permission(participant.permission.serialize())
+            grant = replace(grant, room=participant.room.name)  # it may have been moved
         now_said = replace(
             claims,
             identity=participant.identity,

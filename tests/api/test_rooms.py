@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -312,15 +313,90 @@ async def test_a_nonce_has_sixteen_bytes(rooms: Rooms, backend: Caller) -> None:
     assert await refusal(backend, "SendData", room="room", nonce="YWJj") == wrong
 
 
-@pytest.mark.parametrize("method", ["ForwardParticipant", "MoveParticipant"])
-async def test_nobody_is_taken_to_another_room_yet(backend: Caller, method: str) -> None:
+BETWEEN = pytest.mark.parametrize("method", ["ForwardParticipant", "MoveParticipant"])
+
+
+@BETWEEN
+async def test_only_who_may_takes_somebody_to_another_room(rooms: Rooms, backend: Caller, method: str) -> None:
+    alice, _ = await join(rooms, "alice")
     elsewhere = {**WHO, "destination_room": "other"}
     denied = (401, "unauthenticated", "permissions denied")
     for destination in ("", "third"):
         grants = {**ADMIN, "destination_room": destination}
         assert await refusal(backend, method, grants=grants, **elsewhere) == denied
-    unserved = (501, "unimplemented", f"{method} is not implemented")
-    assert await refusal(backend, method, grants={**ADMIN, "destination_room": "other"}, **elsewhere) == unserved
+    grants = {"room_admin": True, "room": "other", "destination_room": "other"}
+    assert await refusal(backend, method, grants=grants, **elsewhere) == denied
     same = (400, "invalid_argument", "destination room cannot be the same as source room")
     grants = {**ADMIN, "destination_room": "room"}
     assert await refusal(backend, method, grants=grants, **WHO, destination_room="room") == same
+    nowhere = (400, "invalid_argument", "no room name")
+    assert await refusal(backend, method, grants=ADMIN, **WHO, destination_room="") == nowhere
+    early = (412, "failed_precondition", "participant is not connected yet")
+    assert await refusal(backend, method, grants={**ADMIN, "destination_room": "other"}, **elsewhere) == early
+    nobody = (404, "not_found", "participant does not exist")
+    assert (
+        await refusal(backend, method, grants={**ADMIN, "destination_room": "x"}, **NOBODY, destination_room="x")
+        == nobody
+    )
+    assert alice.room is rooms.find("room")
+    assert rooms.find("other") is None
+
+
+@BETWEEN
+@pytest.mark.parametrize("auto_create", [True, False])
+async def test_the_room_that_somebody_is_taken_to_is_made_as_for_a_join(method: str, auto_create: bool) -> None:
+    async with rooms_running(RoomSettings(auto_create=auto_create)) as rooms:
+        await rooms.create("room")
+        backend = caller(rooms)
+        alice, _ = await join(rooms, "alice")
+        connect(alice)
+        alice.options = replace(alice.options, client=models.ClientInfo(protocol=17))
+        admin = {"room_admin": True, "room": "room", "destination_room": "other"}
+        if not auto_create:
+            missing = (404, "not_found", "requested room does not exist")
+            assert await refusal(backend, method, grants=admin, **WHO, destination_room="other") == missing
+            admin["room_create"] = True
+        assert await backend.json(method, grants=admin, **WHO, destination_room="other") == {}
+        assert "alice" in rooms.find("other").participants  # type: ignore[union-attr]
+        assert (alice.room is rooms.find("other")) is (method == "MoveParticipant")
+
+
+async def test_who_is_forwarded_is_changed_where_it_is_at_home(rooms: Rooms, backend: Caller) -> None:
+    alice, _ = await join(rooms, "alice")
+    connect(alice)
+    await backend.json(
+        "ForwardParticipant", grants={**ADMIN, "destination_room": "other"}, **WHO, destination_room="other"
+    )
+    there = {"room": "other", "identity": "alice"}
+    admin = {"room_admin": True, "room": "other"}
+    foreign = (412, "failed_precondition", "participant is forwarded from another room")
+    for method, fields in (
+        ("UpdateParticipant", {"name": "x"}),
+        ("MutePublishedTrack", {"track_sid": "TR_1", "muted": True}),
+        ("UpdateSubscriptions", {"track_sids": ["TR_1"], "subscribe": True}),
+    ):
+        assert await refusal(backend, method, grants=admin, **there, **fields) == foreign
+    asked = {"room": "other", "destination_identity": "alice", "method": "m"}
+    assert (await refusal(backend, "PerformRpc", grants=admin, **asked))[:2] == (503, "unavailable")
+    one = await backend.json("GetParticipant", grants=admin, **there)
+    assert (one["kind"], one["kind_details"], one["state"]) == ("STANDARD", ["FORWARDED"], "ACTIVE")
+    assert await backend.json("RemoveParticipant", grants=admin, **there) == {}
+    assert not alice.forwards
+    assert not alice.closed
+
+
+async def test_a_forwarded_track_is_heard_and_its_publisher_told() -> None:
+    async with running() as world, dual(world, "alice") as alice, dual(world, "bob", room="other") as bob:
+        backend = caller(world.rooms)
+        sid = await publish(alice)
+        grants = {**ADMIN, "destination_room": "other"}
+        await backend.json("ForwardParticipant", grants=grants, **WHO, destination_room="other")
+        told = await bob.client.expect_participant("alice", lambda one: len(one.tracks) == 1)
+        assert [one.sid for one in told.tracks] == [sid]
+        assert list((await bob.take_offer()).mid_to_track_id.values()) == [sid]
+        assert (await alice.client.expect("track_subscribed")).track_sid == sid
+        await alice.client.send(mute=rtc.MuteTrackRequest(sid=sid, muted=True))
+        await bob.client.expect_participant("alice", lambda one: one.tracks and one.tracks[0].muted)
+        world.participant("alice").set_permission(Permission(can_publish=False))
+        await bob.client.expect_participant("alice", lambda one: not one.tracks)
+        assert not (await bob.take_offer()).mid_to_track_id

@@ -7,8 +7,9 @@ To add one, write a function of a `Scene` and decorate it:
         await scene.alice.say(b"knock", to=scene.bob)
 
 It is stopped by everything in `tests/cancel/stops.py`, at every step that the server takes while it runs. Say
-`joined=False` if Alice is to be only joining when it begins, and `single=False` if it needs a session of two peer
-connections. What must end by itself when the session does, such as a writer, goes into `scene.background`.
+`joined=False` if Alice is to be only joining when it begins, `single=False` if it needs a session of two peer
+connections, and `elsewhere=True` if it takes her to the room ELSEWHERE, too. What must end by itself when the session
+does, such as a writer, goes into `scene.background`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from livekit.protocol import models
 
 from tests.support.client import LOSSY, RELIABLE
 from triosfu.errors import PeerGone
+from triosfu.rooms.transfer import forward_to, move_to
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 LARGE = 60_000  # bytes; with `steps.QUICK` the second such message waits
 WRITERS = 3
+ELSEWHERE = "elsewhere"
 
 
 @dataclass
@@ -62,16 +65,19 @@ class Scenario:
     run: Callable[[Scene], Awaitable[None]]
     joined: bool  # whether she has joined when it begins
     single: bool  # whether one peer connection will do
+    elsewhere: bool  # whether she comes to another room
 
 
 SCENARIOS: list[Scenario] = []
 
 
-def scenario(*, joined: bool = True, single: bool = True) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
+def scenario(
+    *, joined: bool = True, single: bool = True, elsewhere: bool = False
+) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
     """Add a scenario to the list."""
 
     def add(run: Callable[[Scene], Awaitable[None]]) -> None:
-        SCENARIOS.append(Scenario(run.__name__, run, joined, single))
+        SCENARIOS.append(Scenario(run.__name__, run, joined, single, elsewhere))
 
     return add
 
@@ -154,3 +160,30 @@ async def removed(scene: Scene) -> None:
     """She is put out, as by the server's API."""
     scene.participant.close(models.DisconnectReason.PARTICIPANT_REMOVED)
     await scene.alice.until(lambda: scene.alice.gone)
+
+
+@scenario(elsewhere=True)
+async def moved(scene: Scene) -> None:
+    """She is taken to another room, publishes there, and is taken back."""
+    alice, bob, rooms, home = scene.alice, scene.bob, scene.server.rooms, scene.participant.room.name
+    await move_to(rooms, scene.participant, ELSEWHERE, create=True)
+    await alice.until(lambda: len(alice.seen("room_moved")) == 1)
+    track = await alice.publish()
+    await move_to(rooms, scene.participant, home, create=False)
+    await alice.until(lambda: len(alice.seen("room_moved")) == 2)
+    await alice.play(b"back again", to=bob, track=track)
+    await bob.say(b"welcome back", to=alice)
+
+
+@scenario(elsewhere=True)
+async def forwarded(scene: Scene) -> None:
+    """Another room sees and hears her, and what she publishes, for a while."""
+    alice, rooms = scene.alice, scene.server.rooms
+    await forward_to(rooms, scene.participant, ELSEWHERE, create=True)
+    [forward] = scene.participant.forwards
+    track = await alice.publish()
+    assert len(forward.publications) == 2
+    await alice.unpublish(track)
+    await scene.bob.until(lambda: scene.bob.told_of("alice", alice.sid(track)) is None)
+    assert len(forward.publications) == 1
+    forward.close(models.DisconnectReason.PARTICIPANT_REMOVED)

@@ -19,8 +19,9 @@ at which the scenario begins. After each stop (`tests/cancel/harness.py`):
 
 All seconds are virtual, so that a slow machine makes no difference.
 
-For the stops of `EVERY`, one that cancels for each kind of thing, each scenario is stopped at n = 1, 2, 3 ... to its
-end. For the others it is every STRIDE-th n; each begins at another one, so that together they come to every n, too.
+For the stops of `EVERY`, one that cancels for each kind of thing, each scenario in one room is stopped at n = 1, 2, 3
+... to its end. For the others it is every STRIDE-th n; each begins at another one, so that together they come to every
+n, too.
 `EVERY_STEP=1 pytest tests/cancel` takes each n for each pair of scenario and stop, in several times as long.
 """
 
@@ -67,7 +68,7 @@ def cases(*, server: bool) -> list[object]:
 
 def steps_of(scenario: Scenario, stop: Stop) -> Iterator[int]:
     """At which steps to stop, in turn."""
-    stride = 1 if stop.name in EVERY else STRIDE
+    stride = 1 if stop.name in EVERY and not scenario.elsewhere else STRIDE
     return count(1 + (STOPS.index(stop) + SCENARIOS.index(scenario)) % stride, stride)
 
 

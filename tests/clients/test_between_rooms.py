@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import urllib.request
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from livekit import api
 
+from tests.clients.browser import chromium, join, open_client, wait
 from tests.clients.python_client import Participant, leaving, until
 from tests.clients.server import KEY, SECRET
+from triosfu.tokens import VideoGrant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,7 +31,8 @@ async def three(server: RunningServer, names: tuple[str, str], *, single: bool) 
     people = [Participant(name) for name in ("alice", "bob", "carol")]
     async with leaving(people):
         for one, room in zip(people, (names[0], names[0], names[1]), strict=True):
-            await one.join(server.url, server.token(one.identity, room), single=single)
+            grant = VideoGrant(room_join=True, room=room, can_update_own_metadata=True)
+            await one.join(server.url, server.token(one.identity, room, grant), single=single)
             await one.publish_microphone()
         yield people
 
@@ -47,11 +52,12 @@ def test_a_participant_is_moved_and_goes_on_in_the_other_room(server: RunningSer
             request = api.MoveParticipantRequest(room=first, identity="alice", destination_room=second)
             await calls.room.move_participant(request)
             await until(lambda: bool(moved), seconds=3, what="alice's client knows")
-            print("MOVED", moved, alice.room.name, await alice.room.sid, before, alice.room.local_participant.sid, list(alice.room.remote_participants), alice.room.connection_state)
+            assert moved == [second]
+            assert list(alice.room.remote_participants) == ["carol"]
+            assert alice.room.local_participant.sid != before
             await until(lambda: carol.loud_frames["alice"] > 5, seconds=10, what="carol hears alice")
             await until(lambda: alice.loud_frames["carol"] > 5, seconds=10, what="alice hears carol")
             await until(lambda: "alice" not in bob.room.remote_participants, seconds=3, what="bob sees her go")
-            print("NOW", list(alice.room.remote_participants))
             await alice.room.local_participant.publish_data(b"from alice")
             await carol.room.local_participant.publish_data(b"from carol")
             await until(lambda: any(d[:2] == ("alice", b"from alice") for d in carol.data), seconds=3)
@@ -59,3 +65,66 @@ def test_a_participant_is_moved_and_goes_on_in_the_other_room(server: RunningSer
             assert not bob.data
 
     asyncio.run(asyncio.wait_for(run(), 40))
+
+
+@MODES
+def test_a_participant_is_forwarded_until_it_is_removed_there(server: RunningServer, *, single: bool) -> None:
+    async def run() -> None:
+        first, second = f"here-{single}", f"there-{single}"
+        async with (
+            api.LiveKitAPI(f"http://127.0.0.1:{server.port}", KEY, SECRET) as calls,
+            three(server, (first, second), single=single) as (alice, bob, carol),
+        ):
+            request = api.ForwardParticipantRequest(room=first, identity="alice", destination_room=second)
+            await calls.room.forward_participant(request)
+            await until(lambda: carol.loud_frames["alice"] > 5, seconds=10, what="carol hears alice")
+            listed = await calls.room.list_participants(api.ListParticipantsRequest(room=second))
+            seen = next(one for one in listed.participants if one.identity == "alice")
+            assert list(seen.kind_details) == [api.ParticipantInfo.KindDetail.FORWARDED]
+            await alice.room.local_participant.set_name("Al")
+            await until(lambda: carol.room.remote_participants["alice"].name == "Al", seconds=3, what="her new name")
+            mute = api.MuteRoomTrackRequest(room=first, identity="alice", track_sid=seen.tracks[0].sid, muted=True)
+            await calls.room.mute_published_track(mute)
+            await until(lambda: carol.when("track_muted", "alice") is not None, seconds=3, what="carol sees the mute")
+            await calls.room.remove_participant(api.RoomParticipantIdentity(room=second, identity="alice"))
+            await until(lambda: "alice" not in carol.room.remote_participants, seconds=3, what="carol sees her go")
+            assert "alice" in bob.room.remote_participants
+            assert not alice.loud_frames["carol"]
+
+    asyncio.run(asyncio.wait_for(run(), 40))
+
+
+def call(server: RunningServer, method: str, **fields: str) -> None:
+    """A call to the server API from where no event loop may run."""
+    grant = VideoGrant(room_admin=True, room=fields["room"], destination_room=fields.get("destination_room", ""))
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/twirp/livekit.RoomService/{method}",
+        json.dumps(fields).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {server.token('', '', grant)}"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        assert answer.status == 200
+
+
+def test_a_browser_is_moved_and_resumes_in_the_other_room(server: RunningServer) -> None:
+    with chromium() as browser:
+        alice, bob, carol = (open_client(browser, server) for _ in range(3))
+        first, second = "before", "after"
+        for page, name, room in ((alice, "alice", first), (bob, "bob", first), (carol, "carol", second)):
+            join(page, server, name, room, singlePeerConnection=True)
+            page.evaluate("room.localParticipant.enableCameraAndMicrophone()")
+        wait(alice, "(await received())['bob/camera']?.frames > 3")
+        alice.evaluate("room.on('moved', (name) => { window.moved = name; })")
+        call(server, "MoveParticipant", room=first, identity="alice", destination_room=second)
+        wait(alice, f"window.moved === '{second}'")
+        wait(alice, "(await received())['carol/camera']?.frames > 3")
+        wait(carol, "(await received())['alice/camera']?.frames > 3")
+        wait(carol, "(await received())['alice/microphone']?.energy > 0")
+        wait(bob, "room.remoteParticipants.size === 0")
+        assert alice.evaluate("[...room.remoteParticipants.keys()]") == ["carol"]
+        sid = alice.evaluate("room.localParticipant.sid")
+        alice.evaluate("room.on('reconnected', () => { window.back = true; })")
+        alice.evaluate("void room.simulateScenario('signal-reconnect')")
+        wait(alice, "window.back", seconds=20)
+        assert alice.evaluate("room.localParticipant.sid") == sid, "a resume, not a new session"
+        assert carol.evaluate("[...room.remoteParticipants.keys()]") == ["alice"]

@@ -18,7 +18,7 @@ from tests.signalling.test_sessions import publish
 from tests.signalling.world import dual, running
 from triosfu.config import load_config
 from triosfu.rooms.permissions import Permission
-from triosfu.rooms.settings import Limits, RoomSettings
+from triosfu.rooms.settings import Limits, RoomDefaults, RoomSettings
 from triosfu.server.settings import room_settings
 
 if TYPE_CHECKING:
@@ -104,6 +104,19 @@ async def test_a_room_is_made_once_and_listed(rooms: Rooms, backend: Caller) -> 
     assert listed["rooms"][0] == made
     only = await backend.json("ListRooms", grants=LIST, names=["two", "three"])
     assert [one["name"] for one in only["rooms"]] == ["two"]
+
+
+async def test_a_room_is_made_as_a_named_configuration_says_and_the_call_says_more() -> None:
+    named = RoomDefaults(max_participants=3, metadata="named", empty_timeout=7.0)
+    async with rooms_running(RoomSettings(presets={"call": named})) as rooms:
+        backend = caller(rooms)
+        made = await backend.json(
+            "CreateRoom", name="room", room_preset="call", metadata="said", min_playout_delay=100, sync_streams=True,
+            tags={"a": "b"},
+        )  # fmt: skip
+        assert (made["max_participants"], made["metadata"], made["empty_timeout"]) == (3, "said", 7)
+        own = rooms.find("room").own  # type: ignore[union-attr]
+        assert (own.playout_delay, own.sync_streams) == ((100, 10_000), True)
 
 
 async def test_a_room_made_by_the_api_ends_by_its_own_timeout(autojump_clock: object) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import pytest
 import structlog
 import trio
+from livekit.protocol.agent_dispatch import RoomAgentDispatch
 
 import triosfu
 from triosfu.config import Config, load_config
@@ -44,11 +45,11 @@ ROOMS: dict[str, tuple[str, str, object]] = {
     "room.max_participants": ("3", "defaults.max_participants", 3),
     "room.empty_timeout": ("4", "defaults.empty_timeout", 4),
     "room.departure_timeout": ("5", "defaults.departure_timeout", 5),
-    "room.sync_streams": ("true", "sync_streams", True),
+    "room.sync_streams": ("true", "defaults.sync_streams", True),
     "room.enable_remote_unmute": ("true", "remote_unmute", True),
-    "room.playout_delay.enabled": ("true", "playout_delay", (0, 10_000)),
-    "room.playout_delay.min": ("200, enabled: true", "playout_delay", (200, 10_000)),
-    "room.playout_delay.max": ("200, enabled: true", "playout_delay", (0, 200)),
+    "room.playout_delay.enabled": ("true", "defaults.playout_delay", (0, 10_000)),
+    "room.playout_delay.min": ("200, enabled: true", "defaults.playout_delay", (200, 10_000)),
+    "room.playout_delay.max": ("200, enabled: true", "defaults.playout_delay", (0, 200)),
     "audio.active_level": ("30", "reception.levels.active_level", 30),
     "audio.min_percentile": ("50", "reception.levels.min_percentile", 50),
     "audio.update_interval": ("500", "reception.levels.interval", 0.5),
@@ -70,6 +71,7 @@ ELSEWHERE = {
     "rtc.interfaces.includes", "rtc.interfaces.excludes", "rtc.ips.includes", "rtc.ips.excludes",
     "limit.signal_message_size_limit", "limit.max_api_request_body_size",
     "logging.level", "logging.json",
+    "room.room_configurations",
     "webhook.api_key", "webhook.urls",  # these six in tests/webhooks/test_call.py
     "webhook.filter_params.include_events", "webhook.filter_params.exclude_events",
     "webhook.resource_url_notifier.max_age", "webhook.resource_url_notifier.max_depth",
@@ -122,8 +124,26 @@ def test_the_defaults_are_those_of_the_rooms() -> None:
     assert settings.times == Times()
     assert settings.defaults == RoomDefaults()
     assert settings.reception == ReceiveSettings()
-    assert settings.playout_delay is None
-    assert not settings.sync_streams
+    assert not settings.presets
+
+
+def test_a_named_configuration_lies_on_top_of_the_usual_values() -> None:
+    config = configured(
+        "room.room_configurations",
+        "{call: {max_participants: 2, metadata: m, max_playout_delay: 300, sync_streams: true,"
+        " agents: [{agent_name: echo, metadata: loud}]}, lecture: {min_playout_delay: 100}}",
+    )
+    settings = room_settings(config, Random(1))
+    assert settings.presets == {
+        "call": RoomDefaults(
+            max_participants=2,
+            metadata="m",
+            playout_delay=(0, 300),
+            sync_streams=True,
+            agents=(RoomAgentDispatch(agent_name="echo", metadata="loud"),),
+        ),
+        "lecture": RoomDefaults(playout_delay=(100, 10_000)),
+    }
 
 
 def test_no_limit_is_no_limit() -> None:

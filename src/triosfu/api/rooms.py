@@ -7,7 +7,6 @@ reference, sections 8.2 and 8.3; section 17, row 1.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from livekit.protocol import models, room, rtc
@@ -16,6 +15,7 @@ from triosfu.api.errors import TwirpError
 from triosfu.api.grants import require, require_admin, video
 from triosfu.api.twirp import Method, Service
 from triosfu.rooms import profile
+from triosfu.rooms.configuration import overlaid, preset
 from triosfu.rooms.directory import NO_SUCH_ROOM
 from triosfu.rooms.joining import JoinRefused
 from triosfu.rooms.permissions import Permission
@@ -104,17 +104,8 @@ class RoomService:
             text = f"room name length exceeds limits: max length {self._limits.room_name}"
             raise TwirpError("invalid_argument", text)
         self._check_metadata(request.metadata)
-        if request.room_preset:
-            raise TwirpError("invalid_argument", "unknown room configuration in create room request")
-        usual = self._rooms.settings.defaults
-        own = replace(
-            usual,
-            empty_timeout=float(request.empty_timeout) or usual.empty_timeout,
-            departure_timeout=float(request.departure_timeout) or usual.departure_timeout,
-            max_participants=request.max_participants or usual.max_participants,
-            metadata=request.metadata or usual.metadata,
-        )
         try:
+            own = overlaid(preset(self._rooms.settings, request.room_preset), request)
             return (await self._rooms.create(request.name, own)).info()
         except JoinRefused as refusal:
             raise TwirpError(CODES.get(refusal.status, "internal"), refusal.text) from None

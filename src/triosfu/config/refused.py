@@ -92,7 +92,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "room.create_room_attempts": Refusal(_CLUSTER, (3,)),
     "room.update_batch_target_size": Refusal("it is not configurable", (131_072,)),
     "room.max_metadata_size": Refusal("LiveKit has replaced it by limit.max_metadata_size"),
-    "room.room_configurations": Refusal("named room configurations are not served yet"),
     "audio.active_red_encoding": Refusal("RED is forwarded and never made"),
     "audio.enable_loss_proxying": Refusal("loss reports are not passed on to publishers"),
     "video.stream_tracker": Refusal("it is not configurable"),

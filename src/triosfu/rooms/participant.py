@@ -85,6 +85,9 @@ class Participant:
         self._link_lost_at = math.inf
         self._scope = trio.CancelScope()
         self.shape = self._new_shape(services)
+        if room.own.playout_delay is not None:
+            for peer in self.shape.peers:
+                peer.negotiation.policy = replace(peer.negotiation.policy, playout_delay=True)
         self.rules = SubscriptionRules()
         self.liveness = Liveness(self)
         self.negotiator = Negotiator(self)

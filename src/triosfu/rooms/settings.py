@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from triosfu.media.receiver import ReceiveSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from livekit.protocol import rtc
+    from livekit.protocol.agent_dispatch import RoomAgentDispatch
 
 PROTOCOL = 17  # the signalling protocol that we announce (section 15)
 AGENT_PROTOCOL = 1
@@ -35,6 +38,9 @@ class RoomDefaults:
     departure_timeout: float = 20.0  # seconds after the last one left
     max_participants: int = 0  # 0 is no limit
     metadata: str = ""
+    agents: tuple[RoomAgentDispatch, ...] = ()  # empty for whoever serves rooms without being asked
+    sync_streams: bool = False  # one media stream for all tracks of a publisher that belong together
+    playout_delay: tuple[int, int] | None = None  # milliseconds, least and most, that receivers delay cameras
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,7 @@ class RoomSettings:
 
     auto_create: bool = True
     defaults: RoomDefaults = RoomDefaults()
+    presets: Mapping[str, RoomDefaults] = field(default_factory=dict)  # by the names that creators of rooms know
     limits: Limits = Limits()
     times: Times = Times()
     enabled_codecs: tuple[str, ...] = DEFAULT_CODECS
@@ -101,6 +108,4 @@ class RoomSettings:
     ice_servers: tuple[rtc.ICEServer, ...] = ()
     data_tracks: bool = True
     remote_unmute: bool = False
-    sync_streams: bool = False  # one media stream for all tracks of a publisher that belong together
-    playout_delay: tuple[int, int] | None = None  # milliseconds, least and most, that receivers delay cameras
     reception: ReceiveSettings = field(default_factory=ReceiveSettings)

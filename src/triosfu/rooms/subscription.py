@@ -266,12 +266,12 @@ class Subscriptions:
     def _stream_name(self, publication: Publication) -> str:
         """What the client's stream is called, after the publisher: browsers play tracks of one stream in step."""
         client = self._owner.options.client
-        together = self._owner.settings.sync_streams and client.protocol >= SYNC_STREAMS_SINCE
+        together = self._owner.room.own.sync_streams and client.protocol >= SYNC_STREAMS_SINCE
         return publication.info.stream if together and client.browser.lower() != "firefox" else publication.sid
 
     def _playout_delay(self, publication: Publication) -> bytes:
         """How long this client is asked to hold frames back; a shared screen is shown at once."""
-        bounds = self._owner.settings.playout_delay
+        bounds = self._owner.room.own.playout_delay
         if bounds is None or publication.info.source == models.TrackSource.SCREEN_SHARE:
             return b""
         return playout_delay(*bounds)

@@ -100,7 +100,7 @@ class Signalling:
             if claimed is None and validating:
                 raise JoinRefused(400, "cannot decode attributes")
             attributes = claimed or {}
-        who = applicant(claims, defaults=self._rooms.settings.defaults).claiming(metadata, attributes)
+        who = applicant(claims, settings=self._rooms.settings).claiming(metadata, attributes)
         publish = request.get("publish")
         if publish and not options.single:
             if not who.permission.can_publish:

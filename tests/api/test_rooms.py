@@ -17,6 +17,7 @@ from tests.rooms.test_lifetimes import running as rooms_running
 from tests.signalling.test_sessions import publish
 from tests.signalling.world import dual, running
 from triosfu.config import load_config
+from triosfu.rooms.joining import JoinRefused
 from triosfu.rooms.permissions import Permission
 from triosfu.rooms.settings import Limits, RoomDefaults, RoomSettings
 from triosfu.server.settings import room_settings
@@ -189,6 +190,22 @@ async def test_a_removed_participant_is_told_why(rooms: Rooms, backend: Caller) 
     assert ear.leaves() == [(Action.DISCONNECT, Reason.PARTICIPANT_REMOVED)]
     assert alice.closed
     assert other.of("alice")[-1].disconnect_reason == Reason.PARTICIPANT_REMOVED
+
+
+async def test_tokens_are_revoked_also_of_who_is_not_there(rooms: Rooms, backend: Caller) -> None:
+    await rooms.create("room")
+    alice, _ = await join(rooms, "alice", token_not_before=5.0)
+    assert await backend.json("RemoveParticipant", **WHO, revoke_token_ts=7) == {}
+    assert alice.closed
+    gone = (404, "not_found", "participant does not exist: its tokens are revoked")
+    assert await refusal(backend, "RemoveParticipant", **NOBODY, revoke_token_ts=7) == gone
+    for identity in ("alice", "nobody"):
+        with pytest.raises(JoinRefused) as refused:
+            await join(rooms, identity, token_not_before=6.0)
+        assert (refused.value.status, refused.value.text) == (401, "invalid authorization token: token is revoked")
+        await join(rooms, identity, token_not_before=7.0)
+    missing = (404, "not_found", "participant does not exist")
+    assert await refusal(backend, "RemoveParticipant", room="room", identity="third") == missing
 
 
 async def test_a_profile_is_changed_and_told(rooms: Rooms, backend: Caller) -> None:

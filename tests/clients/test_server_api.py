@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,8 +139,12 @@ def test_data_is_sent_and_a_participant_removed(server: RunningServer, *, single
         assert (alice.data, topics[0]) == ([("", b"for all", True)], "t")
         reasons: list[int] = []
         alice.room.on("disconnected", reasons.append)
-        await calls.room.remove_participant(api.RoomParticipantIdentity(room=room, identity="alice"))
+        token = server.token("alice", room)
+        out = api.RoomParticipantIdentity(room=room, identity="alice", revoke_token_ts=int(time.time()) + 1)
+        await calls.room.remove_participant(out)
         await until(lambda: bool(reasons), seconds=3, what="alice is told")
+        with pytest.raises(rtc.ConnectError):
+            await alice.join(server.url, token, single=single)
         assert reasons == [rtc.DisconnectReason.PARTICIPANT_REMOVED]
         await until(lambda: not bob.room.remote_participants, seconds=3, what="bob sees her leave")
         listed = await calls.room.list_participants(api.ListParticipantsRequest(room=room))
@@ -217,6 +222,8 @@ def test_a_backend_in_javascript(server: RunningServer) -> None:
                 "changed": ["from node", {"mood": "good"}, True],
                 "metadata": "news",
                 "muted": True,
+                "forwarded": [api.ParticipantInfo.KindDetail.FORWARDED],
+                "moved": [[], [["bob", []]]],
                 "refused": [412, "failed_precondition", "remote unmute not enabled"],
                 "missing": [404, "not_found", "requested room does not exist"],
             }
@@ -224,7 +231,8 @@ def test_a_backend_in_javascript(server: RunningServer) -> None:
             assert reasons == [rtc.DisconnectReason.PARTICIPANT_REMOVED]
             assert bob.data == [("", b"data", True)]
             assert publication.muted
-            assert bob.room.metadata == "news"
+            with pytest.raises(rtc.ConnectError):
+                await bob.join(server.url, server.token("bob", "node 2"), single=True)
 
     asyncio.run(asyncio.wait_for(run(), 30))
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ROOMS: dict[str, tuple[str, str, object]] = {
     "region": ("eu", "region", "eu"),
     "enable_data_tracks": ("false", "data_tracks", False),
+    "enable_participant_data_blob": ("true", "data_blobs", True),
     "rtc.packet_buffer_size_video": ("300", "reception.buffer_video", 300),
     "rtc.packet_buffer_size_audio": ("100", "reception.buffer_audio", 100),
     "rtc.pli_throttle.low_quality": ("2s", "reception.keyframe_distance", (2.0, 1.0, 1.0)),
@@ -60,6 +61,8 @@ ROOMS: dict[str, tuple[str, str, object]] = {
     "limit.subscription_limit_audio": ("7", "limits.subscribed_audio", 7),
     "limit.max_metadata_size": ("6", "limits.metadata", 6),
     "limit.max_attributes_size": ("5", "limits.attributes", 5),
+    "limit.max_data_blobs_size": ("5", "limits.blobs", 5),
+    "limit.max_data_blob_key_length": ("4", "limits.blob_key", 4),
     "limit.max_room_name_length": ("4", "limits.room_name", 4),
     "limit.max_participant_identity_length": ("3", "limits.identity", 3),
     "limit.max_participant_name_length": ("2", "limits.name", 2),

@@ -148,9 +148,19 @@ class RoomService:
     def remove_participant(
         self, claims: Claims, request: room.RoomParticipantIdentity
     ) -> room.RemoveParticipantResponse:
-        """End a participant's session. A token that is still good lets it come back."""
+        """End a participant's session; with `revoke_token_ts` no token from before that time lets it come back.
+
+        That holds, too, for one who is not there.
+        """
         require_admin(claims, request.room)
-        self._participant(request.room, request.identity).close(Reason.PARTICIPANT_REMOVED)
+        if before := request.revoke_token_ts:
+            self._rooms.revocations.revoke(request.room, request.identity, before)
+        try:
+            participant = self._participant(request.room, request.identity)
+        except TwirpError as missing:
+            text = f"{missing.text}: its tokens are revoked" if before else missing.text
+            raise TwirpError(missing.code, text) from None
+        participant.close(Reason.PARTICIPANT_REMOVED)
         return room.RemoveParticipantResponse()
 
     def mute_published_track(self, claims: Claims, request: room.MuteRoomTrackRequest) -> room.MuteRoomTrackResponse:

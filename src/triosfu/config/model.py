@@ -174,6 +174,8 @@ class LimitConfig:
     max_room_name_length: Count = 256
     max_participant_identity_length: Count = 256
     max_participant_name_length: Count = 256
+    max_data_blob_key_length: _Size = 256
+    max_data_blobs_size: _Size = 64_000  # of one participant
     signal_message_size_limit: _Size = 2 << 20
     max_api_request_body_size: _Size = 10 << 20
 
@@ -227,6 +229,7 @@ class Config:
     region: str = ""
     development: bool = False
     enable_data_tracks: bool = True
+    enable_participant_data_blob: bool = False  # whether participants may store blobs for each other
     rtc: RtcConfig = RtcConfig()
     room: RoomConfig = RoomConfig()
     audio: AudioConfig = AudioConfig()

@@ -55,7 +55,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "ingress": Refusal("ingress is not served yet"),
     "webhook.url_notifier": Refusal("a room has one queue: use webhook.resource_url_notifier", (10, 100)),
     "agents": Refusal(_AGENTS, (0.7,)),
-    "enable_participant_data_blob": Refusal("participant data blobs are not served yet"),
     "logging.pion_level": Refusal(_PION, ("error",)),
     "logging.component_levels": Refusal("one level serves all components: use logging.level"),
     "logging.sample": Refusal(_SAMPLING),
@@ -97,8 +96,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "video.stream_tracker": Refusal("it is not configurable"),
     "video.codec_regression_threshold": Refusal("publishers are not asked for another codec", (5,)),
     "limit.bytes_per_sec": Refusal("the server's throughput is not limited yet"),
-    "limit.max_data_blob_key_length": Refusal("participant data blobs are not served yet", (256,)),
-    "limit.max_data_blobs_size": Refusal("participant data blobs are not served yet", (64_000,)),
     "limit.max_data_track_custom_encoding_length": Refusal(_DATA_TRACKS, (32,)),
     "limit.agent_signal_message_size_limit": Refusal(_AGENTS, (2 << 20,)),
 }

@@ -143,7 +143,8 @@ class DataTracks:
 
     def appeared(self, track: DataTrack) -> None:
         """Another participant published a data track."""
-        if track.info.sid in self._wanted or self._owner.options.auto_subscribe_data_tracks:
+        automatic = self._owner.options.auto_subscribe_data_tracks and not track.publisher.permission.hidden
+        if track.info.sid in self._wanted or automatic:
             self._owner.room.announcer.introduce(track.publisher, to=self._owner)
             if self._subscribe(track.info.sid):
                 self._tell_handles()
@@ -152,7 +153,8 @@ class DataTracks:
         """Subscribe to what was there before, if this client takes everything."""
         if self._owner.options.auto_subscribe_data_tracks:
             others = self._owner.room.others(self._owner)
-            sids = [track.info.sid for other in others for track in other.data_tracks]
+            visible = [other for other in others if not other.permission.hidden]
+            sids = [track.info.sid for other in visible for track in other.data_tracks]
             subscribed = [self._subscribe(sid) for sid in sids]
             if any(subscribed):
                 self._tell_handles()
@@ -213,6 +215,11 @@ class DataTracks:
             for track in list(self._received.values()):
                 self._unsubscribe(track.info.sid)
             self._tell_handles()
+
+    def hide(self) -> None:
+        """Take what is published from those who have it."""
+        for track in self:
+            self._drop_readers(track)
 
     def leave_room(self) -> None:
         """Take what is published from those in the room, and receive nothing more of theirs."""

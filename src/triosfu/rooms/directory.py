@@ -11,6 +11,7 @@ from livekit.protocol import models
 
 from triosfu.errors import UsageError
 from triosfu.rooms.joining import JoinRefused
+from triosfu.rooms.revocations import Revocations
 from triosfu.rooms.room import Room
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 Reason = models.DisconnectReason
 NO_SUCH_ROOM = "requested room does not exist"  # JS looks for exactly this
+REVOKED = "invalid authorization token: token is revoked"
 
 
 class Rooms:
@@ -35,6 +37,7 @@ class Rooms:
         self.services = services
         self.settings = services.settings
         self.counters: Counter[str] = Counter()
+        self.revocations = Revocations()
         self._rooms: dict[str, Room] = {}
         self._nursery: trio.Nursery | None = None
         self._draining = False
@@ -126,6 +129,12 @@ class Rooms:
                 del self._rooms[room.name]
                 self._emptied.unpark_all()
 
+    def check_token(self, name: str, applicant: Applicant) -> None:
+        """Raise JoinRefused when the token of `applicant` for the room `name` was revoked."""
+        said = getattr(applicant.claims, "identity", applicant.identity)  # clients of old may add something to it
+        if any(self.revocations.refuses(name, one, applicant.token_not_before) for one in {applicant.identity, said}):
+            raise JoinRefused(401, REVOKED)
+
     async def for_join(self, name: str, applicant: Applicant) -> Room:
         """Return the room that `applicant` may join, made if need be and allowed. Cancelled, it has made none.
 
@@ -133,6 +142,7 @@ class Rooms:
             JoinRefused: Names are bad, the room does not exist, or there is no place.
         """
         applicant.check(name, self.settings.limits)
+        self.check_token(name, applicant)
         room = self.find(name)
         if room is None:
             if not self.settings.auto_create and not applicant.room_create:
@@ -149,6 +159,7 @@ class Rooms:
     def check_join(self, name: str, applicant: Applicant) -> None:
         """Raise what `for_join` would raise, without making the room."""
         applicant.check(name, self.settings.limits)
+        self.check_token(name, applicant)
         if self.find(name) is None and not self.settings.auto_create and not applicant.room_create:
             raise JoinRefused(404, NO_SUCH_ROOM)
 

@@ -104,14 +104,11 @@ class ForwardedDataTracks(DataTracks):
             if not originals.has(track.info.sid):
                 del self._published[track.info.pub_handle]
 
-    def close(self) -> None:
-        """Take everything from those in this room."""
-        for track in self:
-            for reader, _ in list(track.readers.values()):
-                if reader.room is self._owner.room:
-                    with reader.guard("data track"):
-                        reader.data_tracks.gone(track.info.sid)
-        self._published.clear()
+    def _drop_readers(self, track: DataTrack) -> None:
+        for reader, _ in list(track.readers.values()):
+            if reader.room is self._owner.room:  # those of the original's room go on reading
+                with reader.guard("data track"):
+                    reader.data_tracks.gone(track.info.sid)
 
 
 class ForwardedParticipant(Participant):
@@ -131,6 +128,7 @@ class ForwardedParticipant(Participant):
         self.source = source
         self.publications = ForwardedPublications(self)
         self.data_tracks = ForwardedDataTracks(self)
+        self.data_blobs = source.data_blobs
         self._copy_profile()
         for peer in self.shape.peers:
             peer.close("nobody is there")  # who has no client has no transport
@@ -148,9 +146,14 @@ class ForwardedParticipant(Participant):
 
     def follow(self, *, at_once: bool) -> None:
         """Something about the original is different now."""
+        before = self.permission.hidden
         self._copy_profile()
         self.data_tracks.keep(self.source.data_tracks)
+        if self.permission.hidden and not before:
+            self.room.hidden(self)
         self.changed(at_once=at_once)
+        if before and not self.permission.hidden:
+            self.room.shown(self)
 
     def track_published(self, original: Publication) -> None:
         """The original has one more track, or one in one more codec."""

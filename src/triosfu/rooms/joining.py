@@ -46,7 +46,8 @@ class Applicant:
     permission: Permission = field(default_factory=Permission)
     room_create: bool = False
     room: RoomDefaults | None = None  # how to set the room up if this join creates it
-    token_expires: float = 0.0  # seconds since the epoch
+    token_expires: float = 0.0  # seconds since the epoch; so is the next
+    token_not_before: float = 0.0
     claims: object = None  # what the token said, for those who renew it
     forwarded: bool = False  # somebody of another room, whose client is not in this one
 

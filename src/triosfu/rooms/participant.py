@@ -16,6 +16,7 @@ from livekit.protocol import models, rtc
 from triosfu.errors import PeerError
 from triosfu.peer import PeerState
 from triosfu.rooms.data import DataPort
+from triosfu.rooms.data_blobs import DataBlobs
 from triosfu.rooms.data_tracks import DataTracks
 from triosfu.rooms.deadlines import Deadlines
 from triosfu.rooms.joining import SUBSCRIBER_PRIMARY_SINCE
@@ -95,6 +96,7 @@ class Participant:
         self.subscriptions = Subscriptions(self)
         self.data = DataPort(self)
         self.data_tracks = DataTracks(self)
+        self.data_blobs = DataBlobs(self)
 
     def __repr__(self) -> str:
         return f"<Participant {self.identity} {self.sid}>"
@@ -351,11 +353,17 @@ class Participant:
         """Change what this participant may do; what it may no longer do ends now."""
         if permission == self.permission:
             return
-        self.permission = permission
+        before, self.permission = self.permission, permission
         self.publications.enforce_permission()
         self.data_tracks.permission_changed()
         self.subscriptions.permission_changed()
+        if permission.hidden and not before.hidden:
+            self.room.hidden(self)
         self.changed(at_once=True)  # the publisher itself learns of it by this (section 17, row 5)
+        if before.hidden and not permission.hidden:
+            self.room.shown(self)
+        if permission.recorder != before.recorder:
+            self.room.update()
         self.refresh_token()
 
     def set_rules(self, request: rtc.SubscriptionPermission) -> None:

@@ -440,6 +440,13 @@ class Publications:
         if revoked:
             self._owner.changed(at_once=True)
 
+    def hide(self) -> None:
+        """Take every track from those who have it; webhooks are told nothing of that."""
+        for publication in self:
+            for other in self._owner.room.others(self._owner):
+                with other.guard("hidden track"):
+                    other.subscriptions.track_closed(publication)
+
     def leave_room(self) -> None:
         """Take every track from those in the room; they go on elsewhere."""
         for publication in self:

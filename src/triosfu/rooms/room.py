@@ -199,6 +199,19 @@ class Room:
             self.update()
         self.tell(lambda listener: listener.participant_active(participant))
 
+    def hidden(self, participant: Participant) -> None:
+        """Somebody is to be seen by nobody from now on: to the others it is as if it had left."""
+        participant.publications.hide()
+        participant.data_tracks.hide()
+        self.announcer.hidden(participant)
+
+    def shown(self, participant: Participant) -> None:
+        """Somebody was hidden, and is announced now."""
+        for publication in participant.publications:
+            self.track_published(publication, first=False)
+        for track in participant.data_tracks:
+            self.data_track_published(track)
+
     def others(self, participant: Participant) -> list[Participant]:
         """Return everybody but `participant`."""
         return [one for one in self.participants.values() if one is not participant]

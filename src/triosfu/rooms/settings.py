@@ -62,6 +62,8 @@ class Limits:
     stored_settings: int = 4096
     candidates: int = 128  # of one transport, waiting for its description
     data_tracks: int = 256
+    blobs: int = 64_000  # bytes that one participant stores
+    blob_key: int = 256  # characters
     forwards: int = 16  # rooms, besides its own, that see one participant
     sections: int = 1000
 
@@ -107,5 +109,6 @@ class RoomSettings:
     region: str = ""
     ice_servers: tuple[rtc.ICEServer, ...] = ()
     data_tracks: bool = True
+    data_blobs: bool = False
     remote_unmute: bool = False
     reception: ReceiveSettings = field(default_factory=ReceiveSettings)

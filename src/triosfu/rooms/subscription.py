@@ -145,9 +145,14 @@ class Subscriptions:
             self._release(subscription)
 
     def auto_subscribe(self, publications: Iterable[Publication]) -> None:
-        """Wish for these tracks, if this client takes everything, except for those that it declined."""
+        """Wish for these tracks, if this client takes everything, except for those that it declined.
+
+        Tracks of who is hidden are not wished for unasked: to receive them is to be told of their publisher.
+        """
         if self._owner.options.auto_subscribe:
             for publication in publications:
+                if publication.publisher.permission.hidden:
+                    continue
                 if publication.sid not in self._declined and publication.publisher is not self._owner:
                     self.subscribe(publication.sid)
 

@@ -54,6 +54,7 @@ def room_settings(config: Config, rng: Random) -> RoomSettings:
         region=config.region,
         ice_servers=tuple(ice_servers(config.rtc)),
         data_tracks=config.enable_data_tracks,
+        data_blobs=config.enable_participant_data_blob,
         remote_unmute=config.room.enable_remote_unmute,
         reception=reception(config),
     )
@@ -82,6 +83,8 @@ def limits(config: LimitConfig) -> Limits:
         name=config.max_participant_name_length or sys.maxsize,
         metadata=config.max_metadata_size or sys.maxsize,
         attributes=config.max_attributes_size or sys.maxsize,
+        blobs=config.max_data_blobs_size,
+        blob_key=config.max_data_blob_key_length,
         subscribed_video=config.subscription_limit_video,
         subscribed_audio=config.subscription_limit_audio,
         server_tracks=max(0, config.num_tracks),

@@ -91,6 +91,7 @@ def applicant(claims: Claims, *, settings: RoomSettings) -> Applicant:
         room_create=grant.room_create,
         room=_room_settings(claims, settings),
         token_expires=claims.expires_at,
+        token_not_before=claims.not_before,
         claims=claims,
     )
 

@@ -120,6 +120,7 @@ class Signalling:
         """
         link = SocketLink(text=text)
         if wish.options.reconnect:
+            self._rooms.check_token(wish.room, wish.applicant)
             participant = self._rooms.resume(wish.room, wish.applicant.identity, wish.options, link)
             if participant is None:
                 # Never an HTTP error: clients would only try to resume again (trap 24).

@@ -126,6 +126,43 @@ def test_a_track_is_muted_and_a_permission_revoked(server: RunningServer, *, sin
 
 
 @MODES
+def test_permissions_that_are_taken_can_be_given_back(server: RunningServer, *, single: bool) -> None:
+    async def scenario(calls: api.LiveKitAPI, alice: Participant, bob: Participant) -> None:
+        async def permit(identity: str, **fields: bool) -> None:
+            usual = {"can_subscribe": True, "can_publish": True, "can_publish_data": True}
+            permission = api.ParticipantPermission(**{**usual, **fields})
+            request = api.UpdateParticipantRequest(room=alice.room.name, identity=identity, permission=permission)
+            await calls.room.update_participant(request)
+
+        async def heard_again() -> None:
+            heard = bob.loud_frames["alice"]
+            await until(lambda: bob.loud_frames["alice"] > heard + 10, seconds=5, what="sound again")
+
+        await alice.publish_microphone()
+        await until(lambda: bob.loud_frames["alice"] > 10, seconds=10, what="sound")
+        await permit("alice", hidden=True)
+        await until(lambda: not bob.room.remote_participants, seconds=3, what="alice is hidden")
+        await permit("alice")
+        await until(lambda: "alice" in bob.room.remote_participants, seconds=3, what="alice is shown")
+        await heard_again()
+        await permit("bob", can_subscribe=False)
+        await asyncio.sleep(0.3)  # what was on its way
+        heard = bob.loud_frames["alice"]
+        await asyncio.sleep(0.3)
+        assert bob.loud_frames["alice"] <= heard + 5
+        await permit("bob")
+        await heard_again()
+        await permit("alice", can_publish=False)
+        await until(lambda: bob.when("track_unpublished", "alice") is not None, seconds=3, what="her track is gone")
+        await permit("alice")
+        await until(lambda: alice.room.local_participant.permissions.can_publish, seconds=3, what="alice may")
+        await alice.publish_microphone()
+        await heard_again()
+
+    meet(server, scenario, single=single)
+
+
+@MODES
 def test_data_is_sent_and_a_participant_removed(server: RunningServer, *, single: bool) -> None:
     async def scenario(calls: api.LiveKitAPI, alice: Participant, bob: Participant) -> None:
         room = alice.room.name

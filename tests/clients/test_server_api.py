@@ -128,9 +128,10 @@ def test_a_track_is_muted_and_a_permission_revoked(server: RunningServer, *, sin
 @MODES
 def test_permissions_that_are_taken_can_be_given_back(server: RunningServer, *, single: bool) -> None:
     async def scenario(calls: api.LiveKitAPI, alice: Participant, bob: Participant) -> None:
-        async def permit(identity: str, **fields: bool) -> None:
-            usual = {"can_subscribe": True, "can_publish": True, "can_publish_data": True}
-            permission = api.ParticipantPermission(**{**usual, **fields})
+        async def permit(identity: str, *, publish: bool = True, subscribe: bool = True, hidden: bool = False) -> None:
+            permission = api.ParticipantPermission(
+                can_publish=publish, can_subscribe=subscribe, can_publish_data=True, hidden=hidden
+            )
             request = api.UpdateParticipantRequest(room=alice.room.name, identity=identity, permission=permission)
             await calls.room.update_participant(request)
 
@@ -145,14 +146,14 @@ def test_permissions_that_are_taken_can_be_given_back(server: RunningServer, *, 
         await permit("alice")
         await until(lambda: "alice" in bob.room.remote_participants, seconds=3, what="alice is shown")
         await heard_again()
-        await permit("bob", can_subscribe=False)
+        await permit("bob", subscribe=False)
         await asyncio.sleep(0.3)  # what was on its way
         heard = bob.loud_frames["alice"]
         await asyncio.sleep(0.3)
         assert bob.loud_frames["alice"] <= heard + 5
         await permit("bob")
         await heard_again()
-        await permit("alice", can_publish=False)
+        await permit("alice", publish=False)
         await until(lambda: bob.when("track_unpublished", "alice") is not None, seconds=3, what="her track is gone")
         await permit("alice")
         await until(lambda: alice.room.local_participant.permissions.can_publish, seconds=3, what="alice may")

@@ -11,6 +11,7 @@ from livekit.protocol import models, rtc
 from tests.rooms.test_lifetimes import Ear, connect, running
 from triosfu.peer import PeerState
 from triosfu.rooms.joining import Applicant, JoinOptions, JoinRefused
+from triosfu.rooms.moving import move
 from triosfu.rooms.permissions import Permission
 from triosfu.rooms.settings import Limits, RoomDefaults, RoomSettings
 from triosfu.rooms.transfer import forward_to, move_to
@@ -40,7 +41,7 @@ async def come(
 
 
 def last(ear: Ear, kind: str) -> object:
-    return next(getattr(one, kind) for one in reversed(ear.heard) if one.HasField(kind))  # type: ignore[arg-type]
+    return next(getattr(one, kind) for one in reversed(ear.heard) if one.HasField(kind))
 
 
 async def refused(how: object) -> int:
@@ -104,6 +105,45 @@ async def test_who_was_moved_outlives_the_room_it_came_from(autojump_clock: Mock
         alice.room.close(Reason.ROOM_DELETED)
         assert alice.closed
         await rooms.wait_empty()
+
+
+async def test_moves_that_follow_at_once_leave_one_task(autojump_clock: MockClock) -> None:
+    async with running() as rooms:
+        alice, _ = await come(rooms, "alice", "one")
+        others = [await rooms.create(name) for name in ("two", "three")]
+        await trio.sleep(1)
+        for _ in range(3):
+            for room in others:  # before any task of a room has begun to run her
+                move(alice, room)
+            await trio.sleep(1)
+            assert not alice.closed
+        for pause in (1, 2):  # in the midst of a beginning
+            move(alice, others[0])
+            for _ in range(pause):
+                await trio.lowlevel.checkpoint()
+            move(alice, others[1])
+        await trio.sleep(100)  # the first two rooms are over
+        assert rooms.find("one") is None
+        assert not alice.closed
+        peer = alice.shape.primary
+        assert (alice.turn, peer.turn) == (10, 10)
+        alice.room.close(Reason.ROOM_DELETED)
+        assert peer.closed
+
+
+async def test_a_cancellation_goes_with_the_move(autojump_clock: MockClock) -> None:
+    async with running() as rooms:
+        alice, _ = await come(rooms, "alice", "one")
+        bob, _ = await come(rooms, "bob", "one")
+        two = await rooms.create("two")
+        await trio.sleep(1)
+        alice._scope.cancel()
+        bob.shape.primary._scope.cancel()
+        move(alice, two)
+        move(bob, two)
+        await trio.sleep(0.1)
+        assert alice.closed
+        assert bob.shape.primary.closed
 
 
 async def test_the_timers_of_a_session_go_on_in_the_other_room(autojump_clock: MockClock) -> None:

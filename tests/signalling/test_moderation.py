@@ -207,7 +207,7 @@ BLOBS = RoomSettings(data_blobs=True, limits=Limits(blobs=10, blob_key=4))
 async def test_a_blob_is_stored_for_others_to_fetch() -> None:
     async with running(BLOBS) as world, world.connect("alice") as alice, world.connect("bob") as bob:
         schema = models.DataBlobKey(
-            schema_id=models.DataTrackSchemaId(name="s", encoding=models.DataTrackSchemaEncoding(well_known=1))
+            schema_id=models.DataTrackSchemaId(name="s", encoding=models.DataTrackSchemaEncoding(custom="c"))
         )
         for number, (where, contents) in enumerate(((key(), b"one"), (schema, b"two"), (key(), b"three"))):
             request = rtc.StoreDataBlobRequest(request_id=number, blob=models.DataBlob(key=where, contents=contents))

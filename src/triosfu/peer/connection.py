@@ -70,6 +70,7 @@ class PeerConnection:
         self.state = PeerState.NEW
         self.counters: Counter[str] = Counter()
         self.waiting = WaitingPlace()
+        self.turn = 0  # how often it was handed over
         self._handler = handler
         self._mux = mux
         self._certificate = certificate
@@ -98,30 +99,30 @@ class PeerConnection:
         self._again = False
         self._scope = trio.CancelScope()
         self._alarm = trio.CancelScope()
-        self._turn = 0  # of those who run this connection, one after the other
 
     def __repr__(self) -> str:
         return f"<PeerConnection {self.name} {self.state.value}>"
 
     # --- life ------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, turn: int = 0) -> None:
         """Keep the cores' time until the connection is closed; returns then, whoever closed it.
 
-        Cancelled, the connection is closed: its writers are woken, its tuples and timers are gone. After `hand_over`
-        it returns, too, and leaves the connection as it is.
+        Cancelled, the connection is closed: its writers are woken, its tuples and timers are gone. When it is handed
+        over, `turn` is over, and this returns and leaves the connection as it is.
         """
-        turn = self._turn
+        if turn != self.turn:
+            return
         try:
             with self._scope:
                 await self._keep_time(turn)
         finally:
-            if turn == self._turn:
+            if turn == self.turn:
                 self.close("cancelled")
 
     def hand_over(self) -> None:
-        """Have `run` return and leave the connection open, for another task that calls `run` in the same step."""
-        self._turn += 1
+        """Begin another turn, for whoever starts `run` with it in the same step; the connection stays open."""
+        self.turn += 1
         self._alarm.cancel()
         before, self._scope = self._scope, trio.CancelScope()
         if before.cancel_called:
@@ -131,7 +132,7 @@ class PeerConnection:
         while True:
             with trio.CancelScope(deadline=self._next_timeout()) as self._alarm:
                 await trio.sleep_forever()
-            if turn != self._turn:
+            if turn != self.turn:
                 return
             now = trio.current_time()
             self._transport.handle_timeout(now)

@@ -92,7 +92,10 @@ class Rooms:
         return (await self.find_or_make(name, settings))[0]
 
     async def find_or_make(self, name: str, settings: RoomDefaults | None = None) -> tuple[Room, bool]:
-        """As `create`; tells, too, whether the room was made, of which then nobody but the caller knows yet."""
+        """As `create`; tells, too, whether the room was made, of which then nobody but the caller knows yet.
+
+        Cancelled, it has made none.
+        """
         async with self._creating:  # the start of a room takes a step; nobody may start it twice
             if room := self.find(name):
                 return room, False

@@ -78,6 +78,7 @@ class Participant:
         self.known_versions: dict[str, int] = {}  # of other participants, by sid, as this client was told them
         self.was_active = False  # once, if it has left meanwhile
         self.closed = False
+        self.turn = 0  # how often it was handed over
         self.link = link
         self.departures: deque[Departure] = deque(maxlen=MAX_DEPARTURES)  # from other rooms, the latest last
         self.forwards: list[ForwardedParticipant] = []  # what other rooms see of this participant
@@ -175,27 +176,29 @@ class Participant:
         self.options = replace(self.options, add_tracks=(), publisher_offer=None, sync_state=None)
         self.refresh_token()
 
-    async def run(self) -> None:
+    async def run(self, turn: int = 0) -> None:
         """Run the peer connections and keep the deadlines, until closed; a bug in them ends here.
 
-        Cancelled, it has closed the participant: the room has forgotten it, and its connections are closed. After
-        `hand_over` it returns, too, and leaves the participant as it is.
+        Cancelled, it has closed the participant: the room has forgotten it, and its connections are closed. When it is
+        handed over, `turn` is over, and this returns and leaves the participant as it is.
         """
-        scope = self._scope
+        if turn != self.turn:
+            return
         try:
-            with scope:
+            with self._scope:
                 async with trio.open_nursery() as nursery:
                     for peer in self.shape.peers:
-                        nursery.start_soon(peer.run, name=f"peer {peer.name}")
+                        nursery.start_soon(peer.run, peer.turn, name=f"peer {peer.name}")
                     nursery.start_soon(self.deadlines.run, name=f"deadlines {self.sid}")
         except* Exception as error:  # noqa: BLE001  whatever it is, it is this participant's alone
             self.failed("running", error)  # a cancellation that came with it goes on
         finally:
-            if scope is self._scope:
+            if turn == self.turn:
                 self.close(Reason.UNKNOWN_REASON, tell=False)
 
     def hand_over(self) -> None:
-        """Have `run` return and leave the session as it is, for another task that calls `run` in the same step."""
+        """Begin another turn, for whoever starts `run` with it in the same step; the session goes on."""
+        self.turn += 1
         before, self._scope = self._scope, trio.CancelScope()
         for peer in self.shape.peers:
             peer.hand_over()

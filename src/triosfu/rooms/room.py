@@ -173,7 +173,7 @@ class Room:
         self.participants[participant.identity] = participant
         if not participant.applicant.dependent:
             self.deadlines.disarm(EMPTY)
-        self._nursery.start_soon(participant.run, name=f"participant {participant.identity}")
+        self._nursery.start_soon(participant.run, participant.turn, name=f"participant {participant.identity}")
 
     def forget(self, participant: Participant) -> None:
         """Take a leaving participant off the list, before anything of it is torn down."""

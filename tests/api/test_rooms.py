@@ -427,6 +427,16 @@ async def test_a_forwarded_track_is_heard_and_its_publisher_told() -> None:
         assert (await alice.client.expect("track_subscribed")).track_sid == sid
         await alice.client.send(mute=rtc.MuteTrackRequest(sid=sid, muted=True))
         await bob.client.expect_participant("alice", lambda one: one.tracks and one.tracks[0].muted)
+        await alice.client.send(subscription_permission=rtc.SubscriptionPermission())
+        await bob.client.expect("subscription_permission_update", lambda one: not one.allowed)
+        assert not (await bob.take_offer()).mid_to_track_id
+        await alice.client.send(subscription_permission=rtc.SubscriptionPermission(all_participants=True))
+        assert list((await bob.take_offer()).mid_to_track_id.values()) == [sid]
+        for hidden in (True, False):
+            world.participant("alice").set_permission(Permission(hidden=hidden))
+            state = models.ParticipantInfo.DISCONNECTED if hidden else models.ParticipantInfo.ACTIVE
+            await bob.client.expect_participant("alice", lambda one, state=state: one.state == state)  # type: ignore[misc]
+            assert bool((await bob.take_offer()).mid_to_track_id) is not hidden
         world.participant("alice").set_permission(Permission(can_publish=False))
         await bob.client.expect_participant("alice", lambda one: not one.tracks)
         assert not (await bob.take_offer()).mid_to_track_id

@@ -78,6 +78,9 @@ def test_a_participant_is_forwarded_until_it_is_removed_there(server: RunningSer
             request = api.ForwardParticipantRequest(room=first, identity="alice", destination_room=second)
             await calls.room.forward_participant(request)
             await until(lambda: carol.loud_frames["alice"] > 5, seconds=10, what="carol hears alice")
+            await until(lambda: carol.when("speaks", "alice") is not None, seconds=5, what="alice is the speaker")
+            await alice.publish_camera()
+            await until(lambda: carol.video_frames["alice"] > 3, seconds=10, what="carol sees alice")
             listed = await calls.room.list_participants(api.ListParticipantsRequest(room=second))
             seen = next(one for one in listed.participants if one.identity == "alice")
             assert list(seen.kind_details) == [api.ParticipantInfo.KindDetail.FORWARDED]

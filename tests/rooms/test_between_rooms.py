@@ -202,6 +202,8 @@ async def test_what_cannot_be_moved_stays_where_it_is(autojump_clock: MockClock)
         assert await refused(move_to(rooms, alice, "none", create=False)) == 404
         assert await refused(move_to(rooms, alice, "two", create=False)) == 409
         assert await refused(move_to(rooms, alice, "full", create=False)) == 500
+        await forward_to(rooms, alice, "full", create=False)  # that takes no place
+        alice.forwards[0].close(Reason.PARTICIPANT_REMOVED)
         assert await refused(move_to(rooms, alice, "fourth", create=True)) == 503
         assert await refused(move_to(rooms, old, "full", create=False)) == 412
         assert await refused(move_to(rooms, late, "full", create=False)) == 412

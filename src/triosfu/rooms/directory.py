@@ -118,7 +118,7 @@ class Rooms:
         """How many tracks are received and sent, all rooms together."""
         people = [participant for room in self for participant in room.participants.values()]
         sent = sum(subscription.down is not None for one in people for subscription in one.subscriptions)
-        return sent + sum(len(one.publications) for one in people)
+        return sent + sum(len(one.publications) for one in people if not one.applicant.forwarded)
 
     async def _run(self, room: Room, *, task_status: trio.TaskStatus[None]) -> None:
         try:

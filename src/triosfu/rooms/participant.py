@@ -373,9 +373,10 @@ class Participant:
         """Change who may receive this participant's tracks."""
         identities = {one.sid: one.identity for one in self.room.participants.values()}
         if self.rules.replace(request, identities.get):
-            for other in self.room.others(self):
-                with other.guard("subscription permission"):
-                    other.subscriptions.rules_changed(self)
+            for seen in (self, *self.forwards):
+                for other in seen.room.others(seen):
+                    with other.guard("subscription permission"):
+                        other.subscriptions.rules_changed(seen)
 
     # --- PeerHandler -----------------------------------------------------------------------------------------------
 

@@ -79,8 +79,8 @@ def _forward(services: Services, participant: Participant, room: Room) -> None:
         return
     if len(participant.forwards) >= participant.settings.limits.forwards:
         raise JoinRefused(429, "participant is forwarded to too many rooms")
-    room.check_place(participant.applicant)
     forward = ForwardedParticipant(participant, room, services)
+    room.check_place(forward.applicant)
     room.seat(forward)
     with forward.guard("forward"):
         forward.begin()

@@ -94,7 +94,10 @@ async def test_who_was_moved_outlives_the_room_it_came_from(autojump_clock: Mock
         await trio.sleep(1)
         await move_to(rooms, alice, "two", create=True)
         await trio.sleep(19)
-        assert rooms.find("one")
+        one = rooms.find("one")
+        assert one is not None
+        assert one._nursery is not None
+        assert not one._nursery.child_tasks
         await trio.sleep(2)
         assert rooms.find("one") is None
         assert not alice.closed
@@ -263,6 +266,21 @@ async def test_a_forwarded_participant_follows_the_original(autojump_clock: Mock
         gone = carol.of("alice")[-1]
         assert (gone.state, gone.disconnect_reason) == (models.ParticipantInfo.DISCONNECTED, Reason.CLIENT_INITIATED)
         assert forward.closed
+
+
+async def test_who_reads_at_home_goes_on_when_a_forward_ends(autojump_clock: MockClock) -> None:
+    async with running() as rooms:
+        alice, _ = await come(rooms, "alice", "one")
+        bob, at_home = await come(rooms, "bob", "one")
+        carol, elsewhere = await come(rooms, "carol", "two")
+        alice.data_tracks.publish(rtc.PublishDataTrackRequest(pub_handle=1, name="d"))
+        await forward_to(rooms, alice, "two", create=False)
+        [track] = alice.data_tracks
+        assert set(track.readers) == {bob.sid, carol.sid}
+        alice.forwards[0].close(Reason.PARTICIPANT_REMOVED)
+        assert set(track.readers) == {bob.sid}
+        assert last(at_home, "data_track_subscriber_handles").sub_handles  # type: ignore[attr-defined]
+        assert not last(elsewhere, "data_track_subscriber_handles").sub_handles  # type: ignore[attr-defined]
 
 
 async def test_forwarding_ends_on_either_side(autojump_clock: MockClock) -> None:

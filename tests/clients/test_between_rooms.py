@@ -6,7 +6,7 @@ import asyncio
 import json
 import urllib.request
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from livekit import api
@@ -97,7 +97,7 @@ def test_a_participant_is_forwarded_until_it_is_removed_there(server: RunningSer
     asyncio.run(asyncio.wait_for(run(), 40))
 
 
-def call(server: RunningServer, method: str, **fields: str) -> None:
+def call(server: RunningServer, method: str, **fields: Any) -> None:  # noqa: ANN401  JSON
     """A call to the server API from where no event loop may run."""
     grant = VideoGrant(room_admin=True, room=fields["room"], destination_room=fields.get("destination_room", ""))
     request = urllib.request.Request(

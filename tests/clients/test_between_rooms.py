@@ -6,20 +6,26 @@ import asyncio
 import json
 import urllib.request
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 from livekit import api
 
 from tests.clients.browser import chromium, join, open_client, wait
 from tests.clients.python_client import Participant, leaving, until
 from tests.clients.server import KEY, SECRET
+from triosfu.config import load_config
+from triosfu.rooms.moving import move
+from triosfu.server.threaded import serve_in_thread
 from triosfu.tokens import VideoGrant
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tests.clients.server import RunningServer
+    from triosfu.rooms.participant import Participant as Session
 
 pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 MODES = pytest.mark.parametrize("single", [True, False], ids=["single", "dual"])
@@ -131,3 +137,58 @@ def test_a_browser_is_moved_and_resumes_in_the_other_room(server: RunningServer)
         wait(alice, "window.back", seconds=20)
         assert alice.evaluate("room.localParticipant.sid") == sid, "a resume, not a new session"
         assert carol.evaluate("[...room.remoteParticipants.keys()]") == ["alice"]
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("told", [True, False])
+@MODES
+def test_a_client_whose_socket_breaks_resumes_where_it_was_moved(*, told: bool, single: bool) -> None:
+    """It has been told of the move, or its socket broke before."""
+    config = load_config(development=True, overrides={"port": 7896, "rtc": {"udp_port": 7897}})
+    with serve_in_thread(config) as server:
+
+        def in_server(what: Callable[..., object], *arguments: object) -> None:
+            trio.from_thread.run_sync(what, *arguments, trio_token=server.trio_token)
+
+        def move_alice(*, break_first: bool) -> None:
+            origin, to = server.rooms.find("one"), server.rooms.find("two")
+            assert origin is not None
+            assert to is not None
+            alice = origin.participants["alice"]
+            if break_first:
+                break_socket(alice)
+            move(alice, to)
+
+        def break_socket(alice: Session) -> None:
+            assert alice.link is not None
+            alice.link.close(1011)
+
+        async def run() -> None:
+            people = alice, _, carol = [Participant(name) for name in ("alice", "bob", "carol")]
+            seen: list[str] = []
+            for event in ("moved", "reconnecting", "reconnected", "disconnected"):
+                alice.room.on(event, lambda *_, event=event: seen.append(event))
+            async with leaving(people):
+                for one, room in zip(people, ("one", "one", "two"), strict=True):
+                    token = server.create_token(identity=one.identity, room=room)
+                    await one.join(server.url, token, single=single)
+                    await one.publish_microphone()
+                await until(lambda: alice.loud_frames["bob"] > 5, seconds=10, what="alice hears bob")
+                in_server(partial(move_alice, break_first=not told))
+                if told:
+                    await until(lambda: "moved" in seen, seconds=3, what="alice knows")
+                    room = server.rooms.find("two")
+                    assert room is not None
+                    in_server(break_socket, room.participants["alice"])
+                await until(lambda: "reconnected" in seen, seconds=10, what="alice is back")
+                await until(lambda: alice.room.name == "two", seconds=3, what="alice knows where she is")
+                await until(
+                    lambda: list(alice.room.remote_participants) == ["carol"], seconds=3, what="and who is there"
+                )
+                heard = alice.loud_frames["carol"]
+                await until(lambda: alice.loud_frames["carol"] > heard + 10, seconds=10, what="alice hears carol")
+                heard = carol.loud_frames["alice"]
+                await until(lambda: carol.loud_frames["alice"] > heard + 10, seconds=10, what="carol hears alice")
+                assert seen.count("moved") == 1
+
+        asyncio.run(asyncio.wait_for(run(), 40))

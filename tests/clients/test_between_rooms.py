@@ -140,8 +140,7 @@ def test_a_browser_is_moved_and_resumes_in_the_other_room(server: RunningServer)
 
 
 @pytest.mark.usefixtures("network")
-@pytest.mark.parametrize("told", [True, False])
-@MODES
+@pytest.mark.parametrize(("told", "single"), [(True, True), (False, False)])
 def test_a_client_whose_socket_breaks_resumes_where_it_was_moved(*, told: bool, single: bool) -> None:
     """It has been told of the move, or its socket broke before."""
     config = load_config(development=True, overrides={"port": 7896, "rtc": {"udp_port": 7897}})
@@ -177,9 +176,9 @@ def test_a_client_whose_socket_breaks_resumes_where_it_was_moved(*, told: bool, 
                 in_server(partial(move_alice, break_first=not told))
                 if told:
                     await until(lambda: "moved" in seen, seconds=3, what="alice knows")
-                    room = server.rooms.find("two")
-                    assert room is not None
-                    in_server(break_socket, room.participants["alice"])
+                    here = server.rooms.find("two")
+                    assert here is not None
+                    in_server(break_socket, here.participants["alice"])
                 await until(lambda: "reconnected" in seen, seconds=10, what="alice is back")
                 await until(lambda: alice.room.name == "two", seconds=3, what="alice knows where she is")
                 await until(

@@ -252,6 +252,7 @@ class PeerConnection:
         )
         self._data.set_role(dtls_client=client, now=now)
         self._data.remote_max_message_size = remote.max_message_size
+        self._data.remote_max_packet_size(remote.max_packet_size)
         if self._transport.secured and self.negotiation.has_data:
             self._data.connect(now)  # a section for data may come long after the transport is up
         for candidate in remote.candidates:
@@ -347,6 +348,10 @@ class PeerConnection:
             self._data.receive_datagram(packet, now)
         except MalformedPacket:
             self.counters["malformed_sctp"] += 1
+
+    def transport_rerouted(self, now: float) -> None:
+        """Have SCTP find out anew how large packets may be."""
+        self._data.path_changed(now)
 
     def transport_secured(self, now: float) -> None:
         """Start SCTP, if negotiated, now that there is a secure path."""
@@ -451,6 +456,8 @@ class PeerConnection:
         packets = self._data.datagrams_to_send()
         for packet in packets:
             self._transport.send_data(packet)
+        for probe in self._data.probes_to_send():
+            self._transport.send_probe(probe)
         return bool(events or packets)
 
     def _channel_opened(self, event: ChannelOpened) -> None:

@@ -43,6 +43,10 @@ class Liveness:
         """The client's socket is open."""
         self._owner.deadlines.disarm(ATTACH)
 
+    def expect_transport(self, seconds: float) -> None:
+        """Give a client that cannot be seen to vanish before it has a transport `seconds` for it, and no more."""
+        self._owner.deadlines.arm(JOIN, trio.current_time() + seconds, self._join_overdue)
+
     def link_lost(self) -> None:
         """The client's socket is gone; media may go on, if there ever was any."""
         if not self._ever_connected:

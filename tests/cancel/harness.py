@@ -163,7 +163,8 @@ async def scene_with(
     """Alice, who begins to join, and Bob; when it is over, whoever waits must have been told so."""
     joining: AbstractAsyncContextManager[Client] = join(server, "alice", room=room, single=single, settings=QUICK)
     if scenario.http:
-        joining = whip(server, "alice", room=room, watches=scenario.http == "whep", settings=QUICK)
+        watched = f"participant={bob.identity}"
+        joining = whip(server, "alice", room=room, watches=scenario.http == "whep", query=watched, settings=QUICK)
     async with joining as alice, trio.open_nursery() as nursery:
         yield Scene(server, alice, bob, nursery)
         await eventually(lambda: not nursery.child_tasks)

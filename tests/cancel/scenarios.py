@@ -179,7 +179,7 @@ async def whep(scene: Scene) -> None:
     """She watches by HTTP requests, also over another path."""
     alice, bob = scene.alice, scene.bob
     assert isinstance(alice, WhipClient)
-    await bob.ready()
+    await bob.until(lambda: bool(bob.track.negotiated))
     await alice.ready()
     await bob.play(b"watched", to=alice)
     await alice.restart()

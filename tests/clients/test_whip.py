@@ -159,7 +159,7 @@ def test_ffmpeg_publishes(server: RunningServer, tmp_path: Path) -> None:
             try:
                 heard, seen = bob.loud_frames, bob.video_frames
                 flowing = lambda: min(seen["ffmpeg"], heard["ffmpeg"]) >= 20  # noqa: E731
-                await until(lambda: broadcast.failure is not None or flowing(), seconds=15, what="FFmpeg is seen")
+                await until(lambda: broadcast.failure is not None or flowing(), seconds=15, what="FFmpeg is seen")  # type: ignore[no-untyped-call]
                 assert broadcast.failure is None
             finally:
                 broadcast.over.set()

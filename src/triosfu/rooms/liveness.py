@@ -83,6 +83,8 @@ class Liveness:
             self._ever_connected.add(peer.name)
             if not self._lost():
                 self._resumed_without = None
+                if owner.shape.fixed:
+                    owner.deadlines.disarm(RESUME)
             if peer is owner.shape.primary:
                 owner.deadlines.disarm(JOIN)
                 owner.became_active()
@@ -95,7 +97,7 @@ class Liveness:
             self._transport_ended()
 
     def _transport_lost(self, peer: PeerConnection) -> None:
-        """Ask the client to resume, and give it five seconds."""
+        """Ask the client to resume, if it can be asked, and give it five seconds."""
         owner = self._owner
         if not owner.active:
             owner.close(Reason.JOIN_FAILURE)
@@ -104,8 +106,9 @@ class Liveness:
         elif peer.name not in self._ever_connected:
             owner.negotiation_failed("a transport never came up")
         else:
-            owner.send(leave(LeaveAction.RESUME, Reason.CONNECTION_TIMEOUT))
-            owner.drop_link()
+            if not owner.shape.fixed:  # else its transport may come back by itself as well as by a restart
+                owner.send(leave(LeaveAction.RESUME, Reason.CONNECTION_TIMEOUT))
+                owner.drop_link()
             at = trio.current_time() + owner.settings.times.resume
             owner.deadlines.arm(RESUME, at, lambda: owner.close(Reason.CONNECTION_TIMEOUT, tell=False))
 

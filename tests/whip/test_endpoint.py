@@ -22,7 +22,7 @@ from triosfu.whip.endpoint import Whip
 from triosfu.whip.session import BURST, Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tests.signalling.world import World
     from triosfu.net.http import Response
@@ -78,10 +78,20 @@ def answer_of(response: Response) -> Answer:
     return Answer(response.status, headers, response.body.decode())
 
 
+class Told:
+    """A listener to rooms, as webhooks and agents are."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[[object], None]:
+        return lambda _: self.events.append(name)
+
+
 @asynccontextmanager
-async def serving(settings: RoomSettings | None = None) -> AsyncIterator[Clients]:
+async def serving(settings: RoomSettings | None = None, told: Told | None = None) -> AsyncIterator[Clients]:
     sessions = Sessions()
-    async with running(settings, (sessions,)) as world:
+    async with running(settings, (sessions, *([told] if told else []))) as world:
         yield Clients(world, sessions)
 
 
@@ -238,6 +248,15 @@ async def test_deleting_ends_the_session_once() -> None:
         ended = await clients.ask("DELETE", begun.headers["location"], token=token, If_Match='"whatever"')
         assert (ended.status, participant.closed, len(clients.sessions)) == (200, True, 0)
         assert (await clients.ask("DELETE", begun.headers["location"], token=token)).status == 404
+
+
+async def test_whoever_listens_is_told_of_a_session_as_of_any_participant() -> None:
+    told = Told()
+    async with serving(told=told) as clients:
+        begun = await clients.post()
+        await clients.ask("DELETE", begun.headers["location"], token=clients.world.token("alice"))
+        unpublished = ["track_unpublished"] * 2
+        assert told.events == ["room_started", *["track_published"] * 2, *unpublished, "participant_left"]
 
 
 async def test_only_its_own_token_or_one_for_the_same_participant_may_touch_a_session() -> None:

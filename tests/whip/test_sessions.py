@@ -88,6 +88,8 @@ async def test_tracks_come_and_go_where_a_viewer_watches_as_one_stream(clock: Mo
                 await publisher.play(identity.encode(), to=viewer)
                 assert (await publisher.ask("DELETE")).status == 200
             await gone(server, identity)
+        await trio.sleep(60)
+        assert participant(server, "viewer") is not None, "nobody waits for an offer of a client that makes one only"
         payloads = list(dict.fromkeys(packet.payload for packet in viewer.received))
         assert payloads == [b"dave", b"alice", b"bob", b"carol"]
         assert len({packet.ssrc for packet in viewer.received}) == 1
@@ -169,6 +171,7 @@ async def test_a_session_that_is_about_to_be_given_up_comes_back(clock: MockCloc
         await alice.play(TEXT, to=bob)
         await trio.sleep(30)
         assert not found.closed
+        assert found.linked, "it may be lost again"
 
 
 async def test_an_offer_whose_answer_is_never_used_costs_twenty_seconds(clock: MockClock) -> None:

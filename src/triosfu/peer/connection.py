@@ -28,7 +28,7 @@ from triosfu.peer.transport import Transport
 from triosfu.peer.waiting import WaitingPlace
 from triosfu.rtp.rtcp import parse_compound
 from triosfu.sctp.core import Association
-from triosfu.sdp.negotiation import LocalTransport, Negotiation
+from triosfu.sdp.negotiation import Changes, LocalTransport, Negotiation
 
 if TYPE_CHECKING:
     from random import Random
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from triosfu.dtls.certificate import Certificate
     from triosfu.net.udp import UdpMux
     from triosfu.peer.state import PeerHandler
-    from triosfu.sdp.negotiation import Changes, MediaPolicy
+    from triosfu.sdp.negotiation import MediaPolicy
 
 MAX_REMOTE_CANDIDATES = 64  # that one client may add to one ICE session of a peer connection
 
@@ -201,6 +201,19 @@ class PeerConnection:
         changes = self.negotiation.accept_answer(sdp)
         self._apply(changes, trio.current_time())
         return changes
+
+    def restart_ice(self, remote: Credentials) -> None:
+        """Begin a new ICE session with the client's new credentials; ours are then in `negotiation.local`.
+
+        The old path carries on until the new session has one; the client's earlier candidates are forgotten.
+
+        Raises:
+            UsageError: There was no description yet.
+        """
+        self.negotiation.restart_ice(remote.ufrag, remote.pwd)
+        now = trio.current_time()
+        self._restart_ice(now)
+        self._apply(Changes(ice_restart=True), now)
 
     def add_remote_candidate(self, text: str) -> None:
         """Add one trickled candidate; what is malformed, foreign or too much is counted and dropped."""

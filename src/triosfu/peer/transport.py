@@ -70,6 +70,7 @@ class Transport:
         settings: PeerSettings,
         rng: Random,
         now: float,
+        counters: Counter[str] | None = None,
     ) -> None:
         self._mux = mux
         self._owner = owner
@@ -77,7 +78,7 @@ class Transport:
         self._settings = settings
         self._rng = rng
         self._closed = False
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self.ice = IceAgent(
             local=Credentials.generate(rng),
             controlling=controlling,

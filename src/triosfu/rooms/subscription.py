@@ -346,6 +346,7 @@ class Subscriptions:
     def _unbind(self, subscription: Subscription) -> None:
         """Stop a subscription's media."""
         publication, down = subscription.publication, subscription.down
+        self._owner.tally.subscription_ended(subscription)
         subscription.down = subscription.receiver = None
         if down is None:
             return

@@ -25,6 +25,7 @@ import structlog
 import trio
 
 from triosfu.errors import ConfigError, TriosfuError, UsageError
+from triosfu.net.shares import Shares, holder
 from triosfu.net.websocket import WebSocket, WebSocketHandler, WebSocketLimits
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 READ_SIZE: Final = 65536
+LITTLE: Final = 64  # of all connections, one in so many is little for one address
 # The kernel gives up a connection whose data is not acknowledged for so long. With a WebSocket's ping interval before
 # it, that is how a client is noticed that vanishes before it has a transport: in the 20 s promised for every client.
 TCP_USER_TIMEOUT_MS: Final = 10_000
@@ -46,7 +48,10 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much clients may ask for, and how long they may take."""
+    """How much clients may ask for, and how long they may take.
+
+    One address cannot have all of `connections` and `buffered`: see `net.shares`.
+    """
 
     head: int = 3 << 19  # bytes of request line and header fields; a join_request travels in the URL
     header_lines: int = 256
@@ -193,8 +198,19 @@ class HttpServer:
         self.handler = handler
         self.limits = limits or Limits()
         self.counters: Counter[str] = counters if counters is not None else Counter()
-        self.connections = 0
-        self.buffered = 0
+        asked = self.limits
+        self.connection_shares = Shares(asked.connections, little=max(1, asked.connections // LITTLE))
+        self.buffer_shares = Shares(asked.buffered, little=max(asked.head + asked.body, asked.buffered // LITTLE))
+
+    @property
+    def connections(self) -> int:
+        """How many there are now."""
+        return self.connection_shares.total
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes of unanswered requests are kept now."""
+        return self.buffer_shares.total
 
     async def serve_socket(self, stream: trio.SocketStream) -> None:
         """Serve one accepted connection to its end. Never raises for what its client does.
@@ -211,12 +227,12 @@ class HttpServer:
 
     async def serve_stream(self, stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
         """Serve one connection over any stream to its end, and close it; cancelled, it has closed it as well."""
-        if self.connections >= self.limits.connections:
+        who = holder(peer[0])
+        if not self.connection_shares.take(who):
             self.counters["connections_refused"] += 1
             await trio.aclose_forcefully(stream)
             return
-        self.connections += 1
-        connection = _Connection(self, stream, peer)
+        connection = _Connection(self, stream, peer, who)
         try:
             await connection.serve()
         except Exception:  # a bug here ends one connection, not the server
@@ -224,7 +240,7 @@ class HttpServer:
             self.counters["connection_failed"] += 1
         finally:
             connection.release()
-            self.connections -= 1
+            self.connection_shares.give_back(who)
             await trio.aclose_forcefully(stream)
 
 
@@ -241,11 +257,12 @@ class _Gone(TriosfuError):
 
 
 class _Connection:
-    def __init__(self, server: HttpServer, stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
+    def __init__(self, server: HttpServer, stream: trio.abc.HalfCloseableStream, peer: Address, who: str) -> None:
         self._server = server
         self._limits = server.limits
         self._stream = stream
         self._peer = peer
+        self._who = who  # holds what this connection does
         self._buffer = bytearray()  # read and not yet given to h11
         self._held = 0  # our share of server.buffered
 
@@ -258,7 +275,7 @@ class _Connection:
             self._server.counters["connections_lost"] += 1
 
     def release(self) -> None:
-        self._server.buffered -= self._held
+        self._server.buffer_shares.give_back(self._who, self._held)
         self._held = 0
 
     async def _exchange(self, patience: float) -> bool:
@@ -433,9 +450,8 @@ class _Connection:
             data = bytes(await self._stream.receive_some(READ_SIZE))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise _Gone from None
-        if self._server.buffered + len(data) > self._limits.buffered:
+        if not self._server.buffer_shares.take(self._who, len(data)):
             raise _Refused(503, "too many requests at once")
-        self._server.buffered += len(data)
         self._held += len(data)
         return data
 

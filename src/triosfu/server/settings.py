@@ -67,6 +67,7 @@ def limits(config: LimitConfig) -> Limits:
         subscribed_video=config.subscription_limit_video,
         subscribed_audio=config.subscription_limit_audio,
         server_tracks=max(0, config.num_tracks),
+        bytes_per_second=max(0.0, config.bytes_per_sec),
     )
 
 

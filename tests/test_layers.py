@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "triosfu"
 # Top first. A module may import from its own row and from rows below it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "pytest_plugin", "__main__"),
-    ("server", "__init__"),
+    ("server", "metrics", "__init__"),
     ("api", "signalling", "webhooks", "egress", "ingress", "sip", "agents", "dashboard"),
     ("cluster",),
     ("rooms",),

@@ -226,7 +226,7 @@ async def test_nobody_is_let_in_while_more_media_passes_than_may(autojump_clock:
             passed.octets += 150_000
             await trio.sleep(1)
         for room in ("room", "other"):
-            with pytest.raises(JoinRefused, match="^node has exceeded its configured limit$") as refused:
+            with pytest.raises(JoinRefused, match=r"^node has exceeded its configured limit$") as refused:
                 await rooms.for_join(room, Applicant(identity="carol"))
             assert refused.value.status == 503
         assert rooms.resume("room", "alice", JoinOptions(single=True), Ear()) is alice  # who is here stays

@@ -144,13 +144,13 @@ class Upgrade:
 Handler = Callable[[Request], Awaitable[Response | Upgrade]]
 
 
-async def open_listeners(addresses: Sequence[str], port: int) -> list[trio.SocketListener]:
+async def open_listeners(addresses: Sequence[str], port: int, *, key: str = "port") -> list[trio.SocketListener]:
     """Listening sockets on each address; with port 0, the same free port on all. An absent IPv6 is passed over.
 
     Cancelled, it has left no socket open.
 
     Raises:
-        ConfigError: A port is taken or an address is not ours.
+        ConfigError: A port is taken, which `key` of the configuration has chosen, or an address is not ours.
     """
     listeners: list[trio.SocketListener] = []
     try:
@@ -160,8 +160,8 @@ async def open_listeners(addresses: Sequence[str], port: int) -> list[trio.Socke
             except OSError as error:
                 if ":" in address and error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} and len(addresses) > 1:
                     continue
-                key = "port" if error.errno in {errno.EADDRINUSE, errno.EACCES} else "bind_addresses"
-                raise ConfigError(f"{key}: cannot listen on {address} port {port}: {error.strerror}") from None
+                blamed = key if error.errno in {errno.EADDRINUSE, errno.EACCES} else "bind_addresses"
+                raise ConfigError(f"{blamed}: cannot listen on {address} port {port}: {error.strerror}") from None
             listeners += opened
             port = opened[0].socket.getsockname()[1]
     except BaseException:
@@ -185,10 +185,7 @@ async def serve_http(
 
     A WebSocket's client is told so first, within 250 ms.
     """
-    server = HttpServer(handler, limits=limits, counters=counters)
-    async with trio.open_nursery() as nursery:
-        task_status.started()
-        await trio.serve_listeners(server.serve_socket, list(listeners), handler_nursery=nursery)
+    await HttpServer(handler, limits=limits, counters=counters).serve(listeners, task_status=task_status)
 
 
 class HttpServer:
@@ -211,6 +208,17 @@ class HttpServer:
     def buffered(self) -> int:
         """How many bytes of unanswered requests are kept now."""
         return self.buffer_shares.total
+
+    async def serve(
+        self,
+        listeners: Sequence[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Answer every request on `listeners`, until cancelled; what is closed then, see `serve_http`."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            await trio.serve_listeners(self.serve_socket, list(listeners), handler_nursery=nursery)
 
     async def serve_socket(self, stream: trio.SocketStream) -> None:
         """Serve one accepted connection to its end. Never raises for what its client does.

@@ -144,6 +144,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
         # Nobody can make a token for these but this server's owner, by `create_token`.
         keys = {f"API{rng.randbytes(6).hex()}": rng.randbytes(32).hex()}
     async with AsyncExitStack() as stack:
+        monitoring = await stack.enter_async_context(configured_metrics(config)) if config.prometheus.port else None
         webhooks = await stack.enter_async_context(configured_webhooks(config, rng)) if config.webhook.urls else None
         mux = await open_mux(config, stack)
         peers = PeerFactory(
@@ -153,7 +154,6 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
             settings=PeerSettings(ice_lite=config.rtc.use_ice_lite),
             rng=rng,
         )
-        monitoring = await stack.enter_async_context(configured_metrics(config)) if config.prometheus.port else None
         told = () if webhooks is None else (webhook_events(config.webhook, webhooks, rng),)
         rooms = Rooms(
             Services(

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.metrics.scrape import read
 from tests.rooms.test_lifetimes import join, running
+from triosfu.histogram import Histogram, exponential
 from triosfu.metrics.families import Families
-from triosfu.metrics.histogram import Histogram, exponential
 from triosfu.metrics.history import History
 from triosfu.rooms.joining import JoinOptions
 from triosfu.rooms.publication import Publication

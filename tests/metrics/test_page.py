@@ -45,8 +45,8 @@ async def test_a_call_shows_in_the_metrics_and_stays_in_the_totals() -> None:
 def check_busy(page: Page) -> None:
     assert page.value("livekit_room_total") == 1
     assert page.value("livekit_participant_total") == 2
-    assert page.value("livekit_track_published_total", kind="audio") == 2
-    assert page.value("livekit_track_subscribed_total", kind="audio") == 2
+    assert page.value("livekit_track_published_total", kind="AUDIO") == 2
+    assert page.value("livekit_track_subscribed_total", kind="AUDIO") == 2
     for state in ("signal_connected", "rtc_init", "rtc_connected"):
         assert page.value("livekit_participant_join_total", state=state) == 2
     for way in WAYS:

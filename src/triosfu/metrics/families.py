@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client.metrics_core import Metric
 
 if TYPE_CHECKING:
-    from triosfu.metrics.histogram import Histogram
+    from triosfu.histogram import Histogram
 
 TOTAL: Final = "_total"
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
+from triosfu.histogram import Histogram, exponential
 from triosfu.media.send_reports import DEFAULT_RTT
-from triosfu.metrics.histogram import Histogram, exponential
 from triosfu.rooms.quality import label, mean_opinion
 from triosfu.rooms.tally import Flow, incoming, outgoing
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from triosfu.metrics.sources import Reading
 
 KINDS: Final = ("audio", "video")
+SUBSCRIBE_ERRORS: Final = ("track not found", "codec not supported")
 
 
 def rooms(families: Families, reading: Reading) -> Iterator[Metric]:
@@ -42,21 +43,34 @@ def rooms(families: Families, reading: Reading) -> Iterator[Metric]:
             ({"state": "rtc_connected"}, history.active),
         ],
     )
-    by_kind = {kind: {"kind": kind} for kind in KINDS}
+    counted = reading.sources.room_counters()
     yield families.gauge(
         "livekit_track_published_total",
         "Published tracks that there are.",
-        [(labels, published[kind]) for kind, labels in by_kind.items()],
+        [({"kind": kind.upper()}, published[kind]) for kind in KINDS],
     )
     yield families.gauge(
         "livekit_track_subscribed_total",
         "Subscriptions to tracks that there are.",
-        [(labels, sent[kind]) for kind, labels in by_kind.items()],
+        [({"kind": kind.upper()}, sent[kind]) for kind in KINDS],
     )
     yield families.counter(
         "livekit_track_publish_counter",
-        "Tracks that were published.",
-        [({"kind": kind, "state": "success"}, history.published[kind]) for kind in KINDS],
+        "Tracks that were announced, and those of them that were published.",
+        [
+            ({"kind": kind.upper(), "state": state}, count)
+            for kind in KINDS
+            for state, count in (("attempt", counted[f"publish: {kind}"]), ("success", history.published[kind]))
+        ],
+    )
+    yield families.counter(
+        "livekit_track_subscribe_counter",
+        "Subscriptions that were begun, that media was sent for, and that failed.",
+        [
+            ({"state": "attempt", "error": ""}, counted["subscribe: attempt"]),
+            ({"state": "success", "error": ""}, counted["subscribe: success"]),
+            *(({"state": "failure", "error": error}, counted[f"subscribe: {error}"]) for error in SUBSCRIBE_ERRORS),
+        ],
     )
     yield families.histogram(
         "livekit_session_start_time_ms",
@@ -134,6 +148,17 @@ def media(families: Families, reading: Reading) -> Iterator[Metric]:
 def _of(flow: tuple[str, str, str]) -> Labels:
     direction, source, kind = flow
     return {"direction": direction, "source": source, "type": kind.upper()}
+
+
+def data_streams(families: Families, reading: Reading) -> Iterator[Metric]:
+    """Text and byte streams of data channels."""
+    streams = reading.sources.rooms.services.tally.streams
+    for name, text, table in (
+        ("livekit_datapacket_stream_dest_count", "To how many named participants streams went.", streams.destinations),
+        ("livekit_datapacket_stream_bytes", "How many bytes streams said that they have.", streams.bytes),
+    ):
+        rows = [({"type": kind.type, "mime_type": kind.mime_type}, one) for kind, one in table.items()]
+        yield families.histogram(name, text, rows)
 
 
 def signals(families: Families, reading: Reading) -> Iterator[Metric]:

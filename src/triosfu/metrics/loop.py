@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from triosfu.metrics.histogram import Histogram
+from triosfu.histogram import Histogram
 from triosfu.server.task_tree import Bound, bound_of
 
 if TYPE_CHECKING:

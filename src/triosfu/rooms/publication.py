@@ -171,6 +171,7 @@ class Publications:
         sid = track_sid(request.type, request.source, owner.rng)
         publication = Publication(owner, request.cid, track_info.new_track_info(request, sid, owner.enabled_codecs))
         self._pending[request.cid] = publication
+        owner.room.counters[f"publish: {publication.kind}"] += 1
         self._confirm(request.cid, publication)
 
     def _add_codecs(self, publication: Publication, request: rtc.AddTrackRequest) -> None:

@@ -233,6 +233,7 @@ class Subscriptions:
             # Every client drops media whose publisher it does not know (trap 17).
             owner.room.announcer.introduce(publisher, to=owner)
             subscription.sender = self._new_sender(publication)
+            self._count("attempt")
             publication.subscriptions[owner.sid] = subscription
             owner.shape.subscriber.negotiation.add_sender(subscription.sender)
             owner.negotiator.request()
@@ -243,8 +244,12 @@ class Subscriptions:
         limit = limits.subscribed_video if kind == "video" else limits.subscribed_audio
         return not limit or sum(one.sender is not None and one.sender.kind == kind for one in self) < limit
 
+    def _count(self, what: str) -> None:
+        self._owner.room.counters[f"subscribe: {what}"] += 1
+
     def _give_up(self, sid: str) -> None:
         self._wishes.pop(sid, None)
+        self._count("track not found")
         response = rtc.SubscriptionResponse(track_sid=sid, err=models.SubscriptionError.SE_TRACK_NOTFOUND)
         self._owner.send(rtc.SignalResponse(subscription_response=response))
 
@@ -321,6 +326,7 @@ class Subscriptions:
         if fresh:
             self._owner.shape.subscriber.sender.add(down)
             self._publishers[publication.publisher.sid] += 1
+            self._count("success")
             self._first_settings(publication)
             self._apply(subscription)
             self._owner.room.quality.introduce(publication.publisher, to=self._owner)
@@ -337,6 +343,7 @@ class Subscriptions:
 
     def _unsupported(self, subscription: Subscription) -> None:
         self._wishes.pop(subscription.track_sid, None)
+        self._count("codec not supported")
         self._release(subscription)
         response = rtc.SubscriptionResponse(
             track_sid=subscription.track_sid, err=models.SubscriptionError.SE_CODEC_UNSUPPORTED

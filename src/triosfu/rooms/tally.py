@@ -10,6 +10,7 @@ from livekit.protocol import models
 
 from triosfu.media import counts
 from triosfu.media.counts import MediaCounts
+from triosfu.rooms.stream_sizes import StreamSizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,9 +50,10 @@ def outgoing(publication: Publication) -> Flow:
 
 
 class Tally:
-    """The counts of all tracks of one server."""
+    """The counts of all tracks, and of all data streams, of one server."""
 
     def __init__(self) -> None:
+        self.streams = StreamSizes()
         self._ended: dict[Flow, MediaCounts] = {}
 
     def receiver_ended(self, publication: Publication, receiver: TrackReceiver) -> None:

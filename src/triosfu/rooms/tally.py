@@ -91,7 +91,7 @@ class Throughput:
         self.rate = 0.0
 
     async def run(self, tally: Tally, rooms: Iterable[Room]) -> None:
-        """Measure every two seconds, until cancelled."""
+        """Measure every two seconds, until cancelled; the rate stays as it was measured last."""
         seen: deque[tuple[float, int]] = deque(maxlen=int(WINDOW / EVERY) + 1)
         while True:
             now = trio.current_time()

@@ -236,7 +236,7 @@ RECORD, INGRESS = {"room_record": True}, {"ingress_admin": True}
 TRUNKS, CALL = {"sip": SipGrant(admin=True), "room": "room"}, {"sip": SipGrant(call=True), "room": "room"}
 TRANSFER = {"sip": SipGrant(call=True), "room_admin": True, "room": "room"}
 ELSEWHERE = TRANSFER | {"room": "another"}
-ALL_GRANTS = [RECORD, INGRESS, TRUNKS, CALL, TRANSFER, ELSEWHERE, {"room_list": True}]
+ALL_GRANTS: list[dict[str, Any]] = [RECORD, INGRESS, TRUNKS, CALL, TRANSFER, ELSEWHERE, {"room_list": True}]
 INTERNAL = {
     service: (500, "internal", f"{service.lower()} not connected (redis required)")
     for service in ("Egress", "Ingress", "SIP")

@@ -70,8 +70,7 @@ async def get(port: int, path: str = "/metrics", *, login: str = "", method: str
 
 
 async def scrape(port: int) -> Page:
-    """What the metrics are at least a second after the last call: pages are kept for that long."""
-    await trio.sleep(1)
+    """What the metrics are now."""
     status, text = await get(port)
     assert status == 200
     return read(text)

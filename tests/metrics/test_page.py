@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 import triosfu
-from tests.metrics.scrape import free_port, get, monitored, scrape
+from tests.docs.test_cancelled_calls import cancelled_at_every_step
+from tests.metrics.scrape import free_port, get, monitored, read, scrape
+from tests.rooms.test_lifetimes import running
 from tests.support.client import join
+from triosfu.api.twirp import Twirp
 from triosfu.errors import ConfigError
-from triosfu.net.http import open_listeners
-from triosfu.server.task_tree import Bound
+from triosfu.metrics.collector import Collector
+from triosfu.metrics.history import History
+from triosfu.metrics.loop import LoopDelay
+from triosfu.metrics.monitoring import open_monitoring
+from triosfu.metrics.page import FRESH, MetricsPage
+from triosfu.metrics.sources import Sources
+from triosfu.net.http import Headers, HttpServer, Request, Response, open_listeners
+from triosfu.net.udp import UdpMux
+from triosfu.server.task_tree import Bound, watching
+from triosfu.signalling.routes import Signalling
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from trio.testing import MockClock
+
     from tests.metrics.scrape import Page
+    from triosfu.rooms.directory import Rooms
 
 WAYS = ("incoming", "outgoing")
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Each page is read anew: nobody waits a second for it."""
+    if "autojump_clock" not in request.fixturenames:
+        monkeypatch.setattr("triosfu.metrics.page.FRESH", 0.0)
 
 
 async def test_a_call_shows_in_the_metrics_and_stays_in_the_totals() -> None:
@@ -108,15 +134,60 @@ async def test_what_else_there_is_on_the_port() -> None:
         await trio.open_tcp_stream("127.0.0.1", port)
 
 
-async def test_a_page_is_read_once_a_second_whoever_asks() -> None:
-    port = free_port()
-    async with triosfu.serve(monitored(port)) as server:
-        await trio.sleep(1)
-        pages = [await get(port) for _ in range(3)]
-        assert len(set(pages)) == 1
-        await server.rooms.create("room")
-        assert "livekit_room_total" in pages[0][1]
-        assert (await scrape(port)).value("livekit_room_total") == 1
+@asynccontextmanager
+async def pages() -> AsyncIterator[tuple[Rooms, Callable[[], MetricsPage]]]:
+    """Rooms, and what makes pages about them that nothing serves."""
+    async with UdpMux.open(["127.0.0.1"], 0) as mux, running() as rooms:
+        sources = Sources(
+            mux=mux,
+            http=HttpServer(nobody_asks),
+            signalling=Signalling(rooms, {}),
+            api=Twirp({}, []),
+            rooms=rooms,
+            peers=Counter(),
+            history=History(),
+            delay=LoopDelay(),
+        )
+        with watching() as watch:
+            yield rooms, lambda: MetricsPage(Collector(sources), watch, username="", password="")
+
+
+async def nobody_asks(_: Request) -> Response:
+    raise AssertionError
+
+
+ASK = Request("GET", "/metrics", "/metrics", {}, Headers(), b"", ("127.0.0.1", 1))
+
+
+async def test_a_page_is_read_once_a_second_whoever_asks(autojump_clock: MockClock) -> None:
+    async with pages() as (rooms, make):
+        page = make()
+        first = await page.respond(ASK)
+        await rooms.create("den")
+        answers: list[Response] = []
+
+        async def ask() -> None:
+            answers.append(await page.respond(ASK))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(ask)
+        assert {answer.body for answer in answers} == {first.body}
+        await trio.sleep(FRESH)
+        assert read((await page.respond(ASK)).body.decode()).value("livekit_room_total") == 1
+
+
+async def test_a_cancelled_reader_leaves_the_page_to_the_next() -> None:
+    async with pages() as (_, make):
+        made: list[MetricsPage] = []
+
+        async def ask() -> None:
+            made.append(make())
+            assert (await made[-1].respond(ASK)).status == 200
+
+        assert await cancelled_at_every_step(ask, bool) > 1
+        for page in made:
+            assert (await page.respond(ASK)).status == 200
 
 
 async def test_a_taken_port_is_the_operators_mistake() -> None:
@@ -126,3 +197,64 @@ async def test_a_taken_port_is_the_operators_mistake() -> None:
         with pytest.raises(ConfigError, match=rf"^prometheus\.port: cannot listen on 127\.0\.0\.1 port {port}: "):
             async with triosfu.serve(monitored(port)):
                 raise AssertionError
+
+
+async def test_what_goes_wrong_shows_and_is_not_forgotten() -> None:
+    port, nobody = free_port(), free_port()
+    webhook = f"keys: {{k: {'s' * 32}}}\nwebhook: {{api_key: k, urls: ['http://127.0.0.1:{nobody}/hook']}}"
+    async with triosfu.serve(monitored(port, text=webhook), grace=0) as server:
+        async with join(server, "alice", room="den") as alice, join(server, "bob", room="den") as bob:
+            await alice.ready()
+            await bob.ready()
+            await bob.publisher.channels["_reliable"].send(b"\xff")
+            await bob.say(b"and a good one", to=alice)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+                for first in (70, 100, 128):
+                    stranger.sendto(bytes([first]) * 40, server.mux.local_addresses[0])
+            (room,) = server.rooms
+            with room.participants["bob"].guard("test"):
+                raise ZeroDivisionError
+            await alice.signal(b"\xff\xff\xff")
+            await alice.until(lambda: alice.gone)
+            assert alice.code == 1007
+            check_wrong(await scrape(port))
+            queue = json.loads((await get(port, "/queues"))[1])["receivers"]
+            assert [(one["host"], one["rooms_not_shown"]) for one in queue] == [("127.0.0.1", 0)]
+            assert [one["room"] for one in queue[0]["rooms"]] == ["den"]
+            assert queue[0]["rooms"][0]["events"] >= 3
+            server.rooms.close()
+            await server.rooms.wait_empty()
+        page = await scrape(port)
+        check_wrong(page)
+        assert page.value("livekit_room_total") == 0
+        assert page.value("livekit_room_duration_seconds_count") == 1
+
+
+def check_wrong(page: Page) -> None:
+    assert page.value("triosfu_malformed_signals_total") == 1
+    assert page.value("livekit_node_messages", status="failure") == 1
+    assert page.value("triosfu_packets_dropped_total", layer="udp", reason="unknown_protocol") == 2
+    assert page.value("triosfu_packets_dropped_total", layer="udp", reason="unbound_tuple") >= 1
+    assert page.value("triosfu_data_dropped_total", reason="malformed") == 1
+    assert page.value("triosfu_bugs_total", where="rooms") == page.value("triosfu_bugs_total") == 1
+    assert page.value("triosfu_webhook_rooms") == 1
+    assert page.value("triosfu_webhook_events") == page.value("triosfu_webhook_deepest_queue") >= 3
+
+
+async def test_a_cancelled_start_leaves_the_port_and_the_loop_as_they_were() -> None:
+    port = free_port()
+    config = monitored(port)
+
+    async def start() -> None:
+        async with open_monitoring(config):
+            await trio.lowlevel.checkpoint()
+
+    async def take() -> None:
+        for listener in await open_listeners(["127.0.0.1"], port):
+            await listener.aclose()
+
+    taken: list[bool] = []
+    assert await cancelled_at_every_step(start, taken.append) > 1
+    await take()
+    with watching() as watch:
+        assert watch.last == {}  # a new one: nobody watches

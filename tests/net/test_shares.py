@@ -67,6 +67,14 @@ def test_nobody_gets_more_than_there_is_and_all_is_given_back(
     assert (shares.total, len(shares)) == (0, 0)
 
 
+def test_a_proxy_may_hold_most_and_everybody_a_request_of_any_size() -> None:
+    server, limits = HttpServer(echo), Limits()
+    assert (server.connection_shares.limit, server.connection_shares.little) == (4096, 64)
+    assert sum(server.connection_shares.take("proxy") for _ in range(5000)) == 3072  # as docs/api.md has it
+    assert server.buffer_shares.little >= limits.head + limits.body
+    assert HttpServer(echo, limits=Limits(connections=4)).connection_shares.little == 1
+
+
 async def open_from(host: str, server: HttpServer, stack: AsyncExitStack, nursery: trio.Nursery) -> Client:
     near, far = memory_stream_pair()
     await stack.enter_async_context(near)

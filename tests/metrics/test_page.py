@@ -211,6 +211,11 @@ async def test_what_goes_wrong_shows_and_is_not_forgotten() -> None:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
                 for first in (70, 100, 128):
                     stranger.sendto(bytes([first]) * 40, server.mux.local_addresses[0])
+            # From alice's own socket: a packet that is not encrypted, and one that is, with no SCTP in it.
+            publisher = alice.publisher
+            publisher.mux._ports[0].sock.sendto(b"\x80\x60" + bytes(40), server.mux.local_addresses[0])
+            publisher.peer._transport.send_data(b"\xff" * 20)
+            await alice.say(b"after that", to=bob)
             (room,) = server.rooms
             with room.participants["bob"].guard("test"):
                 raise ZeroDivisionError
@@ -235,6 +240,8 @@ def check_wrong(page: Page) -> None:
     assert page.value("livekit_node_messages", status="failure") == 1
     assert page.value("triosfu_packets_dropped_total", layer="udp", reason="unknown_protocol") == 2
     assert page.value("triosfu_packets_dropped_total", layer="udp", reason="unbound_tuple") >= 1
+    assert page.value("triosfu_packets_dropped_total", layer="peer", reason="unauthentic_rtp") == 1
+    assert page.value("triosfu_packets_dropped_total", layer="peer", reason="sctp_port") == 1
     assert page.value("triosfu_data_dropped_total", reason="malformed") == 1
     assert page.value("triosfu_bugs_total", where="rooms") == page.value("triosfu_bugs_total") == 1
     assert page.value("triosfu_webhook_rooms") == 1

@@ -6,10 +6,14 @@ import json
 import socket
 from collections import Counter
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from hypothesis import example, given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 import triosfu
 from tests.docs.test_cancelled_calls import cancelled_at_every_step
@@ -22,7 +26,7 @@ from triosfu.metrics.collector import Collector
 from triosfu.metrics.history import History
 from triosfu.metrics.loop import LoopDelay
 from triosfu.metrics.monitoring import open_monitoring
-from triosfu.metrics.page import FRESH, MetricsPage
+from triosfu.metrics.page import FRESH, MetricsPage, may_read
 from triosfu.metrics.sources import Sources
 from triosfu.net.http import Headers, HttpServer, Request, Response, open_listeners
 from triosfu.net.udp import UdpMux
@@ -120,6 +124,15 @@ async def test_nobody_may_read_who_does_not_know_the_password() -> None:
         assert (await get(port, login="watch:sécret"))[0] == 200
 
 
+@given(st.text(max_size=60) | st.text(max_size=20).map("Basic {}".format))
+@example("Basic \x00")
+@example("Basic d2F0Y2g6bWU")
+@example("Bearer d2F0Y2g6bWU=")
+def test_any_other_header_may_not(header: str) -> None:
+    assert not may_read(header, b"watch:me")
+    assert may_read("bAsIc d2F0Y2g6bWU=", b"watch:me")
+
+
 async def test_what_else_there_is_on_the_port() -> None:
     port = free_port()
     async with triosfu.serve(monitored(port)):
@@ -188,6 +201,18 @@ async def test_a_cancelled_reader_leaves_the_page_to_the_next() -> None:
         assert await cancelled_at_every_step(ask, bool) > 1
         for page in made:
             assert (await page.respond(ASK)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("addresses", "username", "warned"),
+    [(["127.0.0.1", "::1"], "", False), (["0.0.0.0"], "", True), (["0.0.0.0"], "watch", False)],
+)
+async def test_whoever_lets_everybody_read_is_told(addresses: list[str], username: str, *, warned: bool) -> None:
+    config = replace(monitored(free_port(), username=username, password=username), bind_addresses=tuple(addresses))
+    with capture_logs() as logs:
+        async with open_monitoring(config):
+            pass
+    assert [one["event"] for one in logs if one["log_level"] == "warning"] == ["metrics.open"] * warned
 
 
 async def test_a_taken_port_is_the_operators_mistake() -> None:

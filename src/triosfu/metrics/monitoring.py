@@ -8,8 +8,10 @@ async with open_monitoring(config) as monitoring:
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
 from triosfu.metrics.collector import Collector
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from triosfu.config import Config, PrometheusConfig
     from triosfu.metrics.sources import Sources
     from triosfu.server.task_tree import Watch
+
+
+log = structlog.get_logger(__name__)
 
 
 class Monitoring:
@@ -61,6 +66,10 @@ async def open_monitoring(config: Config) -> AsyncIterator[Monitoring]:
     Raises:
         ConfigError: The port cannot be had.
     """
+    if not config.prometheus.username and not all(ip_address(one).is_loopback for one in config.bind_addresses):
+        log.warning(
+            "metrics.open", advice="everybody who reaches the port may read: set prometheus.username and password"
+        )
     listeners = await open_listeners(config.bind_addresses, config.prometheus.port, key="prometheus.port")
     try:
         with watching() as watch, LoopDelay().watching() as delay:

@@ -9,7 +9,6 @@ It is on a port of its own, whose connections nobody shares with clients: a crow
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import json
 from typing import TYPE_CHECKING, Any, Final
@@ -58,7 +57,7 @@ class MetricsPage:
             return Response(404)
         if request.method not in {"GET", "HEAD"}:
             return Response.text(405, "method not allowed")
-        if not self._may_read(request.headers.get("authorization", "")):
+        if self._expected and not may_read(request.headers.get("authorization", ""), self._expected):
             return Response.text(401, "unauthorized", [("WWW-Authenticate", 'Basic realm="metrics"')])
         if request.path == "/queues":
             return Response(200, json.dumps(queues(self._webhooks)).encode(), [("Content-Type", "application/json")])
@@ -66,22 +65,22 @@ class MetricsPage:
             return Response(200, await self._read(), [("Content-Type", CONTENT_TYPE_LATEST)])
         return Response.text(503, "reading took too long")
 
-    def _may_read(self, authorization: str) -> bool:
-        if not self._expected:
-            return True
-        scheme, _, given = authorization.partition(" ")
-        try:
-            said = base64.b64decode(given, validate=True)
-        except (binascii.Error, ValueError):
-            return False
-        return scheme.lower() == "basic" and hmac.compare_digest(said, self._expected)
-
     async def _read(self) -> bytes:
         async with self._reading:
             if trio.current_time() - self._read_at >= FRESH:
                 self._collector.tasks = await survey(self._watch)
                 self._page, self._read_at = generate_latest(self._registry), trio.current_time()
             return self._page
+
+
+def may_read(authorization: str, expected: bytes) -> bool:
+    """Whether a header says `expected`, which is a name and a password (RFC 7617, section 2)."""
+    scheme, _, given = authorization.partition(" ")
+    try:
+        said = base64.b64decode(given, validate=True)
+    except ValueError:
+        return False
+    return scheme.lower() == "basic" and hmac.compare_digest(said, expected)
 
 
 def queues(webhooks: Webhooks | None) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 import triosfu
-from tests.docs.test_cancelled_calls import cancelled_at_every_step
+from tests.docs.test_cancelled_calls import cancelled_at_every_step, descriptors
 from tests.metrics.scrape import free_port, get, monitored, read, scrape
 from tests.rooms.test_lifetimes import running
+from tests.server.test_garbage import socket_of
 from tests.support.client import join
 from triosfu.api.twirp import Twirp
 from triosfu.errors import ConfigError
@@ -203,6 +204,22 @@ async def test_a_cancelled_reader_leaves_the_page_to_the_next() -> None:
             assert (await page.respond(ASK)).status == 200
 
 
+async def test_a_server_that_is_cancelled_while_it_is_read_leaves_nothing() -> None:
+    port = free_port()
+    before = descriptors()
+
+    async def serve() -> None:
+        async with triosfu.serve(monitored(port)):
+            assert (await get(port))[0] == 200
+
+    def look(cancelled: bool) -> None:
+        del cancelled
+        assert descriptors() == before
+
+    assert await cancelled_at_every_step(serve, look) > 10
+    await serve()
+
+
 @pytest.mark.parametrize(
     ("addresses", "username", "warned"),
     [(["127.0.0.1", "::1"], "", False), (["0.0.0.0"], "", True), (["0.0.0.0"], "watch", False)],
@@ -237,9 +254,8 @@ async def test_what_goes_wrong_shows_and_is_not_forgotten() -> None:
                 for first in (70, 100, 128):
                     stranger.sendto(bytes([first]) * 40, server.mux.local_addresses[0])
             # From alice's own socket: a packet that is not encrypted, and one that is, with no SCTP in it.
-            publisher = alice.publisher
-            publisher.mux._ports[0].sock.sendto(b"\x80\x60" + bytes(40), server.mux.local_addresses[0])
-            publisher.peer._transport.send_data(b"\xff" * 20)
+            socket_of(alice).sendto(b"\x80\x60" + bytes(40), server.mux.local_addresses[0])
+            alice.publisher.peer._transport.send_data(b"\xff" * 20)
             await alice.say(b"after that", to=bob)
             (room,) = server.rooms
             with room.participants["bob"].guard("test"):

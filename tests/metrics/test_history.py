@@ -52,7 +52,7 @@ def test_names_are_written_as_they_are_given() -> None:
     class Some:
         def collect(self) -> Iterator[Metric]:
             families = Families({"node_id": "ND_1"})
-            histogram = Histogram((0.5, 100))
+            histogram = Histogram((0.1, 100, 2_097_152))
             histogram.observe(3)
             yield families.gauge("livekit_room_total", "Rooms.", [({}, 3)])
             yield families.counter("livekit_packet_total", "Packets.", [({"direction": "incoming"}, 7)])
@@ -70,7 +70,8 @@ def test_names_are_written_as_they_are_given() -> None:
         "# TYPE livekit_packet_bytes untyped",
         'livekit_packet_bytes{direction="a\\"\\n\\\\",node_id="ND_1"} 8.0',
         "# TYPE livekit_rtt_ms histogram",
-        'livekit_rtt_ms_bucket{le="0.5",node_id="ND_1"} 0.0',
+        'livekit_rtt_ms_bucket{le="0.1",node_id="ND_1"} 0.0',
+        'livekit_rtt_ms_bucket{le="2.097152e+06",node_id="ND_1"} 1.0',
         'livekit_rtt_ms_bucket{le="100",node_id="ND_1"} 1.0',
         'livekit_rtt_ms_bucket{le="+Inf",node_id="ND_1"} 1.0',
         'livekit_rtt_ms_sum{node_id="ND_1"} 3.0',

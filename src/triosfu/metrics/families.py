@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.metrics_core import Metric
+from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
     from triosfu.histogram import Histogram
@@ -55,4 +56,4 @@ class Families:
 
 def _written(bound: float) -> str:
     """A bound as Go's client writes it: a series must not change its name with the server."""
-    return "+Inf" if bound == float("inf") else f"{bound:.17g}" if bound != int(bound) else f"{bound:g}"
+    return floatToGoString(bound).removesuffix(".0")

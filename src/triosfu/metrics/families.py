@@ -56,4 +56,5 @@ class Families:
 
 def _written(bound: float) -> str:
     """A bound as Go's client writes it: a series must not change its name with the server."""
-    return floatToGoString(bound).removesuffix(".0")
+    text: str = floatToGoString(bound)  # type: ignore[no-untyped-call]  of prometheus-client
+    return text.removesuffix(".0")

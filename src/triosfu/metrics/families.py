@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.metrics_core import Metric
@@ -56,5 +56,5 @@ class Families:
 
 def _written(bound: float) -> str:
     """A bound as Go's client writes it: a series must not change its name with the server."""
-    text: str = floatToGoString(bound)  # type: ignore[no-untyped-call]  of prometheus-client
-    return text.removesuffix(".0")
+    write: Callable[[float], str] = floatToGoString
+    return write(bound).removesuffix(".0")

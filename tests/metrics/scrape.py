@@ -56,7 +56,14 @@ def monitored(port: int, *, username: str = "", password: str = "", text: str = 
 
 async def get(port: int, path: str = "/metrics", *, login: str = "", method: str = "GET") -> tuple[int, str]:
     """Status and body."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: x", "Connection: close"]
+    head, body = await ask(port, path, login=login, method=method)
+    return int(head.split()[1]), body
+
+
+async def ask(port: int, path: str = "/metrics", *, login: str = "", method: str = "GET") -> tuple[str, str]:
+    """Head and body."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", "Connection: close", "Origin: http://x"]
+    lines.append("Access-Control-Request-Method: GET")  # which says something with OPTIONS only
     if login:
         lines.append(f"Authorization: Basic {base64.b64encode(login.encode()).decode()}")
     data = b""
@@ -66,7 +73,7 @@ async def get(port: int, path: str = "/metrics", *, login: str = "", method: str
             while more := await stream.receive_some(65536):
                 data += more
     head, _, body = data.decode().partition("\r\n\r\n")
-    return int(head.split()[1]), body
+    return head, body
 
 
 async def scrape(port: int) -> Page:

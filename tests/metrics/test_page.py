@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 import triosfu
 from tests.docs.test_cancelled_calls import cancelled_at_every_step, descriptors
-from tests.metrics.scrape import free_port, get, monitored, read, scrape
+from tests.metrics.scrape import ask, free_port, get, monitored, read, scrape
 from tests.rooms.test_lifetimes import running
 from tests.server.test_garbage import socket_of
 from tests.support.client import join
@@ -142,6 +142,8 @@ async def test_what_else_there_is_on_the_port() -> None:
         assert (await get(port, "/rtc"))[0] == 404
         assert (await get(port, method="POST"))[0] == 405
         assert await get(port, method="HEAD") == (200, "")
+        for method in ("GET", "OPTIONS"):  # a page from elsewhere, in an operator's browser, is not to read this one
+            assert "access-control" not in (await ask(port, method=method))[0].lower()
         status, body = await get(port, "/queues")
         assert (status, json.loads(body)) == (200, {"receivers": []})
     with pytest.raises(OSError, match="all attempts to connect"):

@@ -54,7 +54,9 @@ class Monitoring:
             password=self._config.password,
         )
         async with trio.open_nursery() as nursery:
-            await nursery.start(HttpServer(page.respond, limits=LIMITS).serve, self._listeners, name="metrics")
+            await nursery.start(
+                HttpServer(page.respond, limits=LIMITS, cross_origin=False).serve, self._listeners, name="metrics"
+            )
             nursery.start_soon(self.history.run, sources.rooms, name="metrics history")
             task_status.started()
 

@@ -4,8 +4,8 @@
     await nursery.start(serve_http, await open_listeners(["127.0.0.1"], 7880), handler)
 
 One task per connection, which ends with it: keep-alive and pipelined requests are answered one after the other. What a
-client does wrong, or too slowly, ends its own connection. Cross-origin requests are allowed everywhere, because pages
-of any origin use LiveKit's API; preflight requests are answered here.
+client does wrong, or too slowly, ends its own connection. Cross-origin requests are allowed unless a server says
+otherwise, because pages of any origin use LiveKit's API; preflight requests are answered here.
 """
 
 from __future__ import annotations
@@ -191,8 +191,17 @@ async def serve_http(
 class HttpServer:
     """What the connections of one server share: the handler, the limits, and the count of what they hold."""
 
-    def __init__(self, handler: Handler, *, limits: Limits | None = None, counters: Counter[str] | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: Limits | None = None,
+        counters: Counter[str] | None = None,
+        cross_origin: bool = True,
+    ) -> None:
+        """Serve nothing yet. Without `cross_origin`, browsers let pages of other origins read nothing."""
         self.handler = handler
+        self.cross_origin = cross_origin
         self.limits = limits or Limits()
         self.counters: Counter[str] = counters if counters is not None else Counter()
         asked = self.limits
@@ -417,7 +426,8 @@ class _Connection:
             raise _Refused(400, "too many query parameters") from None
 
     async def _answer(self, request: Request) -> Response | Upgrade:
-        if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+        preflight = request.method == "OPTIONS" and "access-control-request-method" in request.headers
+        if preflight and self._server.cross_origin:
             allowed = request.headers.get("access-control-request-headers", "*")
             return Response(
                 204,
@@ -438,12 +448,18 @@ class _Connection:
         self, protocol: h11.Connection, response: Response, *, head_only: bool = False, close: bool = False
     ) -> None:
         try:
-            data = _serialize(protocol, response, head_only=head_only, close=close)
+            data = self._serialize(protocol, response, head_only=head_only, close=close)
         except h11.LocalProtocolError:  # the handler's fault, such as a line break in a header field
             log.exception("http.bad_response")
             self._server.counters["handler_errors"] += 1
-            data = _serialize(h11.Connection(h11.SERVER), Response.text(500, "internal error"), close=True)
+            data = self._serialize(h11.Connection(h11.SERVER), Response.text(500, "internal error"), close=True)
         await self._send(data)
+
+    def _serialize(
+        self, protocol: h11.Connection, response: Response, *, head_only: bool = False, close: bool = False
+    ) -> bytes:
+        common = CORS if self._server.cross_origin else ()
+        return _serialize(protocol, response, common, head_only=head_only, close=close)
 
     async def _send(self, data: bytes) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -474,9 +490,11 @@ class _Connection:
                 pass
 
 
-def _serialize(protocol: h11.Connection, response: Response, *, head_only: bool = False, close: bool = False) -> bytes:
+def _serialize(
+    protocol: h11.Connection, response: Response, common: Sequence[tuple[str, str]], *, head_only: bool, close: bool
+) -> bytes:
     given = {name.lower() for name, _ in response.headers}
-    headers = [(name, value) for name, value in CORS if name.lower() not in given]
+    headers = [(name, value) for name, value in common if name.lower() not in given]
     if response.status not in {204, 304} and "content-length" not in given:
         headers.append(("Content-Length", str(len(response.body))))
     if response.body and "content-type" not in given:

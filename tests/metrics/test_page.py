@@ -62,6 +62,7 @@ async def test_a_call_shows_in_the_metrics_and_stays_in_the_totals() -> None:
             await bob.ready()
             await alice.say(b"hello", to=bob)
             await bob.play(b"sound", to=alice)
+            await alice.play(b"sound", to=bob)
             await alice.signal(b"")  # a message that says nothing
             busy = await scrape(port)
             check_busy(busy)

@@ -86,6 +86,9 @@ def check_busy(page: Page) -> None:
         assert page.value("livekit_packet_bytes", direction=way, transmission="initial") >= len(b"sound")
         assert page.value("livekit_packet_total", direction=way, transmission="retransmit") == 0
     assert page.value("livekit_session_start_time_ms_count", protocol_version="17") == 2
+    for state in ("attempt", "success"):
+        assert page.value("livekit_track_publish_counter", kind="AUDIO", state=state) == 2
+        assert page.value("livekit_track_subscribe_counter", state=state) == 2
     assert page.value("livekit_node_messages", status="success", direction="request") >= 4
     assert page.value("triosfu_bugs_total") == 0
     assert len(page.all("triosfu_bugs_total")) == 7
@@ -137,16 +140,21 @@ def test_any_other_header_may_not(header: str) -> None:
 
 async def test_what_else_there_is_on_the_port() -> None:
     port = free_port()
-    async with triosfu.serve(monitored(port)):
+    async with triosfu.serve(monitored(port)) as server:
         assert (await get(port, "/"))[0] == 200
         assert (await get(port, "/debug"))[0] == 404
         assert (await get(port, "/rtc"))[0] == 404
+        assert [(await get(server.port, path))[0] for path in ("/rtc", "/rtc/validate")] == [404, 401]
         assert (await get(port, method="POST"))[0] == 405
         assert await get(port, method="HEAD") == (200, "")
         for method in ("GET", "OPTIONS"):  # a page from elsewhere, in an operator's browser, is not to read this one
             assert "access-control" not in (await ask(port, method=method))[0].lower()
         status, body = await get(port, "/queues")
         assert (status, json.loads(body)) == (200, {"receivers": []})
+        page = await scrape(port)
+        assert page.value("livekit_participant_join_total", state="signal_failed") == 1
+        assert page.value("livekit_node_service_operation", type="signal_ws", error_type="reject") == 1
+        assert page.value("triosfu_http_events_total", event="requests") == 2
     with pytest.raises(OSError, match="all attempts to connect"):
         await trio.open_tcp_stream("127.0.0.1", port)
 

@@ -23,7 +23,7 @@ PAGE = read("docs/metrics.md")
 HEADINGS = ("Under LiveKit's names", "Our own")
 ALWAYS = {"node_id", "node_type"}
 PARTS = ("_bucket", "_count", "_sum")
-NOT_SEEN = {"livekit_rtt_ms"}  # the call below is too short for a report about a report
+NOT_SEEN = {"livekit_rtt_ms"}  # the call below is too short for a report about a report, on most machines
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:
@@ -75,7 +75,7 @@ async def test_the_tables_have_every_metric_with_its_type_and_labels(seen: Page)
         samples = [found for part in PARTS for found in seen.labels(name + part)] or list(seen.labels(name))
         for found in samples:
             assert found - ALWAYS - {"le"} == labels, name
-        assert bool(samples) is (name not in NOT_SEEN), (name, kind)
+        assert samples or name in NOT_SEEN, (name, kind)
 
 
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:

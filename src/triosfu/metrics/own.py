@@ -29,6 +29,7 @@ HTTP_EVENTS: Final = (
     "websockets",
     "websocket_too_slow",
 )
+WHIP_EVENTS: Final = ("whip", "whep", "refused", "malformed")
 HTTP_BUGS: Final = ("handler_errors", "connection_failed", "websocket_failed")
 
 
@@ -136,6 +137,12 @@ def http(families: Families, reading: Reading) -> Iterator[Metric]:
         "triosfu_http_events_total",
         "Requests and connections by what became of them.",
         [({"event": name}, server.counters[name]) for name in HTTP_EVENTS],
+    )
+    whip = Counter[str]() if sources.whip is None else sources.whip.counters
+    yield families.counter(
+        "triosfu_whip_events_total",
+        "Sessions begun by HTTP requests, to publish and to watch, and those that were not.",
+        [({"event": name}, whip[name]) for name in WHIP_EVENTS],
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from triosfu.rooms.tally import Flow
     from triosfu.signalling.routes import Signalling
     from triosfu.webhooks.delivery import Webhooks
+    from triosfu.whip.endpoint import Whip
 
 DATA: Final = "data: "  # before the reason of what a participant's data port dropped
 
@@ -34,6 +35,7 @@ class Sources:
     history: History
     delay: LoopDelay
     webhooks: Webhooks | None = None
+    whip: Whip | None = None
 
     def room_counters(self) -> Counter[str]:
         """What rooms have counted, those that are over, too."""

@@ -157,6 +157,7 @@ class DataPort:
         self._held_bytes = 0
         self._established = False
         self._opening = False  # channels of ours, which have a deadline
+        self.missed = False  # a reliable message was dropped while the client was out of reach
         self.gate = SequenceGate()
         self.counters: Counter[str] = Counter()
 
@@ -252,6 +253,11 @@ class DataPort:
             return
         if not sent:
             self.counters["dropped"] += 1
+            self.missed |= label == RELIABLE and channel.state is ChannelState.OPEN and not self._in_reach
+
+    @property
+    def _in_reach(self) -> bool:
+        return self._owner.linked and self._owner.shape.primary.state is PeerState.CONNECTED
 
 
 class DataRouter:

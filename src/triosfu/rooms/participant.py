@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,10 +21,12 @@ from triosfu.rooms.liveness import Liveness
 from triosfu.rooms.negotiation import Negotiator
 from triosfu.rooms.permissions import SubscriptionRules
 from triosfu.rooms.publication import Publications
-from triosfu.rooms.resume import send_reconnect, take_options
+from triosfu.rooms.resume import bring_up_to_date, take_options
+from triosfu.rooms.retelling import Retelling
 from triosfu.rooms.session_shape import DualShape, SessionShape, SingleShape
 from triosfu.rooms.sids import PARTICIPANT, new_sid
 from triosfu.rooms.signals import LeaveAction, SignalLink, leave
+from triosfu.rooms.simulation import Simulation
 from triosfu.rooms.subscription import Subscriptions
 from triosfu.rooms.welcome import join_response
 
@@ -76,7 +77,8 @@ class Participant:
         self.link: SignalLink | None = link
         self.deadlines = Deadlines()
         self._refresh = services.refresh_token
-        self._link_lost_at = math.inf
+        self.retelling = Retelling(doubtful=services.settings.times.ping_timeout)
+        self.simulation = Simulation(self)
         self._scope = trio.CancelScope()
         self.shape = self._new_shape(services)
         self.rules = SubscriptionRules()
@@ -204,6 +206,7 @@ class Participant:
             last.callback(self._scope.cancel)
             last.callback(self.drop_link, NORMAL if tell else GOING_AWAY)
             last.callback(self.deadlines.clear)
+            last.callback(self.retelling.clear)
             for peer in self.shape.peers:
                 last.callback(peer.close, "the participant left")
             last.callback(self.room.left, self, replaced=replaced)
@@ -255,6 +258,8 @@ class Participant:
 
     def send(self, message: rtc.SignalResponse) -> None:
         """Send the client `message`, if it can be told anything now; what it misses it is told when it resumes."""
+        if not self.closed:
+            self.retelling.note(message, trio.current_time(), sent=self.link is not None)
         if self.link is not None:
             with self.guard("send"):
                 self.link.send(message)
@@ -264,11 +269,16 @@ class Participant:
         if link is self.link:
             self.liveness.link_opened()
 
+    def link_used(self, link: SignalLink) -> None:
+        """The client has spoken over `link`, so it has been told what it had missed."""
+        if link is self.link:
+            self.retelling.heard()
+
     def link_lost(self, link: SignalLink | None) -> None:
         """The socket behind `link` is gone, without a word of ours."""
         if link is not None and link is self.link:
             self.link = None
-            self._link_lost_at = trio.current_time()
+            self.retelling.lost(trio.current_time())
             with self.guard("link lost"):
                 self.liveness.link_lost()
 
@@ -279,23 +289,36 @@ class Participant:
         """
         if self.link is not None:
             link, self.link = self.link, None
-            self._link_lost_at = trio.current_time()
+            self.retelling.lost(trio.current_time())
             link.close(code)
 
     def resume(self, link: SignalLink, options: JoinOptions) -> None:
         """Go on over a new signalling connection."""
-        since = min(self._link_lost_at, trio.current_time()) - self.settings.times.ping_timeout
         self.drop_link()
         self.link = link
-        self._link_lost_at = math.inf
+        self.retelling.lost(trio.current_time())  # it may have missed things even if we did not know
+        if self.simulation.cuts_resume(told=False):
+            self._cut(link)
+            return
         self.liveness.resumed()
         if self.closed:
             return  # it has been told to begin anew
-        send_reconnect(self, since)
+        if self.retelling.overflowed or self.data.missed:
+            self.negotiation_failed("the client has missed more than is kept")
+            return
+        bring_up_to_date(self)
+        if self.simulation.cuts_resume(told=True):
+            self._cut(link)
+            return
         self.negotiator.resumed()
         with self.guard("resume request"):
             take_options(self, options)
         self.refresh_token()
+
+    def _cut(self, link: SignalLink) -> None:
+        """Lose a connection as a network would, for a client that asked for it."""
+        self.link_lost(link)
+        link.close(GOING_AWAY)
 
     def changed(self, *, at_once: bool) -> None:
         """Tell the room that something in `info()` is different now; every change has a version (trap 20)."""
@@ -308,6 +331,7 @@ class Participant:
         """Send a fresh token, and again every five minutes (trap 49)."""
         if self.closed:
             return
+        self.retelling.prune(trio.current_time())
         if self._refresh is not None:
             self.send(rtc.SignalResponse(refresh_token=self._refresh(self)))
         self.deadlines.arm(REFRESH, trio.current_time() + self.settings.times.refresh_token, self.refresh_token)

@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def send_reconnect(participant: Participant, since: float) -> None:
-    """Send what a resuming client waits for, in the order that clients rely on (trap 25).
-
-    `since` is when the old connection was lost, in seconds of the clock.
-    """
+def bring_up_to_date(participant: Participant) -> None:
+    """Send what a resuming client waits for, in the order that clients rely on (trap 25), and then what it missed."""
+    retelling, room = participant.retelling, participant.room
+    missed = retelling.missed()
     participant.send(
         rtc.SignalResponse(
             reconnect=rtc.ReconnectResponse(
@@ -30,8 +29,18 @@ def send_reconnect(participant: Participant, since: float) -> None:
             )
         )
     )
-    participant.room.announcer.resumed(participant, since)
-    participant.send(rtc.SignalResponse(room_update=rtc.RoomUpdate(room=participant.room.info())))
+    # Before it is told of itself: where it is muted and does not know, it would tell us that it is not (trap 21).
+    for message in missed:
+        if message.HasField("mute"):
+            participant.send(message)
+    departures = [info for message in missed for info in message.update.participants]
+    room.announcer.resumed(participant, departures, retelling.since)
+    participant.send(rtc.SignalResponse(room_update=rtc.RoomUpdate(room=room.info())))
+    for message in missed:
+        if not message.HasField("mute") and not message.HasField("update"):
+            participant.send(message)
+    room.speakers.resumed(participant)
+    room.quality.resumed(participant)
 
 
 def take_options(participant: Participant, options: JoinOptions) -> None:

@@ -81,7 +81,6 @@ class Times:
     track_not_found: float = 60.0
     dynacast_downgrade: float = 5.0
     dynacast_first_off: float = 10.0
-    recently_left: float = 60.0
     settings_debounce: float = 0.100
 
 

@@ -13,7 +13,7 @@ from triosfu.errors import MalformedPacket
 from triosfu.net.websocket import WebSocketClosed
 from triosfu.rooms import profile
 from triosfu.rooms.resume import sync
-from triosfu.rooms.signals import LeaveAction, RequestReason, leave
+from triosfu.rooms.signals import RequestReason
 from triosfu.signalling.codec import decode
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
                 counters["malformed_signals"] += 1
                 socket.close(MALFORMED)
                 break
+            if received == 1:
+                participant.link_used(link)
             handle(participant, request)
             if rest := rest_after(time.perf_counter() - began):
                 await trio.sleep(rest)
@@ -94,23 +96,6 @@ def _leave(participant: Participant, request: rtc.SignalRequest) -> None:
     participant.close(reason if reason in CLIENT_REASONS else Reason.CLIENT_INITIATED)
 
 
-def _simulate(participant: Participant, request: rtc.SignalRequest) -> None:
-    """Do what a test of a client asks for (section 3.10)."""
-    scenario = request.simulate
-    match scenario.WhichOneof("scenario"):
-        case "speaker_update":
-            participant.room.speakers.simulate(participant, scenario.speaker_update)
-        case "node_failure" | "migration":
-            participant.close(Reason.STATE_MISMATCH, tell=False)
-        case "server_leave":
-            participant.close(Reason.SERVER_SHUTDOWN)
-        case "disconnect_signal_on_resume" | "disconnect_signal_on_resume_no_messages" | "switch_candidate_protocol":
-            participant.send(leave(LeaveAction.RESUME, Reason.CONNECTION_TIMEOUT))
-            participant.drop_link()
-        case _:
-            log.debug("scenario not simulated", participant=participant.sid)
-
-
 def _data_blob(participant: Participant, request: rtc.SignalRequest) -> None:
     """Data blobs are switched off, as they are by default (section 6.9)."""
     kind = request.WhichOneof("message")
@@ -134,7 +119,7 @@ HANDLERS: Mapping[str, Callable[[Participant, rtc.SignalRequest], None]] = {
     "leave": _leave,
     "subscription_permission": lambda one, request: one.set_rules(request.subscription_permission),
     "sync_state": lambda one, request: sync(one, request.sync_state),
-    "simulate": _simulate,
+    "simulate": lambda one, request: one.simulation.request(request.simulate),
     "ping": _ping,
     "ping_req": _ping_req,
     "update_metadata": lambda one, request: profile.request_update(one, request.update_metadata),

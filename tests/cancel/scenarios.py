@@ -7,8 +7,9 @@ To add one, write a function of a `Scene` and decorate it:
         await scene.alice.say(b"knock", to=scene.bob)
 
 It is stopped by everything in `tests/cancel/stops.py`, at every step that the server takes while it runs. Say
-`joined=False` if Alice is to be only joining when it begins, and `single=False` if it needs a session of two peer
-connections. What must end by itself when the session does, such as a writer, goes into `scene.background`.
+`joined=False` if Alice is to be only joining when it begins, `single=False` if it needs a session of two peer
+connections, and `every=False` if each of its steps would take too long. What must end by itself when the session does,
+such as a writer, goes into `scene.background`.
 """
 
 from __future__ import annotations
@@ -62,16 +63,19 @@ class Scenario:
     run: Callable[[Scene], Awaitable[None]]
     joined: bool  # whether she has joined when it begins
     single: bool  # whether one peer connection will do
+    every: bool  # whether some of the stops come at every step in each run of the tests
 
 
 SCENARIOS: list[Scenario] = []
 
 
-def scenario(*, joined: bool = True, single: bool = True) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
+def scenario(
+    *, joined: bool = True, single: bool = True, every: bool = True
+) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
     """Add a scenario to the list."""
 
     def add(run: Callable[[Scene], Awaitable[None]]) -> None:
-        SCENARIOS.append(Scenario(run.__name__, run, joined, single))
+        SCENARIOS.append(Scenario(run.__name__, run, joined, single, every))
 
     return add
 
@@ -154,3 +158,17 @@ async def removed(scene: Scene) -> None:
     """She is put out, as by the server's API."""
     scene.participant.close(models.DisconnectReason.PARTICIPANT_REMOVED)
     await scene.alice.until(lambda: scene.alice.gone)
+
+
+@scenario(every=False)  # it is long
+async def resume(scene: Scene) -> None:
+    """Her signalling is lost, and comes back with new credentials for her transports; what was said meanwhile came."""
+    alice, bob = scene.alice, scene.bob
+    before = scene.participant
+    await alice.drop()
+    await bob.say(b"while she was away", to=alice)
+    alice.resume(scene.server)
+    await alice.until(lambda: bool(alice.seen("room_update")))
+    assert scene.participant is before
+    await alice.say(b"she is back", to=bob)
+    await bob.say(b"welcome back", to=alice)

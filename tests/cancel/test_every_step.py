@@ -67,7 +67,7 @@ def cases(*, server: bool) -> list[object]:
 
 def steps_of(scenario: Scenario, stop: Stop) -> Iterator[int]:
     """At which steps to stop, in turn."""
-    stride = 1 if stop.name in EVERY else STRIDE
+    stride = 1 if stop.name in EVERY and scenario.every else STRIDE
     return count(1 + (STOPS.index(stop) + SCENARIOS.index(scenario)) % stride, stride)
 
 

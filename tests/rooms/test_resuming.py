@@ -313,6 +313,46 @@ async def test_messages_that_one_who_is_away_has_lost_make_it_start_over(away: b
         assert leaves == ([(Action.RECONNECT, Reason.STATE_MISMATCH)] if away else [])
 
 
+@pytest.mark.parametrize("end", ["filled", "overdue", "closed"])
+async def test_newer_messages_wait_for_those_that_a_resume_brings(end: str, autojump_clock: MockClock) -> None:
+    async with running() as rooms:
+        alice, ear = await join(rooms, "alice")
+        bob, _ = await join(rooms, "bob")
+        up(alice)
+        up(bob)
+        hers, his = Channel(RELIABLE), Channel(RELIABLE)
+        for channel in (his, Channel(LOSSY)):
+            bob.peer_channel_opened(bob.shape.primary, channel)  # type: ignore[arg-type]
+
+        def say(*numbers: int) -> None:
+            for number in numbers:
+                data = models.DataPacket(user=models.UserPacket(payload=b"x"), sequence=number).SerializeToString()
+                alice.data.receive(hers, data)  # type: ignore[arg-type]
+
+        def came() -> list[int]:
+            return [models.DataPacket.FromString(data).sequence for data in his.sent]
+
+        say(1, 2, 4)
+        assert came() == [1, 2, 4]  # usually nobody waits
+        alice.link_lost(ear)
+        say(8, 9)
+        await trio.sleep(20)
+        again = back(rooms, alice)
+        assert again.heard[0].reconnect.last_message_seq == 4
+        await trio.sleep(20)
+        assert came() == [1, 2, 4]
+        if end == "filled":
+            say(5, 6, 7, 8, 9, 10)
+        elif end == "overdue":
+            await trio.sleep(11)
+        else:
+            alice.close(Reason.CLIENT_INITIATED)
+        assert came() == ([1, 2, 4, 5, 6, 7, 8, 9, 10] if end == "filled" else [1, 2, 4, 8, 9])
+        await trio.sleep(31)
+        assert alice.closed or not alice.data.gate.patient
+        assert "missing messages" not in alice.deadlines
+
+
 # --- simulated faults -----------------------------------------------------------------------------------------------
 
 

@@ -211,6 +211,7 @@ class Participant:
                 last.callback(peer.close, "the participant left")
             last.callback(self.room.left, self, replaced=replaced)
             last.callback(self._disconnected)
+            last.callback(self.data.settle)
             last.callback(self.data_tracks.close)
             last.callback(self.publications.close)
             last.callback(self.subscriptions.close)
@@ -278,7 +279,7 @@ class Participant:
         """The socket behind `link` is gone, without a word of ours."""
         if link is not None and link is self.link:
             self.link = None
-            self.retelling.lost(trio.current_time())
+            self._away()
             with self.guard("link lost"):
                 self.liveness.link_lost()
 
@@ -289,14 +290,14 @@ class Participant:
         """
         if self.link is not None:
             link, self.link = self.link, None
-            self.retelling.lost(trio.current_time())
+            self._away()
             link.close(code)
 
     def resume(self, link: SignalLink, options: JoinOptions) -> None:
         """Go on over a new signalling connection."""
         self.drop_link()
         self.link = link
-        self.retelling.lost(trio.current_time())  # it may have missed things even if we did not know
+        self._away()  # even if we did not know
         if self.simulation.cuts_resume(told=False):
             self._cut(link)
             return
@@ -307,6 +308,7 @@ class Participant:
             self.negotiation_failed("the client has missed more than is kept")
             return
         bring_up_to_date(self)
+        self.data.resumed()
         if self.simulation.cuts_resume(told=True):
             self._cut(link)
             return
@@ -314,6 +316,11 @@ class Participant:
         with self.guard("resume request"):
             take_options(self, options)
         self.refresh_token()
+
+    def _away(self) -> None:
+        """Nobody knows what the client hears now, nor what it has sent."""
+        self.retelling.lost(trio.current_time())
+        self.data.expect_repeats()
 
     def _cut(self, link: SignalLink) -> None:
         """Lose a connection as a network would, for a client that asked for it."""

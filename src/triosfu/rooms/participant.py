@@ -16,6 +16,7 @@ from triosfu.peer import PeerState
 from triosfu.rooms.data import DataPort
 from triosfu.rooms.data_tracks import DataTracks
 from triosfu.rooms.deadlines import Deadlines
+from triosfu.rooms.devices import client_configuration, may_publish
 from triosfu.rooms.joining import SUBSCRIBER_PRIMARY_SINCE
 from triosfu.rooms.liveness import Liveness
 from triosfu.rooms.negotiation import Negotiator
@@ -67,6 +68,7 @@ class Participant:
         self.metadata = applicant.metadata
         self.attributes = dict(applicant.attributes)
         self.permission = applicant.permission
+        self.configuration = client_configuration(options.client)
         self.state: State = State.JOINING
         self.version = 0
         self.joined_ns = time.time_ns()
@@ -122,8 +124,8 @@ class Participant:
 
     @property
     def enabled_codecs(self) -> tuple[str, ...]:
-        """The codecs that may be used here."""
-        return self.settings.enabled_codecs
+        """The codecs that this client may publish in."""
+        return may_publish(self.configuration, self.settings.enabled_codecs)
 
     def info(self) -> models.ParticipantInfo:
         """Return the complete description of this participant; a track that it lacks is unpublished (trap 19)."""

@@ -24,6 +24,7 @@ def bring_up_to_date(participant: Participant) -> None:
         rtc.SignalResponse(
             reconnect=rtc.ReconnectResponse(
                 ice_servers=participant.settings.ice_servers,
+                client_configuration=participant.configuration,
                 server_info=server_info(participant.settings),
                 last_message_seq=participant.data.gate.last,
             )

@@ -30,6 +30,7 @@ Reason = models.DisconnectReason
 CLIENT_REASONS = frozenset({Reason.CLIENT_INITIATED, Reason.USER_UNAVAILABLE, Reason.USER_REJECTED, Reason.AGENT_ERROR})
 MALFORMED = 1007  # WebSocket close code: a message is not what its type promises
 YIELD_EVERY = 16  # requests; one client that sends without pause must not keep the loop from the others
+RATE, BURST = 500.0, 2000.0  # requests a second, and how many at once; who sends more is read more slowly
 HEAVY, REST = 0.05, 3.0  # seconds of work for one request, after which its client waits for so many times as long
 
 
@@ -41,7 +42,7 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
     try:
         link.open(socket)
         participant.link_opened(link)
-        received = 0
+        received, pace = 0, Pace(trio.current_time())
         while not link.closed:
             frame = await socket.receive()
             received, began = received + 1, time.perf_counter()
@@ -55,7 +56,7 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
             if received == 1:
                 participant.link_used(link)
             handle(participant, request)
-            if rest := rest_after(time.perf_counter() - began):
+            if rest := max(rest_after(time.perf_counter() - began), pace.rest(trio.current_time())):
                 await trio.sleep(rest)
             elif received % YIELD_EVERY == 0:
                 await trio.lowlevel.checkpoint()
@@ -63,6 +64,18 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
         log.debug("signalling over", participant=participant.sid, code=closed.code)
     finally:
         participant.link_lost(link)
+
+
+class Pace:
+    """How fast one client may ask: the rest waits in its socket, so that its own sending slows down."""
+
+    def __init__(self, now: float) -> None:
+        self._paid = now - BURST / RATE  # until when its requests are paid for
+
+    def rest(self, now: float) -> float:
+        """Count one request; return the seconds before the next may be read."""
+        self._paid = max(self._paid, now - BURST / RATE) + 1 / RATE
+        return max(0.0, self._paid - now)
 
 
 def rest_after(spent: float) -> float:

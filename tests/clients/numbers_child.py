@@ -15,27 +15,12 @@ from collections import defaultdict
 from typing import Any
 
 from livekit import rtc
-from livekit.rtc._ffi_client import FfiClient
-from livekit.rtc._proto import ffi_pb2, room_pb2
 
 from tests.clients.child import tell
-from tests.clients.python_client import Participant
+from tests.clients.python_client import Participant, simulate
 
 EVERY = 0.02  # seconds
 EVENTS = ("reconnecting", "reconnected", "disconnected", "track_unsubscribed", "participant_disconnected")
-
-
-async def simulate(room: rtc.Room, kind: str) -> None:
-    """Ask the core for one of its scenarios; Python's part of the wheel does not show them."""
-    request = ffi_pb2.FfiRequest()
-    request.simulate_scenario.room_handle = room._ffi_handle.handle  # type: ignore[union-attr]
-    request.simulate_scenario.scenario = room_pb2.SimulateScenarioKind.Value(f"SIMULATE_{kind}")
-    queue = FfiClient.instance.queue.subscribe()
-    try:
-        asked = FfiClient.instance.request(request).simulate_scenario.async_id
-        await queue.wait_for(lambda event: event.simulate_scenario.async_id == asked)
-    finally:
-        FfiClient.instance.queue.unsubscribe(queue)
 
 
 class Counting:

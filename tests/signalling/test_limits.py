@@ -70,7 +70,7 @@ async def test_trap_60_text_and_binary_frames_may_be_mixed() -> None:
         assert world.participant().state == models.ParticipantInfo.ACTIVE
 
 
-async def ponged(client: Client, kind: type[str] | type[bytes]) -> bytes:
+async def ponged(client: Client, kind: type[str | bytes]) -> bytes:
     """`pong` if the next frame is one, of that kind; what was under way may be of the other."""
     frame = await client._socket.get_message()
     if isinstance(frame, str):

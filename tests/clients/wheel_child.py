@@ -3,8 +3,8 @@
 Usage: python -m tests.clients.wheel_child ROLE URL TOKEN IDENTITY single|dual
 
 Roles: `stays` answers who says hello, tells who comes and goes, and sends bursts to whom its parent names; `idle`,
-`plays` (sound and picture), `sends` and `receives` say hello to it and then do so until they are killed; `resumes` loses
-its signalling connection after the hello, and comes back.
+`plays` (sound and picture), `sends` and `receives` say hello to it and then do so until they are killed;
+`resumes` loses its signalling connection after the hello and comes back.
 """
 
 from __future__ import annotations

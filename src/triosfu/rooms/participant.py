@@ -24,7 +24,7 @@ from triosfu.rooms.permissions import SubscriptionRules
 from triosfu.rooms.publication import Publications
 from triosfu.rooms.resume import bring_up_to_date, take_options
 from triosfu.rooms.retelling import Retelling
-from triosfu.rooms.session_shape import DualShape, SessionShape, SingleShape
+from triosfu.rooms.session_shape import DualShape, FixedShape, SessionShape, SingleShape
 from triosfu.rooms.sids import PARTICIPANT, new_sid
 from triosfu.rooms.signals import LeaveAction, SignalLink, leave
 from triosfu.rooms.simulation import Simulation
@@ -95,6 +95,8 @@ class Participant:
         return f"<Participant {self.identity} {self.sid}>"
 
     def _new_shape(self, services: Services) -> SessionShape:
+        if self.options.fixed:
+            return FixedShape(services.peers, self, self.sid, rng=services.rng, receives=self.options.sends)
         if self.options.single:
             return SingleShape(services.peers, self, self.sid)
         modern = self.options.client.protocol >= SUBSCRIBER_PRIMARY_SINCE

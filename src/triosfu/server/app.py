@@ -31,6 +31,8 @@ from triosfu.server.addresses import open_mux
 from triosfu.server.demo import Demo
 from triosfu.server.settings import configured_webhooks, media_policy, room_settings, webhook_events
 from triosfu.signalling.routes import Signalling, token_refresher
+from triosfu.whip.endpoint import Whip
+from triosfu.whip.session import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -143,6 +145,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
     async with AsyncExitStack() as stack:
         webhooks = await stack.enter_async_context(configured_webhooks(config, rng)) if config.webhook.urls else None
         mux = await open_mux(config, stack)
+        whip_sessions = Sessions()
         peers = PeerFactory(
             mux=mux,
             certificate=Certificate.generate(),
@@ -156,11 +159,15 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 rng=rng,
                 settings=room_settings(config, rng),
                 refresh_token=token_refresher(keys),
-                listeners=() if webhooks is None else (webhook_events(config.webhook, webhooks, rng),),
+                listeners=(
+                    whip_sessions,
+                    *(() if webhooks is None else (webhook_events(config.webhook, webhooks, rng),)),
+                ),
             )
         )
         signalling = Signalling(rooms, keys, limits=WebSocketLimits(message=config.limit.signal_message_size_limit))
         api = twirp.Twirp(keys, [RoomService(rooms).service(), *absent_services()])
+        whip = Whip(rooms, whip_sessions, keys, peers.policy)
         demo = Demo(keys) if config.development else None
         listeners = await open_listeners(config.bind_addresses, config.port)
         for listener in listeners:
@@ -173,6 +180,8 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 return health(request)
             if request.path.startswith(twirp.PREFIX):
                 return await api.respond(request)
+            if (answer := await whip.respond(request)) is not None:
+                return answer
             if demo is not None and (page := demo.respond(request)) is not None:
                 return page
             return await signalling.respond(request)

@@ -56,6 +56,7 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
             if received == 1:
                 participant.link_used(link)
             handle(participant, request)
+            counters["requests"] += 1
             if rest := max(rest_after(time.perf_counter() - began), pace.rest(trio.current_time())):
                 await trio.sleep(rest)
             elif received % YIELD_EVERY == 0:

@@ -8,8 +8,8 @@ To add one, write a function of a `Scene` and decorate it:
 
 It is stopped by everything in `tests/cancel/stops.py`, at every step that the server takes while it runs. Say
 `joined=False` if Alice is to be only joining when it begins, `single=False` if it needs a session of two peer
-connections, and `elsewhere=True` if it takes her to the room ELSEWHERE, too. What must end by itself when the session
-does, such as a writer, goes into `scene.background`.
+connections, `elsewhere=True` if it takes her to the room ELSEWHERE, too, and `every=False` if each of its steps takes
+too long. What must end by itself when the session does, such as a writer, goes into `scene.background`.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Scenario:
     run: Callable[[Scene], Awaitable[None]]
     joined: bool  # whether she has joined when it begins
     single: bool  # whether one peer connection will do
+    every: bool  # whether some of the stops come at every step in each run of the tests
     http: Literal["", "whip", "whep"] = ""  # how she signals, if not by WebSocket
     elsewhere: bool = False  # whether she comes to another room
 
@@ -74,12 +75,17 @@ SCENARIOS: list[Scenario] = []
 
 
 def scenario(
-    *, joined: bool = True, single: bool = True, http: Literal["", "whip", "whep"] = "", elsewhere: bool = False
+    *,
+    joined: bool = True,
+    single: bool = True,
+    every: bool = True,
+    http: Literal["", "whip", "whep"] = "",
+    elsewhere: bool = False,
 ) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
     """Add a scenario to the list."""
 
     def add(run: Callable[[Scene], Awaitable[None]]) -> None:
-        SCENARIOS.append(Scenario(run.__name__, run, joined, single, http, elsewhere))
+        SCENARIOS.append(Scenario(run.__name__, run, joined, single, every and not elsewhere, http, elsewhere))
 
     return add
 
@@ -185,6 +191,20 @@ async def forwarded(scene: Scene) -> None:
     await alice.publish()
     assert len(forward.publications) == 2
     forward.close(models.DisconnectReason.PARTICIPANT_REMOVED)
+
+
+@scenario(every=False)  # it is long
+async def resume(scene: Scene) -> None:
+    """Her signalling is lost, and comes back with new credentials for her transports; what was said meanwhile came."""
+    alice, bob = scene.alice, scene.bob
+    before = scene.participant
+    await alice.drop()
+    await bob.say(b"while she was away", to=alice)
+    alice.resume(scene.server)
+    await alice.until(lambda: bool(alice.seen("room_update")))
+    assert scene.participant is before
+    await alice.say(b"she is back", to=bob)
+    await bob.say(b"welcome back", to=alice)
 
 
 @scenario(joined=False, http="whip")

@@ -69,7 +69,7 @@ def cases(*, server: bool) -> list[object]:
 def steps_of(scenario: Scenario, stop: Stop) -> Iterator[int]:
     """At which steps to stop, in turn."""
     # Who signals by HTTP shares all but its connection's life with the others; who is moved, all but the move.
-    every = stop.name in EVERY and (not scenario.http or stop.level == "connection") and not scenario.elsewhere
+    every = stop.name in EVERY and scenario.every and (not scenario.http or stop.level == "connection")
     stride = 1 if every else STRIDE
     return count(1 + (STOPS.index(stop) + SCENARIOS.index(scenario)) % stride, stride)
 

@@ -37,7 +37,7 @@ WITHIN: Final = 20.0  # seconds from the pulled cable to a participant that is g
 SETTLED: Final = 20.0  # seconds more until nothing is left of it; an idle HTTP connection has fifteen
 ROOM: Final = "hole"
 PORT: Final = 7893
-ROLES: Final = ("idle", "sends", "receives")
+ROLES: Final = ("idle", "sends", "receives", "resumes")
 PATIENCE: Final = 60.0  # seconds for all clients of a batch to be at their moments, on a machine that others use
 POLL: Final = 0.2  # seconds
 MIB: Final = 1 << 20
@@ -273,6 +273,8 @@ def batches(clients: int, size: int = 10) -> Iterator[list[Victim]]:
         for place in range(min(size, clients - number * size)):
             browser = number % 4 == 1 and place >= size - 3
             moment = next(moments) if place < 4 else next(roles)
+            if browser and moment == "resumes":  # the wheel does that
+                moment = "idle"
             identity = f"b{number}-{place}"
             victims.append(Victim(identity, moment, browser=browser, single=bool((number + place) % 2)))
         yield victims

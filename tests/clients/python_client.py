@@ -11,6 +11,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from livekit import rtc
+from livekit.rtc._ffi_client import FfiClient
+from livekit.rtc._proto import ffi_pb2, room_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -133,6 +135,19 @@ class Participant:
         for task in list(self._tasks):
             task.cancel()
         await self.room.disconnect()
+
+
+async def simulate(room: rtc.Room, kind: str) -> None:
+    """Ask the core for one of its scenarios; Python's part of the wheel does not show them."""
+    request = ffi_pb2.FfiRequest()
+    request.simulate_scenario.room_handle = room._ffi_handle.handle  # type: ignore[union-attr]
+    request.simulate_scenario.scenario = room_pb2.SimulateScenarioKind.Value(f"SIMULATE_{kind}")
+    queue = FfiClient.instance.queue.subscribe()
+    try:
+        asked = FfiClient.instance.request(request).simulate_scenario.async_id
+        await queue.wait_for(lambda event: event.simulate_scenario.async_id == asked)
+    finally:
+        FfiClient.instance.queue.unsubscribe(queue)
 
 
 async def until(condition: Callable[[], bool], *, seconds: float, what: str = "") -> None:

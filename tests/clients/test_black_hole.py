@@ -21,7 +21,7 @@ GROWTH = 24 * MIB  # of a first batch, which fills caches, and 16 MiB of message
 @pytest.mark.timeout(180)
 def test_clients_that_vanish_at_any_moment_leave_nothing(network: None, artifacts: Path) -> None:
     joining = [Victim(f"joining-{place}", JOINING[place], single=bool(place % 2)) for place in (0, 3, 5)]
-    busy = [Victim(f"wheel-{role}", role, single=role != "idle") for role in ("idle", "plays", "receives")]
+    busy = [Victim(f"wheel-{role}", role, single=role != "resumes") for role in ("resumes", "plays", "receives")]
     busy.append(Victim("chromium-sends", "sends", browser=True))
     with hole(artifacts) as opened:
         batch = opened.vanish([*joining, *busy])

@@ -3,7 +3,8 @@
 Usage: python -m tests.clients.wheel_child ROLE URL TOKEN IDENTITY single|dual
 
 Roles: `stays` answers who says hello, tells who comes and goes, and sends bursts to whom its parent names; `idle`,
-`plays` (sound and picture), `sends` and `receives` say hello to it and then do so until they are killed.
+`plays` (sound and picture), `sends` and `receives` say hello to it and then do so until they are killed;
+`resumes` loses its signalling connection after the hello and comes back.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import sys
 
 from tests.clients.child import tell
-from tests.clients.python_client import Participant, until
+from tests.clients.python_client import Participant, simulate, until
 
 STAYS = "stays"
 HELLO, WELCOME = b"hello", b"welcome"
@@ -76,6 +77,11 @@ async def main(role: str, url: str, token: str, identity: str, shape: str) -> No
             if sent == FLOWING:
                 tell("ready", identity=identity)
             await asyncio.sleep(PAUSE)
+    if role == "resumes":
+        resumed = asyncio.Event()
+        participant.room.on("reconnected", resumed.set)
+        await simulate(participant.room, "SIGNAL_RECONNECT")
+        await resumed.wait()
     if role == "plays":
         await participant.publish_microphone()
         await participant.publish_camera(width=320, height=180, rate=10)

@@ -131,7 +131,7 @@ async def test_who_left_is_remembered_briefly_and_without_baggage(autojump_clock
             connect(alice)
             guest.close(models.DisconnectReason.CLIENT_INITIATED)
             assert left[-1][1].ByteSize() < 1000
-            await trio.sleep(50)
+            await trio.sleep(10)
         assert len(left) == 2
 
 

@@ -16,7 +16,6 @@ from triosfu.rooms.data import (
     Origin,
     ReplayCache,
     Sent,
-    SequenceGate,
     destinations,
     stamp,
 )
@@ -114,16 +113,6 @@ def test_a_packet_goes_to_whom_it_names_or_to_all(outer: list[str], inner: list[
     for sid, identity in [("PA_a", "x"), ("PA_z", "bob"), ("PA_z", "x")]:
         named = identity in outer + inner or sid in sids
         assert ((sid, identity) in to) == (named or not (outer or inner or sids))
-
-
-@given(st.lists(st.integers(0, 20)))
-def test_the_gate_lets_each_number_through_once_and_in_order(sequences: list[int]) -> None:
-    gate = SequenceGate()
-    accepted = [number for number in sequences if gate.accept(number)]
-    numbered = [number for number in accepted if number]
-    assert numbered == sorted(set(numbered))
-    assert accepted.count(0) == sequences.count(0)
-    assert gate.last == max(sequences, default=0)
 
 
 def everybody(at: float, sequence: int, payload: bytes = b"x") -> Sent:

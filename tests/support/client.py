@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
@@ -47,6 +48,10 @@ class Client:
         self.track: Sender = publisher.publish(ssrc=next(numbers))
         self._sids: dict[str, str] = {}  # of its tracks
         self._socket: WebSocketConnection | None = None
+        self._stream: trio.SocketStream | None = None
+        self.nursery: trio.Nursery | None = None  # for its tasks
+        self._room = ""
+        self._session = ""  # the sid of its participant
         self._news = trio.Event()
         self._sequence = 0
         publisher.peer.negotiation.enable_data()
@@ -172,6 +177,21 @@ class Client:
         await self.signal(rtc.SignalRequest(leave=rtc.LeaveRequest()))
         await self.until(lambda: self.gone)
 
+    async def drop(self) -> None:
+        """Lose the signalling connection, as by a network that changes."""
+        assert self._stream is not None
+        await trio.aclose_forcefully(self._stream)
+        await self.until(lambda: self.gone)
+
+    def resume(self, server: Server) -> None:
+        """Come back to the session that was dropped."""
+        assert self.nursery is not None
+        self.gone = False
+        self.signals.clear()
+        self.nursery.start_soon(
+            partial(self.converse, server, self._room, resuming=True), name=f"client {self.identity}"
+        )
+
     @property
     def sounds(self) -> set[bytes]:
         """The payloads of all media received."""
@@ -188,8 +208,9 @@ class Client:
 
     # --- what it does by itself ------------------------------------------------------------------------------------
 
-    async def converse(self, server: Server, room: str) -> None:
-        """Join and answer, until the server ends it."""
+    async def converse(self, server: Server, room: str, *, resuming: bool = False) -> None:
+        """Join, or come back, and answer, until the server ends it."""
+        self._room = room
         host, port = server.url.removeprefix("ws://").rsplit(":", 1)
         query = {"access_token": server.create_token(identity=self.identity, room=room)}
         try:
@@ -197,7 +218,8 @@ class Client:
                 await trio.open_tcp_stream(host.strip("[]"), int(port)) as stream,
                 trio.open_nursery() as nursery,
             ):
-                target = self._target() + urlencode(query)
+                self._stream = stream
+                target = (self._target_of_resume() if resuming else self._target()) + urlencode(query)
                 self._socket = await wrap_client_stream(nursery, stream, host, target, message_queue_size=100)
                 while not self.gone:
                     message = _response(await self._socket.get_message())
@@ -225,8 +247,23 @@ class Client:
         encoded = base64.urlsafe_b64encode(wrapped.SerializeToString()).decode()
         return f"/rtc/v1?join_request={quote(encoded, safe='')}&"
 
+    def _target_of_resume(self) -> str:
+        if not self.single:
+            return f"/rtc?protocol=17&sdk=go&reconnect=1&sid={self._session}&"
+        body = rtc.JoinRequest(
+            client_info=models.ClientInfo(protocol=17), reconnect=True, participant_sid=self._session
+        )
+        wrapped = rtc.WrappedJoinRequest(join_request=body.SerializeToString())
+        encoded = base64.urlsafe_b64encode(wrapped.SerializeToString()).decode()
+        return f"/rtc/v1?join_request={quote(encoded, safe='')}&"
+
     async def _handle(self, message: rtc.SignalResponse) -> None:
+        if message.HasField("join"):
+            self._session = message.join.participant.sid
         match message.WhichOneof("message"):
+            case "reconnect":
+                await self.signal(rtc.SignalRequest(sync_state=rtc.SyncState()))
+                await self.offer(ice_restart=True)
             case "join" if not self.single:
                 await self.signal(rtc.SignalRequest(add_track=add_track(self.track)))
                 await self.offer()
@@ -241,9 +278,9 @@ class Client:
             case "track_published":
                 self._sids[message.track_published.cid] = message.track_published.track.sid
 
-    async def offer(self) -> None:
+    async def offer(self, *, ice_restart: bool = False) -> None:
         """Offer what is published."""
-        sdp = self.publisher.peer.create_offer()
+        sdp = self.publisher.peer.create_offer(ice_restart=ice_restart)
         await self.signal(rtc.SignalRequest(offer=rtc.SessionDescription(type="offer", sdp=sdp, id=1)))
 
     def tell(self) -> None:
@@ -283,7 +320,8 @@ async def join(
         publisher = Side(f"{identity}'s pub", muxes[0], offerer=True, settings=settings)
         subscriber = publisher if single else Side(f"{identity}'s sub", muxes[1], offerer=False, settings=settings)
         client = Client(identity, publisher, subscriber, auto_subscribe=auto_subscribe)
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as client.nursery:
+            nursery = client.nursery
             for side in client.sides:
                 nursery.start_soon(side.peer.run, name=f"client {side.peer.name}")
             nursery.start_soon(client.converse, server, room, name=f"client {identity}")

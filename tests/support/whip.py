@@ -104,7 +104,7 @@ class WhipClient(Client):
         headers = {"Authorization": f"Bearer {self.token}", **headers}
         return await request(self.port, method, target or self.location, body, **headers)
 
-    async def converse(self, server: Server, room: str) -> None:
+    async def converse(self, server: Server, room: str, *, resuming: bool = False) -> None:
         """Post the offer and take the answer."""
         self.port = server.port
         self.token = server.create_token(identity=self.identity, room=room)

@@ -89,7 +89,7 @@ async def test_trap_27_a_socket_that_ends_without_a_leave_does_not_end_cleanly(s
 
 ENDS = [
     (rtc.SimulateScenario(server_leave=True), Action.DISCONNECT),
-    (rtc.SimulateScenario(disconnect_signal_on_resume=True), Action.RESUME),
+    (rtc.SimulateScenario(leave_request_full_reconnect=True), Action.RECONNECT),
 ]
 
 

@@ -16,6 +16,7 @@ from livekit.protocol import models
 
 from triosfu.errors import UsageError
 from triosfu.peer import ChannelState, PeerState
+from triosfu.rooms.sequence_gate import SequenceGate
 from triosfu.rooms.server_calls import ServerCalls
 from triosfu.rooms.session_shape import DATA_TRACK, LOSSY, RELIABLE
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 HELD_BYTES = 100_000  # of reliable messages, for one who is still joining
 REPLAY_BYTES, REPLAY_SECONDS = 100_000, 2.0
 MAX_NONCES = 100
+GAP = "missing messages"
 Kind = models.DataPacket.Kind
 
 
@@ -97,22 +99,6 @@ def destinations(packet: models.DataPacket) -> Destinations:
     return Destinations(frozenset(packet.destination_identities), sids)
 
 
-class SequenceGate:
-    """Lets each reliable message of one sender through once; a client repeats some after a resume."""
-
-    def __init__(self) -> None:
-        self.last = 0
-
-    def accept(self, sequence: int) -> bool:
-        """Tell whether a message with this number is new; 0 is a message without a number."""
-        if sequence == 0:
-            return True
-        if sequence <= self.last:
-            return False
-        self.last = sequence
-        return True
-
-
 @dataclass(frozen=True, slots=True)
 class Sent:
     """A reliable message that was fanned out."""
@@ -157,7 +143,8 @@ class DataPort:
         self._held_bytes = 0
         self._established = False
         self._opening = False  # channels of ours, which have a deadline
-        self.gate = SequenceGate()
+        self.missed = False  # a reliable message was dropped while the client was out of reach
+        self.gate: SequenceGate[models.DataPacket] = SequenceGate()
         self.counters: Counter[str] = Counter()
 
     @property
@@ -216,10 +203,33 @@ class DataPort:
             kind = Kind.RELIABLE if channel.label == RELIABLE else Kind.LOSSY
         else:
             packet, kind = models.DataPacket(user=models.UserPacket(payload=data)), Kind.RELIABLE
-        if kind == Kind.RELIABLE and not self.gate.accept(packet.sequence):
-            self.counters["repeated"] += 1
+        if kind == Kind.LOSSY:
+            owner.room.data.publish(owner, packet, kind)
             return
-        owner.room.data.publish(owner, packet, kind)
+        before = self.gate.last
+        self._pass_on(self.gate.take(packet.sequence, packet, len(data)))
+        if 0 < packet.sequence <= before:
+            self.counters["repeated"] += 1
+        if self.gate.holds and GAP not in owner.deadlines:
+            owner.deadlines.arm(GAP, trio.current_time() + owner.settings.times.gap, self.settle)
+
+    def expect_repeats(self) -> None:
+        """The client's signalling is lost, or it is back: what is missing of its messages may come late."""
+        self.gate.patient = True
+        self._owner.deadlines.disarm(GAP)
+
+    def resumed(self) -> None:
+        """The client is back, and sends again what it must; from some time on nothing more will come late."""
+        self._owner.deadlines.arm(GAP, trio.current_time() + self._owner.settings.times.gap, self.settle)
+
+    def settle(self) -> None:
+        """Take what is missing of the client's messages for lost."""
+        self._owner.deadlines.disarm(GAP)
+        self._pass_on(self.gate.settle())
+
+    def _pass_on(self, packets: list[models.DataPacket]) -> None:
+        for packet in packets:
+            self._owner.room.data.publish(self._owner, packet, Kind.RELIABLE)
 
     def leave_room(self) -> None:
         """Forget what was held: it was said in a room that the participant leaves."""
@@ -259,6 +269,11 @@ class DataPort:
             return
         if not sent:
             self.counters["dropped"] += 1
+            self.missed |= label == RELIABLE and channel.state is ChannelState.OPEN and not self._in_reach
+
+    @property
+    def _in_reach(self) -> bool:
+        return self._owner.linked and self._owner.shape.primary.state is PeerState.CONNECTED
 
 
 class DataRouter:

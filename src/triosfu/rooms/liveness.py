@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 JOIN, ATTACH, RESUME, RECOVER = "join", "attach", "resume", "recover"
 Reason = models.DisconnectReason
-BROKEN = frozenset({PeerState.FAILED, PeerState.CLOSED})
 RECOVERY = 15.0  # seconds that clients themselves give a resume
 GOING_AWAY = 1001  # WebSocket close code
 
@@ -51,8 +50,10 @@ class Liveness:
         """The client's socket is gone; media may go on, if there ever was any."""
         if not self._ever_connected:
             self._owner.close(Reason.SIGNAL_CLOSE, tell=False)
-        elif any(peer.state in BROKEN for peer in self._owner.shape.peers):
+        elif any(peer.closed for peer in self._owner.shape.peers):
             self._owner.close(Reason.CONNECTION_TIMEOUT, tell=False)
+        elif any(peer.state is PeerState.FAILED for peer in self._owner.shape.peers):
+            self._await_resume()
 
     def resumed(self) -> None:
         """The client is back; its transports must follow. Coming back again gives them no more time."""
@@ -102,13 +103,20 @@ class Liveness:
         if not owner.active:
             owner.close(Reason.JOIN_FAILURE)
         elif not owner.linked:
-            owner.close(Reason.CONNECTION_TIMEOUT, tell=False)
+            self._await_resume()  # it cannot be asked, but may be on its way
         elif peer.name not in self._ever_connected:
             owner.negotiation_failed("a transport never came up")
-        else:
-            if not owner.shape.fixed:  # else its transport may come back by itself as well as by a restart
-                owner.send(leave(LeaveAction.RESUME, Reason.CONNECTION_TIMEOUT))
-                owner.drop_link()
+        elif owner.shape.fixed:
+            self._await_resume()  # its transport may come back by itself as well as by a restart
+        elif self._resumed_without is None:  # else it is about to bring the transport back, and watched for that
+            owner.send(leave(LeaveAction.RESUME, Reason.CONNECTION_TIMEOUT))
+            owner.drop_link()
+            self._await_resume()
+
+    def _await_resume(self) -> None:
+        """Give a client that has neither signalling nor a transport its five seconds, once."""
+        owner = self._owner
+        if RESUME not in owner.deadlines:
             at = trio.current_time() + owner.settings.times.resume
             owner.deadlines.arm(RESUME, at, lambda: owner.close(Reason.CONNECTION_TIMEOUT, tell=False))
 
@@ -131,8 +139,11 @@ class Liveness:
             link.close(GOING_AWAY)  # should its socket open after all, it must not wait for words from nobody
 
     def _recovery_overdue(self) -> None:
+        """A transport that was not up when the client resumed has had its time, whatever came and went meanwhile."""
         owner = self._owner
-        if not owner.linked:
-            return  # watched by the transports' own deadlines
-        if self._lost():
+        if self._resumed_without is None:
+            return  # what failed later is watched by its own deadlines
+        if owner.linked:
             owner.negotiation_failed("the transports did not follow a resume")
+        else:
+            owner.close(Reason.CONNECTION_TIMEOUT, tell=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
@@ -19,15 +18,18 @@ from triosfu.rooms.data import DataPort
 from triosfu.rooms.data_blobs import DataBlobs
 from triosfu.rooms.data_tracks import DataTracks
 from triosfu.rooms.deadlines import Deadlines
+from triosfu.rooms.devices import client_configuration, may_publish
 from triosfu.rooms.joining import SUBSCRIBER_PRIMARY_SINCE
 from triosfu.rooms.liveness import Liveness
 from triosfu.rooms.negotiation import Negotiator
 from triosfu.rooms.permissions import SubscriptionRules
 from triosfu.rooms.publication import Publications
-from triosfu.rooms.resume import send_reconnect, take_options
+from triosfu.rooms.resume import bring_up_to_date, take_options
+from triosfu.rooms.retelling import Retelling
 from triosfu.rooms.session_shape import DualShape, FixedShape, SessionShape, SingleShape
 from triosfu.rooms.sids import PARTICIPANT, new_sid
 from triosfu.rooms.signals import LeaveAction, SignalLink, leave
+from triosfu.rooms.simulation import Simulation
 from triosfu.rooms.subscription import Subscriptions
 from triosfu.rooms.welcome import join_response
 
@@ -72,6 +74,7 @@ class Participant:
         self.metadata = applicant.metadata
         self.attributes = dict(applicant.attributes)
         self.permission = applicant.permission
+        self.configuration = client_configuration(options.client)
         self.state: State = State.JOINING
         self.version = 0
         self.joined_ns = time.time_ns()
@@ -85,7 +88,8 @@ class Participant:
         self.forwards: list[ForwardedParticipant] = []  # what other rooms see of this participant
         self.deadlines = Deadlines()
         self._refresh = services.refresh_token
-        self._link_lost_at = math.inf
+        self.retelling = Retelling(doubtful=services.settings.times.ping_timeout)
+        self.simulation = Simulation(self)
         self._scope = trio.CancelScope()
         self.shape = self._new_shape(services)
         if room.own.playout_delay is not None:
@@ -135,8 +139,8 @@ class Participant:
 
     @property
     def enabled_codecs(self) -> tuple[str, ...]:
-        """The codecs that may be used here."""
-        return self.settings.enabled_codecs
+        """The codecs that this client may publish in."""
+        return may_publish(self.configuration, self.settings.enabled_codecs)
 
     def info(self) -> models.ParticipantInfo:
         """Return the complete description of this participant; a track that it lacks is unpublished (trap 19)."""
@@ -233,10 +237,12 @@ class Participant:
             last.callback(self._scope.cancel)
             last.callback(self.drop_link, NORMAL if tell else GOING_AWAY)
             last.callback(self.deadlines.clear)
+            last.callback(self.retelling.clear)
             for peer in self.shape.peers:
                 last.callback(peer.close, "the participant left")
             last.callback(self.room.left, self, replaced=replaced)
             last.callback(self._disconnected)
+            last.callback(self.data.settle)
             last.callback(self.data_tracks.close)
             last.callback(self.publications.close)
             last.callback(self.subscriptions.close)
@@ -291,6 +297,8 @@ class Participant:
 
     def send(self, message: rtc.SignalResponse) -> None:
         """Send the client `message`, if it can be told anything now; what it misses it is told when it resumes."""
+        if not self.closed:
+            self.retelling.note(message, trio.current_time(), sent=self.link is not None)
         if self.link is not None:
             with self.guard("send"):
                 self.link.send(message)
@@ -300,11 +308,16 @@ class Participant:
         if link is self.link:
             self.liveness.link_opened()
 
+    def link_used(self, link: SignalLink) -> None:
+        """The client has spoken over `link`, so it has been told what it had missed."""
+        if link is self.link:
+            self.retelling.heard()
+
     def link_lost(self, link: SignalLink | None) -> None:
         """The socket behind `link` is gone, without a word of ours."""
         if link is not None and link is self.link:
             self.link = None
-            self._link_lost_at = trio.current_time()
+            self._away()
             with self.guard("link lost"):
                 self.liveness.link_lost()
 
@@ -315,23 +328,42 @@ class Participant:
         """
         if self.link is not None:
             link, self.link = self.link, None
-            self._link_lost_at = trio.current_time()
+            self._away()
             link.close(code)
 
     def resume(self, link: SignalLink, options: JoinOptions, *, missed: Departure | None = None) -> None:
         """Go on over a new signalling connection; its client may have `missed` that it is in another room now."""
-        since = min(self._link_lost_at, trio.current_time()) - self.settings.times.ping_timeout
         self.drop_link()
         self.link = link
-        self._link_lost_at = math.inf
+        self._away()  # even if we did not know
+        if self.simulation.cuts_resume(told=False):
+            self._cut(link)
+            return
         self.liveness.resumed()
         if self.closed:
             return  # it has been told to begin anew
-        send_reconnect(self, since, missed=missed)
+        if self.retelling.overflowed or self.data.missed:
+            self.negotiation_failed("the client has missed more than is kept")
+            return
+        bring_up_to_date(self, departed=missed)
+        self.data.resumed()
+        if self.simulation.cuts_resume(told=True):
+            self._cut(link)
+            return
         self.negotiator.resumed()
         with self.guard("resume request"):
             take_options(self, options)
         self.refresh_token()
+
+    def _away(self) -> None:
+        """Nobody knows what the client hears now, nor what it has sent."""
+        self.retelling.lost(trio.current_time())
+        self.data.expect_repeats()
+
+    def _cut(self, link: SignalLink) -> None:
+        """Lose a connection as a network would, for a client that asked for it."""
+        self.link_lost(link)
+        link.close(GOING_AWAY)
 
     def changed(self, *, at_once: bool) -> None:
         """Tell the room that something in `info()` is different now; every change has a version (trap 20)."""
@@ -347,6 +379,7 @@ class Participant:
         """Send a fresh token, and again every five minutes (trap 49)."""
         if self.closed:
             return
+        self.retelling.prune(trio.current_time())
         if token := self.new_token():
             self.send(rtc.SignalResponse(refresh_token=token))
         self.deadlines.arm(REFRESH, trio.current_time() + self.settings.times.refresh_token, self.refresh_token)

@@ -91,6 +91,12 @@ class Quality:
         if publisher.sid in self._scores and to.active:
             self._tell(to, [publisher.sid])
 
+    def resumed(self, participant: Participant) -> None:
+        """Tell one who may have missed it how well it, and those of whom it receives, are connected."""
+        if participant.active:
+            concerned = [participant.sid, *participant.subscriptions.publishers]
+            self._tell(participant, [sid for sid in concerned if sid in self._scores])
+
     # --- scores ----------------------------------------------------------------------------------------------------
 
     def _look(self, now: float) -> dict[str, float]:

@@ -18,25 +18,37 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def send_reconnect(participant: Participant, since: float, *, missed: Departure | None = None) -> None:
-    """Send what a resuming client waits for, in the order that clients rely on (trap 25).
+def bring_up_to_date(participant: Participant, *, departed: Departure | None = None) -> None:
+    """Send what a resuming client waits for, in the order that clients rely on (trap 25), and then what it missed.
 
-    `since` is when the old connection was lost, in seconds of the clock. Whoever `missed` its move to another room is
-    told of it before it is told of anybody there.
+    Whoever missed that it has `departed` to another room is told of that before it is told of anybody there.
     """
+    retelling, room = participant.retelling, participant.room
+    missed = retelling.missed()
     participant.send(
         rtc.SignalResponse(
             reconnect=rtc.ReconnectResponse(
                 ice_servers=participant.settings.ice_servers,
+                client_configuration=participant.configuration,
                 server_info=server_info(participant.settings),
                 last_message_seq=participant.data.gate.last,
             )
         )
     )
-    if missed is not None:
-        tell_moved(participant, missed)
-    participant.room.announcer.resumed(participant, since)
-    participant.send(rtc.SignalResponse(room_update=rtc.RoomUpdate(room=participant.room.info())))
+    if departed is not None:
+        tell_moved(participant, departed)
+    # Before it is told of itself: where it is muted and does not know, it would tell us that it is not (trap 21).
+    for message in missed:
+        if message.HasField("mute"):
+            participant.send(message)
+    departures = [info for message in missed for info in message.update.participants]
+    room.announcer.resumed(participant, departures, retelling.since)
+    participant.send(rtc.SignalResponse(room_update=rtc.RoomUpdate(room=room.info())))
+    for message in missed:
+        if not message.HasField("mute") and not message.HasField("update"):
+            participant.send(message)
+    room.speakers.resumed(participant)
+    room.quality.resumed(participant)
 
 
 def take_options(participant: Participant, options: JoinOptions) -> None:

@@ -78,6 +78,7 @@ class Times:
     join: float = 60.0
     attach: float = 10.0  # from the admission to the open WebSocket
     resume: float = 5.0
+    gap: float = 30.0  # that messages behind a gap wait, while a resume may fill it
     disconnected: float = 5.0  # after the transport went silent, before the client is asked to resume
     negotiation: float = 15.0
     debounce_fast: float = 0.010
@@ -91,7 +92,6 @@ class Times:
     track_not_found: float = 60.0
     dynacast_downgrade: float = 5.0
     dynacast_first_off: float = 10.0
-    recently_left: float = 60.0
     settings_debounce: float = 0.100
 
 

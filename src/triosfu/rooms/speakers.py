@@ -75,6 +75,12 @@ class Speakers:
         if publisher.sid in self._levels:
             self._tell(by, [models.SpeakerInfo(sid=publisher.sid, level=0.0, active=False)])
 
+    def resumed(self, participant: Participant) -> None:
+        """Tell one who may have missed it who speaks, and who does not, of those that it is told of."""
+        sids = [participant.sid, *participant.subscriptions.publishers]
+        levels = [(sid, self._levels.get(sid, 0.0)) for sid in sids]
+        self._tell(participant, [models.SpeakerInfo(sid=sid, level=level, active=level > 0) for sid, level in levels])
+
     def left(self, participant: Participant) -> None:
         """Forget a participant; the update that it left says enough."""
         self._levels.pop(participant.sid, None)

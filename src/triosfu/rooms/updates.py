@@ -69,19 +69,20 @@ class Announcer:
         if self._changed.get(participant.identity) is participant:
             del self._changed[participant.identity]
         self._paced.pop(participant.sid, None)
-        info = participant.info()
+        info, brief, now = participant.info(), participant.info(), trio.current_time()
+        # Whoever resumes needs to know that, not what, it was; that might be a megabyte.
+        for large in ("metadata", "attributes", "tracks", "data_tracks"):
+            brief.ClearField(large)
+        message, later = (rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[one])) for one in (info, brief))
         for other in self._room.others(participant):
             known = other.known_versions.pop(participant.sid, None)
             if known is not None and not replaced:
-                other.send(rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[info])))
+                other.send(message)
+                other.retelling.note_departure(later, now)
         if not participant.permission.hidden and not replaced:
-            now = trio.current_time()
-            while self._left and self._left[0][0] < now - self._room.settings.times.recently_left:
+            while self._left and self._left[0][0] < now - self._room.settings.times.ping_timeout:
                 self._left.popleft()
-            # Whoever resumes needs to know that, not what, it was; that might be a megabyte.
-            for large in ("metadata", "attributes", "tracks", "data_tracks"):
-                info.ClearField(large)
-            self._left.append((now, info))
+            self._left.append((now, brief))
 
     def hidden(self, participant: Participant) -> None:
         """Tell those who know a participant that they know it no more; it stays, and nobody is to see that."""
@@ -107,10 +108,11 @@ class Announcer:
                 infos.append(other.info())
         return infos
 
-    def resumed(self, participant: Participant, since: float) -> None:
-        """Bring a participant up to date that was without signalling since `since` seconds of the clock."""
+    def resumed(self, participant: Participant, missed: Iterable[models.ParticipantInfo], since: float) -> None:
+        """Bring a participant up to date; it `missed` some departures, and may have missed more `since` a time."""
         present = {other.identity for other in self._room.participants.values()}
-        gone = [info for at, info in self._left if at >= since and info.identity not in present]
+        departed = {info.sid: info for info in [*(info for at, info in self._left if at >= since), *missed]}
+        gone = [info for info in departed.values() if info.identity not in present]
         for infos in chunks(gone):
             participant.send(rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=infos)))
         everyone = [*self.others_for_join(participant), participant.info()]

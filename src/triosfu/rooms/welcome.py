@@ -31,6 +31,7 @@ def join_response(participant: Participant) -> rtc.SignalResponse:
             subscriber_primary=participant.shape.subscriber_primary,
             ping_interval=settings.times.ping_interval,
             ping_timeout=settings.times.ping_timeout,
+            client_configuration=participant.configuration,
             sif_trailer=room.sif_trailer,
             enabled_publish_codecs=publish_codecs(participant.enabled_codecs),
             fast_publish=participant.permission.can_publish,

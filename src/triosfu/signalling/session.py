@@ -13,7 +13,6 @@ from triosfu.errors import MalformedPacket
 from triosfu.net.websocket import WebSocketClosed
 from triosfu.rooms import profile
 from triosfu.rooms.resume import sync
-from triosfu.rooms.signals import LeaveAction, leave
 from triosfu.signalling.codec import decode
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ Reason = models.DisconnectReason
 CLIENT_REASONS = frozenset({Reason.CLIENT_INITIATED, Reason.USER_UNAVAILABLE, Reason.USER_REJECTED, Reason.AGENT_ERROR})
 MALFORMED = 1007  # WebSocket close code: a message is not what its type promises
 YIELD_EVERY = 16  # requests; one client that sends without pause must not keep the loop from the others
+RATE, BURST = 500.0, 2000.0  # requests a second, and how many at once; who sends more is read more slowly
 HEAVY, REST = 0.05, 3.0  # seconds of work for one request, after which its client waits for so many times as long
 
 
@@ -41,7 +41,7 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
     try:
         link.open(socket)
         participant.link_opened(link)
-        received = 0
+        received, pace = 0, Pace(trio.current_time())
         while not link.closed:
             frame = await socket.receive()
             received, began = received + 1, time.perf_counter()
@@ -52,9 +52,11 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
                 counters["malformed_signals"] += 1
                 socket.close(MALFORMED)
                 break
+            if received == 1:
+                participant.link_used(link)
             handle(participant, request)
             counters["requests"] += 1
-            if rest := rest_after(time.perf_counter() - began):
+            if rest := max(rest_after(time.perf_counter() - began), pace.rest(trio.current_time())):
                 await trio.sleep(rest)
             elif received % YIELD_EVERY == 0:
                 await trio.lowlevel.checkpoint()
@@ -62,6 +64,18 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
         log.debug("signalling over", participant=participant.sid, code=closed.code)
     finally:
         participant.link_lost(link)
+
+
+class Pace:
+    """How fast one client may ask: the rest waits in its socket, so that its own sending slows down."""
+
+    def __init__(self, now: float) -> None:
+        self._paid = now - BURST / RATE  # until when its requests are paid for
+
+    def rest(self, now: float) -> float:
+        """Count one request; return the seconds before the next may be read."""
+        self._paid = max(self._paid, now - BURST / RATE) + 1 / RATE
+        return max(0.0, self._paid - now)
 
 
 def rest_after(spent: float) -> float:
@@ -95,23 +109,6 @@ def _leave(participant: Participant, request: rtc.SignalRequest) -> None:
     participant.close(reason if reason in CLIENT_REASONS else Reason.CLIENT_INITIATED)
 
 
-def _simulate(participant: Participant, request: rtc.SignalRequest) -> None:
-    """Do what a test of a client asks for (section 3.10)."""
-    scenario = request.simulate
-    match scenario.WhichOneof("scenario"):
-        case "speaker_update":
-            participant.room.speakers.simulate(participant, scenario.speaker_update)
-        case "node_failure" | "migration":
-            participant.close(Reason.STATE_MISMATCH, tell=False)
-        case "server_leave":
-            participant.close(Reason.SERVER_SHUTDOWN)
-        case "disconnect_signal_on_resume" | "disconnect_signal_on_resume_no_messages" | "switch_candidate_protocol":
-            participant.send(leave(LeaveAction.RESUME, Reason.CONNECTION_TIMEOUT))
-            participant.drop_link()
-        case _:
-            log.debug("scenario not simulated", participant=participant.sid)
-
-
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -127,7 +124,7 @@ HANDLERS: Mapping[str, Callable[[Participant, rtc.SignalRequest], None]] = {
     "leave": _leave,
     "subscription_permission": lambda one, request: one.set_rules(request.subscription_permission),
     "sync_state": lambda one, request: sync(one, request.sync_state),
-    "simulate": _simulate,
+    "simulate": lambda one, request: one.simulation.request(request.simulate),
     "ping": _ping,
     "ping_req": _ping_req,
     "update_metadata": lambda one, request: profile.request_update(one, request.update_metadata),

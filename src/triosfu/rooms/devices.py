@@ -1,0 +1,57 @@
+"""What devices are known to do badly, by what their clients say of themselves (protocol reference, section 3.3).
+
+The same devices and codecs that the reference server knows of.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from livekit.protocol import models
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+AV1, VP9, H264 = "video/AV1", "video/VP9", "video/H264"
+FIREFOX = frozenset({"firefox", "firefox mobile"})
+WITHOUT_VP9_ENCODER = (18, 3)  # Safari, after this version
+
+
+def client_configuration(client: models.ClientInfo) -> models.ClientConfiguration | None:
+    """Return what `client` is to leave alone; None for most."""
+    browser, system = client.browser.lower(), client.os.lower()
+    neither: list[str] = []
+    published: list[str] = []
+    if browser == "safari":
+        neither.append(AV1)
+        if _version(client.browser_version) > WITHOUT_VP9_ENCODER:
+            published.append(VP9)
+    elif (browser in FIREFOX and system in {"linux", "android"}) or (
+        client.device_model.lower() == "xiaomi 2201117ti" and system == "android"
+    ):
+        published.append(H264)
+    if not neither and not published:
+        return None
+    disabled = models.DisabledCodecs(
+        codecs=[models.Codec(mime=mime) for mime in neither], publish=[models.Codec(mime=mime) for mime in published]
+    )
+    return models.ClientConfiguration(disabled_codecs=disabled)
+
+
+def may_publish(configuration: models.ClientConfiguration | None, enabled: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the `enabled` codecs that a client so configured is to send."""
+    if configuration is None:
+        return tuple(enabled)
+    disabled = configuration.disabled_codecs
+    without = {codec.mime.lower() for codec in (*disabled.codecs, *disabled.publish)}
+    return tuple(mime for mime in enabled if mime.lower() not in without)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """`18.3.1` as numbers, as far as it is any."""
+    numbers: list[int] = []
+    for part in text[:32].split("."):
+        if not (part.isascii() and part.isdigit()):
+            break
+        numbers.append(int(part))
+    return tuple(numbers)

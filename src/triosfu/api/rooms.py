@@ -98,6 +98,7 @@ class RoomService:
             departure_timeout=float(request.departure_timeout) or usual.departure_timeout,
             max_participants=request.max_participants or usual.max_participants,
             metadata=request.metadata or usual.metadata,
+            agents=tuple(request.agents) or usual.agents,
         )
         try:
             return (await self._rooms.create(request.name, own)).info()

@@ -150,6 +150,7 @@ class LimitConfig:
     max_participant_identity_length: Count = 256
     max_participant_name_length: Count = 256
     signal_message_size_limit: _Size = 2 << 20
+    agent_signal_message_size_limit: _Size = 2 << 20
     max_api_request_body_size: _Size = 10 << 20
 
 
@@ -183,6 +184,16 @@ class WebhookConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AgentsConfig:
+    """Section `agents`: the workers on `/agent` (docs/agents.md)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    target_load: Annotated[float, Field(ge=0, le=1)] = 0.7  # above which a worker is asked only when all others are
+    enable_user_data_recording: bool = False  # told to agents with their job; so is the next
+    enable_user_data_redaction: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoggingConfig:
     """Section `logging`."""
 
@@ -208,4 +219,5 @@ class Config:
     video: VideoConfig = VideoConfig()
     limit: LimitConfig = LimitConfig()
     webhook: WebhookConfig = WebhookConfig()
+    agents: AgentsConfig = AgentsConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -34,7 +34,6 @@ _RECONNECT: Final = "forced reconnects are not made"
 _PION: Final = "there is no pion here: use logging.level"
 _SAMPLING: Final = "log lines are not sampled"
 _SCTP: Final = "SCTP's congestion control is not configurable"
-_AGENTS: Final = "agent workers are not served yet"
 _DATA_TRACKS: Final = "not configurable yet"
 
 REFUSED: Final[Mapping[str, Refusal]] = {
@@ -54,7 +53,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "turn": Refusal(_TURN, switch="enabled"),
     "ingress": Refusal("ingress is not served yet"),
     "webhook.url_notifier": Refusal("a room has one queue: use webhook.resource_url_notifier", (10, 100)),
-    "agents": Refusal(_AGENTS, (0.7,)),
     "enable_participant_data_blob": Refusal("participant data blobs are not served yet"),
     "logging.pion_level": Refusal(_PION, ("error",)),
     "logging.component_levels": Refusal("one level serves all components: use logging.level"),
@@ -101,7 +99,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "limit.max_data_blob_key_length": Refusal("participant data blobs are not served yet", (256,)),
     "limit.max_data_blobs_size": Refusal("participant data blobs are not served yet", (64_000,)),
     "limit.max_data_track_custom_encoding_length": Refusal(_DATA_TRACKS, (32,)),
-    "limit.agent_signal_message_size_limit": Refusal(_AGENTS, (2 << 20,)),
 }
 
 

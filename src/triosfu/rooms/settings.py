@@ -9,6 +9,7 @@ from triosfu.media.receiver import ReceiveSettings
 
 if TYPE_CHECKING:
     from livekit.protocol import rtc
+    from livekit.protocol.agent_dispatch import RoomAgentDispatch
 
 PROTOCOL = 17  # the signalling protocol that we announce (section 15)
 AGENT_PROTOCOL = 1
@@ -35,6 +36,7 @@ class RoomDefaults:
     departure_timeout: float = 20.0  # seconds after the last one left
     max_participants: int = 0  # 0 is no limit
     metadata: str = ""
+    agents: tuple[RoomAgentDispatch, ...] = ()  # empty for whoever serves rooms without being asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,6 +102,7 @@ def _room_settings(claims: Claims, defaults: RoomDefaults) -> RoomDefaults:
         departure_timeout=float(config.departure_timeout) or defaults.departure_timeout,
         max_participants=config.max_participants or defaults.max_participants,
         metadata=config.metadata or defaults.metadata,
+        agents=tuple(config.agents) or defaults.agents,
     )
 
 

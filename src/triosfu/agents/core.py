@@ -88,7 +88,7 @@ class Stage(enum.Enum):
     ENDED = "ended"
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Job:
     """Something that one worker at a time is asked to do, or does."""
 
@@ -108,6 +108,9 @@ class Job:
     give_up_at: float = math.inf
     deadline: float = math.inf
 
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.stage.value}>"
+
     @property
     def identity(self) -> str:
         """Of the agent's participant, once it is assigned."""
@@ -126,7 +129,7 @@ class Job:
         return message
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Worker:
     """One worker's socket, from its opening to its end."""
 
@@ -139,6 +142,9 @@ class Worker:
     load: float = 0.0
     offers: dict[str, Job] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.id}>"
 
 
 # --- what comes out ---------------------------------------------------------------------------------------------------
@@ -265,7 +271,9 @@ class JobBoard:
         if worker.id not in self.workers:
             return
         kind = message.WhichOneof("message")
-        worker.silent = False
+        if worker.silent:
+            worker.silent = False
+            self._wake(worker, now)
         if (worker.registration is None) != (kind == "register"):
             self.counters["out_of_order"] += 1  # nothing may come before the answer to `register` (trap 52)
             return

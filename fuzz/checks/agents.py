@@ -14,6 +14,12 @@ from triosfu.agents.workers import decode
 from triosfu.errors import MalformedPacket
 
 STEPS = 64  # of one script; more would only be slower
+STATUSES = [
+    agent.JobStatus.JS_PENDING,
+    agent.JobStatus.JS_RUNNING,
+    agent.JobStatus.JS_SUCCESS,
+    agent.JobStatus.JS_FAILED,
+]
 KEY = Key("", "", agent.JobType.JT_ROOM, "")
 
 
@@ -84,8 +90,8 @@ def _about(job_id: str, what: int) -> agent.WorkerMessage:
         return agent.WorkerMessage(availability=answer)
     if what & 2:
         return agent.WorkerMessage(migrate_job=agent.MigrateJobRequest(job_ids=[job_id]))
-    status = agent.JobStatus.Name(what >> 2 & 3)
-    return agent.WorkerMessage(update_job=agent.UpdateJobStatus(job_id=job_id, status=agent.JobStatus.Value(status)))
+    status = STATUSES[what >> 2 & 3]
+    return agent.WorkerMessage(update_job=agent.UpdateJobStatus(job_id=job_id, status=status))
 
 
 def _look(board: JobBoard, ended: list[str]) -> None:

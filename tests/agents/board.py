@@ -21,10 +21,11 @@ class Errand:
     """What a job is about."""
 
     over: bool = False
+    name: str = "room"
     agents: set[str] = field(default_factory=set)  # identities of those who are in the room
 
     def describe(self) -> agent.Job | None:
-        return None if self.over else agent.Job(room=models.Room(name="room"))
+        return None if self.over else agent.Job(room=models.Room(name=self.name))
 
     def has_agent(self, identity: str) -> bool:
         return identity in self.agents
@@ -62,8 +63,8 @@ class Table:
                 case Ended(job):
                     self.ended.append(job)
 
-    def connect(self) -> Worker:
-        worker = self.board.connect("devkey", self.now)
+    def connect(self, api_key: str = "devkey") -> Worker:
+        worker = self.board.connect(api_key, self.now)
         assert worker is not None
         self.told[worker] = []
         return worker

@@ -308,32 +308,19 @@ def test_an_agent_that_lives_on_without_its_worker_is_not_given_a_double() -> No
     assert table.ended == []
 
 
-@pytest.mark.parametrize("adrift", [False, True])
-def test_a_worker_that_comes_back_has_its_jobs_again(adrift: bool) -> None:
+def test_a_worker_that_comes_back_has_its_jobs_again() -> None:
     table = Table()
-    errand = Errand(agents={"bot"} if adrift else set())
-    worker, job = table.worker(), table.job(errand=errand)
+    worker, job = table.worker(), table.job(errand=Errand(agents={"bot"}))
     table.answer(worker, job, participant_identity="bot")
     table.lose(worker)
-    stranger = table.worker(Key("other", "", Type.JT_ROOM, ""))
-    table.say(stranger, migrate_job=agent.MigrateJobRequest(job_ids=[job.id, "AJ_none"]))
-    assert job.worker is None
-    thief = table.board.connect("another key", table.now)
-    assert thief is not None
-    table.told[thief] = []
-    table.say(thief, update_worker=agent.UpdateWorkerStatus(status=agent.WorkerStatus.WS_FULL))
-    if adrift:  # else it would be offered the job, as anybody
-        table.say(thief, register=agent.RegisterWorkerRequest())
-        table.say(thief, migrate_job=agent.MigrateJobRequest(job_ids=[job.id]))
+    claim = agent.MigrateJobRequest(job_ids=[job.id, "AJ_none"])
+    stranger, thief = table.worker(Key("other", "", Type.JT_ROOM, "")), table.connect(api_key="another key")
+    table.say(thief, register=agent.RegisterWorkerRequest())
+    for nobody in (stranger, thief):
+        table.say(nobody, migrate_job=claim)
         assert job.worker is None
-        table.lose(thief)
-    back = table.connect()
-    table.board.receive(back, agent.WorkerMessage(register=agent.RegisterWorkerRequest()), table.now)
-    table.look()
-    if not adrift:
-        assert table.asked(back) == [job.id]
-        return
-    table.say(back, migrate_job=agent.MigrateJobRequest(job_ids=[job.id]))
+    back = table.worker()
+    table.say(back, migrate_job=claim)
     assert (job.stage, job.worker) == (Stage.ASSIGNED, back)
     table.wait(100)
     table.end(job)
@@ -416,3 +403,17 @@ def test_everything_has_a_bound() -> None:
     assert over(fifth)[2] == "too many jobs"
     table.say(worker, update_job=agent.UpdateJobStatus(job_id=jobs[1].id, status=Status.JS_FAILED, error="e" * 5000))
     assert len(jobs[1].state.error) == 1024
+
+
+def test_large_offers_are_made_a_few_at_a_time() -> None:
+    table = Table()
+    worker = table.worker()
+    jobs = [table.job(errand=Errand(name="n" * (900 << 10))) for _ in range(5)]
+    assert [job.stage for job in jobs] == [Stage.OFFERED] * 3 + [Stage.WAITING] * 2
+    table.answer(worker, jobs[0])
+    assert [job.stage for job in jobs] == [Stage.ASSIGNED] + [Stage.OFFERED] * 3 + [Stage.WAITING]
+    table.end(jobs[1])
+    assert jobs[4].stage is Stage.OFFERED
+    for job in jobs:
+        table.end(job)
+    assert worker.offer_bytes == 0

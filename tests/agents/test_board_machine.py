@@ -119,6 +119,7 @@ class Boards(RuleBasedStateMachine):
             assert (offers[job], jobs[job]) == (job.stage is Stage.OFFERED, job.stage is Stage.ASSIGNED)
             assert (job.worker is None) is (job.stage in {Stage.WAITING, Stage.ADRIFT, Stage.ENDED})
             assert (job.id in board.jobs) is (job.stage is not Stage.ENDED)
+        assert all(one.offer_bytes == sum(job.size for job in one.offers.values()) for one in self.workers)
         assert all(not (worker.offers or worker.jobs) for worker in self.workers if worker.id not in board.workers)
 
     @invariant()
@@ -163,4 +164,4 @@ class Boards(RuleBasedStateMachine):
 
 
 TestBoards = Boards.TestCase
-TestBoards.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestBoards.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)

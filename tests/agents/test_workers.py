@@ -325,8 +325,29 @@ async def test_a_simulated_job_is_for_the_worker_that_asks(clock: MockClock) -> 
             there.close(Reason.ROOM_DELETED)
             assert (await one.expect("termination")).job_id == second.id
         await one.say(simulate_job=agent.SimulateJobRequest())
+        await one.say(simulate_job=agent.SimulateJobRequest(room=models.Room(name="r", metadata="m" * 20_000)))
         await one.nothing_of("availability")
-        assert server.agents.counters["simulations_refused"] == 1
+        assert server.agents.counters["simulations_refused"] == 2
+
+
+class Clumsy:
+    """One who is told of jobs, and has a bug."""
+
+    def job_started(self, room: str, job: agent.Job) -> None:
+        raise RuntimeError("a bug")
+
+    job_ended = job_started
+
+
+async def test_a_bug_of_one_who_is_told_of_jobs_is_nothing_to_them(clock: MockClock) -> None:
+    async with triosfu.serve(config()) as server, worker(server) as one:
+        server.agents.dispatches._listener = Clumsy()
+        there = await server.rooms.create("room")
+        job = (await one.take()).job
+        there.close(Reason.ROOM_DELETED)
+        assert (await one.expect("termination")).job_id == job.id
+        assert server.agents.counters["bugs"] == 2
+        assert not server.agents.board.jobs
 
 
 async def test_a_backend_is_told_of_jobs(clock: MockClock) -> None:
@@ -367,7 +388,6 @@ async def test_a_server_that_ends_ends_its_workers_jobs_first(clock: MockClock) 
 async def test_an_idle_worker_is_waited_for_as_declared(clock: MockClock) -> None:
     with watching() as watch:
         async with triosfu.serve(config()) as server, worker(server) as one:
-            await trio.sleep(11)  # the alarm for its registration rings for nothing
             await trio.testing.wait_all_tasks_blocked()
             tasks = {task.name: task for task in look(watch).walk()}
             for name in ("agents", f"worker {one.id}"):

@@ -31,8 +31,8 @@ def config(**sections: Any) -> Config:  # noqa: ANN401  whatever YAML holds
     return load_config(development=True, overrides=overrides)
 
 
-def worker_token(key: str = KEY, **grants: Any) -> str:  # noqa: ANN401  grants
-    return tokens.create_token(key, SECRET, now=time.time(), video=tokens.VideoGrant(**(grants or {"agent": True})))
+def worker_token(key: str = KEY, secret: str = SECRET, **grants: Any) -> str:  # noqa: ANN401  grants
+    return tokens.create_token(key, secret, now=time.time(), video=tokens.VideoGrant(**(grants or {"agent": True})))
 
 
 def at(server: Server) -> tuple[str, int]:
@@ -115,7 +115,7 @@ async def connected(server: Server, *, key: str = KEY) -> AsyncIterator[Worker]:
             stream,
             host,
             "/agent?protocol=1",
-            extra_headers=[(b"Authorization", f"Bearer {worker_token(key)}".encode())],
+            extra_headers=[(b"Authorization", f"Bearer {worker_token(key, server._keys[key])}".encode())],
             message_queue_size=100,
         )
         yield Worker(socket)

@@ -7,8 +7,9 @@ To add one, write a function of a `Scene` and decorate it:
         await scene.alice.say(b"knock", to=scene.bob)
 
 It is stopped by everything in `tests/cancel/stops.py`, at every step that the server takes while it runs. Say
-`joined=False` if Alice is to be only joining when it begins, and `single=False` if it needs a session of two peer
-connections. What must end by itself when the session does, such as a writer, goes into `scene.background`.
+`joined=False` if Alice is to be only joining when it begins, `single=False` if it needs a session of two peer
+connections, and `levels` if not every stop concerns it. What must end by itself when the session does, such as a
+writer, goes into `scene.background`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from livekit.protocol import models
+from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest
 
+from tests.agents.worker import worker
 from tests.support.client import LOSSY, RELIABLE
 from triosfu.errors import PeerGone
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from triosfu.rooms.participant import Participant
     from triosfu.server import Server
 
+LEVELS = frozenset({"connection", "participant", "room", "server"})
 LARGE = 60_000  # bytes; with `steps.QUICK` the second such message waits
 WRITERS = 3
 
@@ -62,16 +66,19 @@ class Scenario:
     run: Callable[[Scene], Awaitable[None]]
     joined: bool  # whether she has joined when it begins
     single: bool  # whether one peer connection will do
+    levels: frozenset[str]  # of the stops that concern it
 
 
 SCENARIOS: list[Scenario] = []
 
 
-def scenario(*, joined: bool = True, single: bool = True) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
+def scenario(
+    *, joined: bool = True, single: bool = True, levels: frozenset[str] = LEVELS
+) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
     """Add a scenario to the list."""
 
     def add(run: Callable[[Scene], Awaitable[None]]) -> None:
-        SCENARIOS.append(Scenario(run.__name__, run, joined, single))
+        SCENARIOS.append(Scenario(run.__name__, run, joined, single, levels))
 
     return add
 
@@ -141,6 +148,21 @@ async def write(channel: DataChannel, destination: str) -> None:
     packet = models.DataPacket(user=user, destination_identities=[destination])
     with suppress(PeerGone):
         await channel.send(packet.SerializeToString())
+
+
+@scenario(levels=frozenset({"room", "server"}))
+async def agent(scene: Scene) -> None:
+    """A worker comes, takes a job in her room, and is told to stop; `test_workers.py` has one that dies."""
+    room, dispatches = scene.participant.room, scene.server.agents.dispatches
+    async with worker(scene.server, agent_name="helper") as one:
+        wish = CreateAgentDispatchRequest(agent_name="helper", room=room.name)
+        dispatch = dispatches.create(room, wish, dispatch_id="")
+        try:
+            job = (await one.take()).job
+        finally:
+            if dispatches.find(room, dispatch.id) is dispatch:
+                dispatches.delete(room, dispatch)
+        assert (await one.expect("termination")).job_id == job.id
 
 
 @scenario()

@@ -49,7 +49,7 @@ PAIRS = [
     (scenario, stop)
     for scenario in SCENARIOS
     for stop in STOPS
-    if scenario.single or not (stop.single and stop.level == "connection")
+    if stop.level in scenario.levels and (scenario.single or not (stop.single and stop.level == "connection"))
 ]
 
 

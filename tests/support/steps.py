@@ -162,6 +162,8 @@ def held(running: Running) -> dict[str, int]:
         "server's tasks": len(running.tasks()),
         **tables(server.mux),
         "rooms": len(server.rooms),
+        "agent workers": len(server.agents.board.workers),
+        "agent jobs": len(server.agents.board.jobs),
         "participants": len(members),
         "published tracks": sum(len(one.publications) for one in members),
         "listeners of tracks": sum(len(receiver.subscribers) for receiver in receivers),

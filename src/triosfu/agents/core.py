@@ -57,7 +57,8 @@ class BoardSettings:
 
     workers: int = 1000
     jobs: int = 10_000  # that have not ended
-    offers: int = 256  # that one worker has not answered
+    offers: int = 256  # that one worker has not answered,
+    offer_bytes: int = 2 << 20  # and how large they are: with what follows from them, a socket's queue has room
     running: int = 1000  # jobs of one worker
     register: float = 10.0  # from the open socket
     answer: float = 10.0
@@ -104,6 +105,7 @@ class Job:
     started: bool = False  # it was assigned, once at least
     may_wait: bool = False  # somebody failed it: it is worth waiting for another one
     tried: set[str] = field(default_factory=set)  # ids of workers, in this search
+    size: int = 0  # bytes of its offer
     restarts: int = 0
     give_up_at: float = math.inf
     deadline: float = math.inf
@@ -140,6 +142,7 @@ class Worker:
     full: bool = False
     silent: bool = False  # it let an offer pass, and has said nothing since
     load: float = 0.0
+    offer_bytes: int = 0  # of what follows
     offers: dict[str, Job] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
 
@@ -308,6 +311,7 @@ class JobBoard:
                 del self._by_key[worker.registration.key]
         offers, jobs = list(worker.offers.values()), list(worker.jobs.values())
         worker.offers.clear()
+        worker.offer_bytes = 0
         worker.jobs.clear()
         for job in offers:
             job.may_wait = True
@@ -358,7 +362,8 @@ class JobBoard:
 
     def _busy(self, worker: Worker) -> bool:
         """Whether a worker has as much as anybody may have."""
-        return len(worker.offers) >= self.settings.offers or len(worker.jobs) >= self.settings.running
+        offered = len(worker.offers) >= self.settings.offers or worker.offer_bytes >= self.settings.offer_bytes
+        return offered or len(worker.jobs) >= self.settings.running
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
@@ -437,6 +442,8 @@ class JobBoard:
         job.stage, job.worker = Stage.OFFERED, worker
         job.tried.add(worker.id)
         worker.offers[job.id] = job
+        job.size = message.ByteSize()
+        worker.offer_bytes += job.size
         self._arm(job, now + self.settings.answer)
         asked = agent.AvailabilityRequest(job=message)
         self._outputs.append(Send(worker, agent.ServerMessage(availability=asked)))
@@ -548,7 +555,8 @@ class JobBoard:
     def _unlist(self, job: Job) -> None:
         """Take the job from whoever has it, and from those that wait."""
         if job.worker is not None:
-            job.worker.offers.pop(job.id, None)
+            if job.worker.offers.pop(job.id, None) is not None:
+                job.worker.offer_bytes -= job.size
             job.worker.jobs.pop(job.id, None)
         waiting = self._waiting.get(job.key)
         if waiting is not None and waiting.pop(job.id, None) is not None and not waiting:

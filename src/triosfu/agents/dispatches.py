@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 DISPATCH: Final = "AD_"
 MAX_DISPATCHES: Final = 100  # of one room
 MAX_ENDED: Final = 100  # jobs of one dispatch that are still listed after their end
+MAX_SIMULATED: Final = 16 << 10  # bytes of a request for a job that is kept while the job is
 Type = agent.JobType
 
 
@@ -335,7 +336,8 @@ class Dispatches:
     def simulate(self, output: Simulate) -> None:
         """A worker wants a job in a room, whether there is such a room or not."""
         worker, request = output.worker, output.request
-        if worker.registration is None or not 0 < len(request.room.name) <= MAX_NAME:
+        named = 0 < len(request.room.name) <= MAX_NAME
+        if worker.registration is None or not named or request.ByteSize() > MAX_SIMULATED:
             self._board.counters["simulations_refused"] += 1
             return
         about = Errand(request.room.name, enable_recording=self._recording, enable_redaction=self._redaction)

@@ -25,7 +25,6 @@ from triosfu.agents.registration import agent_token
 from triosfu.errors import MalformedPacket
 from triosfu.net.http import Request, Response, Upgrade
 from triosfu.net.websocket import WebSocketLimits
-from triosfu.rooms.deadlines import Deadlines
 from triosfu.rooms.joining import profile_problem
 from triosfu.rooms.welcome import server_info
 from triosfu.tokens import TokenError, token_of, verify
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
 
+    from triosfu.agents.core import Output
     from triosfu.agents.dispatches import JobListener
     from triosfu.net.websocket import WebSocket
     from triosfu.rooms.settings import RoomSettings
@@ -44,7 +44,6 @@ PATH: Final = "/agent"
 PONG: Final = 15.0  # seconds; a worker whose process hangs keeps its connection
 UNSUPPORTED, MALFORMED, TRY_AGAIN_LATER = 1003, 1007, 1013  # WebSocket close codes
 YIELD_EVERY: Final = 16  # messages; one worker that sends without pause must not keep the loop from the others
-JOBS: Final = "jobs"
 
 
 def decode(frame: str | bytes) -> agent.WorkerMessage:
@@ -84,7 +83,7 @@ class Agents:
         self._wall_clock = wall_clock
         self._socket_limits = WebSocketLimits(message=message_size, pong_deadline=PONG)
         self._sockets: dict[Worker, WebSocket] = {}
-        self._deadlines = Deadlines()
+        self._alarm = trio.CancelScope()
         self.board = JobBoard(
             rng=rng,
             token=self._token,
@@ -103,8 +102,11 @@ class Agents:
         )
 
     async def run(self) -> None:
-        """Keep the time of workers and jobs, until cancelled."""
-        await self._deadlines.run()
+        """Keep the time of workers and jobs, until cancelled. Cancelled, it has lost nothing: what is due stays due."""
+        while True:
+            with trio.CancelScope(deadline=self.board.next_timeout()) as self._alarm:
+                await trio.sleep_forever()
+            self._expire()
 
     async def respond(self, request: Request) -> Response | Upgrade:
         """Let a worker's socket open, or say why not. Cancelled, it has changed nothing."""
@@ -163,23 +165,30 @@ class Agents:
         """Do what the board says, and set the alarm for it."""
         while outputs := self.board.poll():
             for output in outputs:
-                match output:
-                    case Send(worker, message):
-                        self._send(worker, message)
-                    case Ping(worker, timestamp):
-                        pong = agent.WorkerPong(last_timestamp=timestamp, timestamp=int(self._wall_clock() * 1000))
-                        self._send(worker, agent.ServerMessage(pong=pong))
-                    case Close(worker, code, reason):
-                        log.info("worker cut off", worker=worker.id, reason=reason)
-                        if (socket := self._sockets.get(worker)) is not None:
-                            socket.close(code, reason)
-                    case Assigned():
-                        self.dispatches.assigned(output)
-                    case Ended():
-                        self.dispatches.ended(output)
-                    case Simulate():
-                        self.dispatches.simulate(output)
-        self._deadlines.arm(JOBS, self.board.next_timeout(), self._expire)
+                try:
+                    self._do(output)
+                except Exception:  # a bug in one of them is nothing to the others
+                    log.exception("bug", doing="agents")
+                    self.counters["bugs"] += 1
+        self._alarm.deadline = self.board.next_timeout()
+
+    def _do(self, output: Output) -> None:
+        match output:
+            case Send(worker, message):
+                self._send(worker, message)
+            case Ping(worker, timestamp):
+                pong = agent.WorkerPong(last_timestamp=timestamp, timestamp=int(self._wall_clock() * 1000))
+                self._send(worker, agent.ServerMessage(pong=pong))
+            case Close(worker, code, reason):
+                log.info("worker cut off", worker=worker.id, reason=reason)
+                if (socket := self._sockets.get(worker)) is not None:
+                    socket.close(code, reason)
+            case Assigned():
+                self.dispatches.assigned(output)
+            case Ended():
+                self.dispatches.ended(output)
+            case Simulate():
+                self.dispatches.simulate(output)
 
     def _send(self, worker: Worker, message: agent.ServerMessage) -> None:
         if (socket := self._sockets.get(worker)) is not None:
@@ -193,7 +202,6 @@ class Agents:
         except Exception:  # a bug in one job is nothing to the server
             log.exception("bug", doing="agents")
             self.counters["bugs"] += 1
-            self._deadlines.arm(JOBS, self.board.next_timeout(), self._expire)
 
     def _token(self, worker: Worker, job: Job, answer: agent.AvailabilityResponse, identity: str) -> str | None:
         """The token for the agent of a job; None if nobody may join as the worker wants it to."""

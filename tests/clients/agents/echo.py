@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 
 from livekit import rtc
@@ -26,7 +27,7 @@ async def consider(request: JobRequest) -> None:
     """Take the job, unless told otherwise."""
     tell("asked", job=request.id, room=request.room.name)
     if os.environ.get("REFUSE"):
-        await request.reject()
+        await request.reject(terminate=False)  # else nobody else is asked
     else:
         await request.accept(name="echo", attributes={"mood": "attentive"})
 
@@ -71,7 +72,8 @@ if __name__ == "__main__":
             agent_name=os.environ.get("AGENT_NAME", ""),
             worker_type=WorkerType.PUBLISHER if publishers else WorkerType.ROOM,
             job_executor_type=JobExecutorType.THREAD if threads else JobExecutorType.PROCESS,
-            load_fnc=lambda _: 0.0,  # whatever else this machine does
+            load_fnc=lambda _: 0.0,  # whatever else this machine does,
+            load_threshold=math.inf,  # and however many jobs begin at once
             num_idle_processes=0,
             host="127.0.0.1",
             port=0,

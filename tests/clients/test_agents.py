@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +21,6 @@ from tests.clients.server import KEY, SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from tests.clients.agent_worker import AgentWorker
     from tests.clients.server import RunningServer
@@ -26,6 +28,25 @@ if TYPE_CHECKING:
 # `triosfu run --dev` has LiveKit's key and secret, which is shorter than PyJWT likes.
 pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 numbers = count(1)  # of rooms: a test that is tried once more finds nothing of its first attempt
+JS = Path(__file__).parent / "js"
+DISPATCHES = """
+import { AgentDispatchClient } from 'livekit-server-sdk';
+const [url, room] = process.argv.slice(1);
+const client = new AgentDispatchClient(url, 'devkey', 'secret');
+const made = await client.createDispatch(room, 'helper', { metadata: 'm' });
+const listed = await client.listDispatch(room);
+const one = await client.getDispatch(made.id, room);
+await client.deleteDispatch(made.id, room);
+const left = await client.listDispatch(room);
+const missing = await client.deleteDispatch(made.id, room).then(() => null, (error) => error);
+console.log(JSON.stringify({
+  made: [made.id.slice(0, 3), made.agentName, made.room, made.metadata],
+  agents: listed.map((dispatch) => dispatch.agentName),
+  one: [Number(one.state.createdAt > 0n), one.agentName, one.state.jobs.length],
+  left: left.map((dispatch) => dispatch.agentName),
+  missing: [missing.status, missing.code, missing.message],
+}));
+"""
 AGENT = rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
 
 
@@ -48,7 +69,7 @@ async def seen(alice: Participant, job: str) -> rtc.RemoteParticipant:
 
 async def registered(workers: Iterable[AgentWorker]) -> None:
     for worker in workers:
-        await asyncio.to_thread(worker.wait_registered)
+        await asyncio.to_thread(worker.wait_for, "registered", seconds=40)
 
 
 def test_agents_join_when_a_room_begins_and_when_they_are_asked_for(server: RunningServer, artifacts: Path) -> None:
@@ -56,7 +77,7 @@ def test_agents_join_when_a_room_begins_and_when_they_are_asked_for(server: Runn
     room = f"agents-{next(numbers)}"
     with ExitStack() as stack:
         plain, named, publishers = (
-            stack.enter_context(agent_worker(server, artifacts / f"agents-{name}.log", **environment))
+            stack.enter_context(agent_worker(server.url, artifacts / f"agents-{name}.log", **environment))
             for name, environment in (
                 ("plain", {}),
                 ("named", {"AGENT_NAME": "helper", "EXECUTOR": "process"}),
@@ -118,7 +139,7 @@ def test_the_job_of_a_worker_that_is_killed_goes_to_another(server: RunningServe
     room = f"survivors-{next(numbers)}"
     with ExitStack() as stack:
         workers = [
-            stack.enter_context(agent_worker(server, artifacts / f"agents-{name}.log", AGENT_NAME="survivor"))
+            stack.enter_context(agent_worker(server.url, artifacts / f"agents-{name}.log", AGENT_NAME="survivor"))
             for name in ("first", "second")
         ]
 
@@ -134,7 +155,7 @@ def test_the_job_of_a_worker_that_is_killed_goes_to_another(server: RunningServe
                 first = next(worker for worker in workers if worker.events("joined"))
                 (second,) = (worker for worker in workers if worker is not first)
                 began = time.monotonic()
-                first.kill()
+                first.end()
                 await until(lambda: bool(second.events("joined")), seconds=15, what="the other worker's agent")
                 assert second.events("joined")[0]["job"] == first.events("joined")[0]["job"]
                 assert f"agent-{second.events('joined')[0]['job']}" == agent
@@ -150,8 +171,8 @@ def test_the_job_of_a_worker_that_is_killed_goes_to_another(server: RunningServe
 def test_what_one_worker_refuses_another_takes(server: RunningServer, artifacts: Path) -> None:
     room = f"picky-{next(numbers)}"
     with (
-        agent_worker(server, artifacts / "agents-refuses.log", AGENT_NAME="picky", REFUSE="1") as refuses,
-        agent_worker(server, artifacts / "agents-takes.log", AGENT_NAME="picky") as takes,
+        agent_worker(server.url, artifacts / "agents-refuses.log", AGENT_NAME="picky", REFUSE="1") as refuses,
+        agent_worker(server.url, artifacts / "agents-takes.log", AGENT_NAME="picky") as takes,
     ):
 
         async def run() -> None:
@@ -168,3 +189,78 @@ def test_what_one_worker_refuses_another_takes(server: RunningServer, artifacts:
                     await calls.room.delete_room(api.DeleteRoomRequest(room=f"{room}-{number}"))
 
         asyncio.run(asyncio.wait_for(run(), 60))
+
+
+class Relay:
+    """What stands between a worker and the server; its connections can be cut, the first one first."""
+
+    def __init__(self, server: RunningServer) -> None:
+        self._server = server
+        self._pairs: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self, port: int) -> asyncio.Server:
+        return await asyncio.start_server(self._connected, "127.0.0.1", port)
+
+    def cut(self) -> None:
+        """Reset the oldest connection."""
+        self._pairs.pop(0).transport.abort()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._pairs.append(writer)
+        there, to_there = await asyncio.open_connection("127.0.0.1", self._server.port)
+        for source, sink in ((reader, to_there), (there, writer)):
+            task = asyncio.ensure_future(self._pass_on(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+
+def test_a_worker_that_lost_its_connection_has_its_job_again(server: RunningServer, artifacts: Path) -> None:
+    room = f"again-{next(numbers)}"
+
+    async def run() -> None:
+        relay, alice = Relay(server), Participant("alice")
+        async with await relay.listen(7885), calls_of(server) as calls, leaving((alice,)):
+            log = artifacts / "agents-returns.log"
+            with agent_worker("ws://127.0.0.1:7885", log, AGENT_NAME="returns") as worker:
+                await registered((worker,))
+                await alice.join(server.url, server.token("alice", room), single=True)
+                await alice.publish_microphone()
+                wish = api.CreateAgentDispatchRequest(agent_name="returns", room=room)
+                made = await calls.agent_dispatch.create_dispatch(wish)
+                agent = await echoed(alice)
+                relay.cut()
+                await until(lambda: len(worker.registrations()) == 2, seconds=10, what="its return")
+                heard = alice.loud_frames[agent]
+                await until(lambda: alice.loud_frames[agent] > heard + 200, seconds=10, what="two more seconds of echo")
+                assert len(worker.events("joined")) == 1  # nobody has taken the agent's place
+                assert alice.when("participant_disconnected", agent) is None
+                await calls.agent_dispatch.delete_dispatch(made.id, room)
+                await until(lambda: bool(worker.events("over")), seconds=10, what="the end of the job")
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_dispatches_by_the_node_sdk(server: RunningServer) -> None:
+    """`livekit-server-sdk`, which speaks JSON."""
+    room = f"node-{next(numbers)}"
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", DISPATCHES, f"http://127.0.0.1:{server.port}", room],
+        cwd=JS, capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told == {
+        "made": ["AD_", "helper", room, "m"],
+        "agents": ["", "helper"],
+        "one": [1, "helper", 0],
+        "left": [""],
+        "missing": [404, "not_found", "dispatch ID not found"],
+    }

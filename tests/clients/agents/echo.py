@@ -1,8 +1,8 @@
 """A livekit-agents worker whose agents play back what they hear: `python echo.py start`.
 
 By the environment: LIVEKIT_URL, LIVEKIT_API_KEY, LIVEKIT_API_SECRET; AGENT_NAME for explicit dispatch; WORKER_TYPE
-`publisher` for a job for each publisher; EXECUTOR `process` for agents in processes of their own; REFUSE to refuse
-every job. It tells what happens by lines of JSON.
+`publisher` for a job for each publisher; EXECUTOR `process` for agents in processes of their own; IDENTITY for agents
+of one name; REFUSE to refuse every job. It tells what happens by lines of JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ import math
 import os
 
 from livekit import rtc
-from livekit.agents import AutoSubscribe, JobContext, JobExecutorType, JobRequest, WorkerOptions, WorkerType, cli
+from livekit.agents import (
+    AgentServer,
+    AutoSubscribe,
+    JobContext,
+    JobExecutorType,
+    JobRequest,
+    WorkerOptions,
+    WorkerType,
+    cli,
+)
 
 RATE = 48_000
 
@@ -29,7 +38,8 @@ async def consider(request: JobRequest) -> None:
     if os.environ.get("REFUSE"):
         await request.reject(terminate=False)  # else nobody else is asked
     else:
-        await request.accept(name="echo", attributes={"mood": "attentive"})
+        identity = os.environ.get("IDENTITY", "")
+        await request.accept(name="echo", identity=identity, attributes={"mood": "attentive"})
 
 
 async def echo(track: rtc.Track, source: rtc.AudioSource) -> None:
@@ -55,6 +65,7 @@ async def entrypoint(ctx: JobContext) -> None:
     ctx.add_shutdown_callback(lambda reason: over(ctx, reason))
     track = rtc.LocalAudioTrack.create_audio_track("echo", source)
     await ctx.room.local_participant.publish_track(track, rtc.TrackPublishOptions())
+    tell("ready", identity=ctx.room.local_participant.identity)
 
 
 async def over(ctx: JobContext, reason: str) -> None:
@@ -65,7 +76,7 @@ async def over(ctx: JobContext, reason: str) -> None:
 if __name__ == "__main__":
     threads = os.environ.get("EXECUTOR") != "process"
     publishers = os.environ.get("WORKER_TYPE") == "publisher"
-    cli.run_app(
+    server = AgentServer.from_server_options(
         WorkerOptions(
             entrypoint_fnc=entrypoint,
             request_fnc=consider,
@@ -80,3 +91,5 @@ if __name__ == "__main__":
             drain_timeout=1,
         )
     )
+    server.on("worker_registered", lambda worker, _: tell("registered", worker=worker))
+    cli.run_app(server)

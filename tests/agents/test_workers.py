@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 from livekit.protocol import agent, models, room
-from livekit.protocol.agent_dispatch import RoomAgentDispatch
+from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest, RoomAgentDispatch
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 import triosfu
@@ -21,6 +21,8 @@ from tests.support.client import join
 from tests.support.steps import eventually, running, virtual_clock
 from tests.webhooks.backend import backend
 from triosfu import tokens
+from triosfu.agents.core import Stage
+from triosfu.agents.dispatches import errand
 from triosfu.rooms.settings import RoomDefaults
 from triosfu.server.declared_waits import DECLARED
 from triosfu.server.task_tree import Bound, look, watching
@@ -187,6 +189,45 @@ async def test_one_job_for_the_room_one_for_each_participant_and_one_for_each_pu
             await bot.ready()
             for one in (rooms, publishers, participants):
                 await one.nothing_of("availability")
+
+
+async def test_a_dispatch_that_comes_late_is_for_those_who_are_there(clock: MockClock) -> None:
+    async with (
+        triosfu.serve(config()) as server,
+        worker(server, agent_name="late", type=Type.JT_PUBLISHER) as publishers,
+        worker(server, agent_name="late", type=Type.JT_PARTICIPANT) as participants,
+        join(server, "alice") as alice,
+    ):
+        await alice.ready()
+        async with join(server, "bob", single=True) as bob:
+            await bob.ready()
+            (there,) = server.rooms
+            wish = CreateAgentDispatchRequest(agent_name="late", room="room")
+            dispatch = server.agents.dispatches.create(there, wish, dispatch_id="")
+            for one in (publishers, participants):
+                about = [(await one.take()).job.participant.identity for _ in range(2)]
+                assert sorted(about) == ["alice", "bob"]
+            await bob.leave()
+        # Those jobs go on, and keep nothing of him but his name.
+        jobs = list(dispatch.jobs.values())
+        assert [job.stage for job in jobs] == [Stage.ASSIGNED] * 4
+        assert sorted(errand(job).participant is None for job in jobs) == [False, False, True, True]
+        assert sorted(job.participant.identity for job in dispatch.message().state.jobs) == ["alice"] * 2 + ["bob"] * 2
+
+
+async def test_a_job_about_somebody_who_has_left_is_not_begun_anew(clock: MockClock) -> None:
+    async with (
+        triosfu.serve(config()) as server,
+        worker(server, type=Type.JT_PARTICIPANT) as one,
+        join(server, "alice") as alice,
+    ):
+        await alice.ready()
+        job = (await one.take()).job
+        await alice.leave()
+        await one.vanish()
+        async with worker(server, type=Type.JT_PARTICIPANT) as other:
+            await other.nothing_of("availability")
+            await eventually(lambda: job.id not in server.agents.board.jobs)
 
 
 async def test_each_namespace_has_its_job_and_names_are_for_those_who_ask(clock: MockClock) -> None:

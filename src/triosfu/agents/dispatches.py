@@ -35,6 +35,7 @@ MAX_DISPATCHES: Final = 100  # of one room
 MAX_ENDED: Final = 100  # jobs of one dispatch that are still listed after their end
 MAX_SIMULATED: Final = 16 << 10  # bytes of a request for a job that is kept while the job is
 Type = agent.JobType
+Wish = agent_dispatch.CreateAgentDispatchRequest | agent_dispatch.RoomAgentDispatch
 
 
 class NoPlace(TriosfuError):
@@ -94,6 +95,17 @@ class Errand:
     enable_recording: bool = False
     enable_redaction: bool = False
     older: str = ""  # sid of one in the room with the agent's identity, whom it will replace
+    who: models.ParticipantInfo | None = None  # whom it is about, in short; this stays when they have left
+    gone: bool = False
+
+    def __post_init__(self) -> None:
+        if self.participant is not None:
+            self.who = models.ParticipantInfo(sid=self.participant.sid, identity=self.participant.identity)
+
+    def let_go(self) -> None:
+        """Whom it is about has left, or it is over: what a session held is not kept for it."""
+        self.gone = self.participant is not None
+        self.participant = None
 
     def describe(self) -> agent.Job | None:
         """See `Subject`."""
@@ -103,9 +115,9 @@ class Errand:
             if self.room.closed:
                 return None
             message.room.CopyFrom(self.room.info())
+        if self.gone:
+            return None
         if self.participant is not None:
-            if self.participant.closed:
-                return None
             message.participant.CopyFrom(self.participant.info())
         if self.dispatch is not None:
             message.dispatch_id = self.dispatch.id
@@ -148,8 +160,8 @@ def brief(job: Job) -> agent.Job:
         room=models.Room(sid="" if about.room is None else about.room.sid, name=about.room_name),
         state=job.state,
     )
-    if (who := about.participant) is not None:
-        message.participant.CopyFrom(models.ParticipantInfo(sid=who.sid, identity=who.identity))
+    if about.who is not None:
+        message.participant.CopyFrom(about.who)
     return message
 
 
@@ -209,15 +221,7 @@ class Dispatches:
         place = self._places[room.name]
         if len(place.dispatches) >= MAX_DISPATCHES:
             raise NoPlace(f"a room has at most {MAX_DISPATCHES} dispatches")
-        dispatch = Dispatch(
-            dispatch_id or self.new_id(),
-            room.name,
-            request.agent_name,
-            request.metadata,
-            dict(request.attributes),
-            request.restart_policy,
-            request.deployment,
-        )
+        dispatch = self._dispatch(room, request, dispatch_id)
         place.dispatches[dispatch.id] = dispatch
         self._launch(dispatch, Type.JT_ROOM, room)
         for participant in list(room.participants.values()):
@@ -239,10 +243,6 @@ class Dispatches:
             self._board.end(job, Status.JS_CANCELLED, self._clock(), reason=Reason.JSR_DISPATCH_DELETED)
         self._changed()
 
-    def new_id(self) -> str:
-        """An id for a dispatch."""
-        return new_sid(DISPATCH, self._rng)
-
     # --- RoomListener ----------------------------------------------------------------------------------------------
 
     def room_started(self, room: Room) -> None:
@@ -252,15 +252,9 @@ class Dispatches:
         if len(named) < len(room.own.agents) or len(named) > MAX_DISPATCHES:
             log.warning("agents left out", room=room.name, asked=len(room.own.agents), at_most=MAX_DISPATCHES)
             self._board.counters["dispatches_refused"] += 1
-        wanted = [
-            Dispatch(
-                self.new_id(), room.name, one.agent_name, one.metadata, dict(one.attributes), one.restart_policy,
-                one.deployment,
-            )
-            for one in named[:MAX_DISPATCHES]
-        ]  # fmt: skip
+        wanted = [self._dispatch(room, one) for one in named[:MAX_DISPATCHES]]
         if not room.own.agents:
-            wanted = [Dispatch(self.new_id(), room.name)]
+            wanted = [self._dispatch(room, agent_dispatch.RoomAgentDispatch())]
         for dispatch in wanted:
             place.dispatches[dispatch.id] = dispatch
             self._launch(dispatch, Type.JT_ROOM, room)
@@ -285,11 +279,14 @@ class Dispatches:
         place = self._places.get(participant.room.name)
         if place is not None:
             place.publishers.discard(participant.sid)
-        job = self._agents.get((participant.room.name, participant.identity))
-        if job is None or participant.disconnect_reason == models.DisconnectReason.DUPLICATE_IDENTITY:
+        for job in self._jobs.get(participant.room.name, {}).values():
+            if errand(job).participant is participant:
+                errand(job).let_go()
+        own = self._agents.get((participant.room.name, participant.identity))
+        if own is None or participant.disconnect_reason == models.DisconnectReason.DUPLICATE_IDENTITY:
             return
-        if errand(job).room in {participant.room, None} and errand(job).older != participant.sid:
-            self._board.agent_left(job, self._clock())
+        if errand(own).room in {participant.room, None} and errand(own).older != participant.sid:
+            self._board.agent_left(own, self._clock())
             self._changed()
 
     def track_published(self, publication: Publication) -> None:
@@ -320,6 +317,7 @@ class Dispatches:
         """A job is over."""
         job = output.job
         about = errand(job)
+        about.let_go()
         jobs = self._jobs.get(about.room_name, {})
         jobs.pop(job.id, None)
         if not jobs:
@@ -354,6 +352,17 @@ class Dispatches:
         self._submit(self._board.new_job(key, about, pinned=worker))
 
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, room: Room, wish: Wish, dispatch_id: str = "") -> Dispatch:
+        return Dispatch(
+            dispatch_id or new_sid(DISPATCH, self._rng),
+            room.name,
+            wish.agent_name,
+            wish.metadata,
+            dict(wish.attributes),
+            wish.restart_policy,
+            wish.deployment,
+        )
 
     def _launch_all(self, kind: agent.JobType, participant: Participant) -> None:
         place = self._places.get(participant.room.name)

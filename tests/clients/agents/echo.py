@@ -11,6 +11,7 @@ import asyncio
 import json
 import math
 import os
+import sys
 
 from livekit import rtc
 from livekit.agents import (
@@ -28,8 +29,9 @@ RATE = 48_000
 
 
 def tell(event: str, **more: object) -> None:
-    """One line, for who started this."""
-    print(json.dumps({"event": event, **more}), flush=True)  # noqa: T201  its parent reads it
+    """One line, for who started this; in one piece, as each agent is a thread."""
+    sys.stdout.write(json.dumps({"event": event, **more}) + "\n")
+    sys.stdout.flush()
 
 
 async def consider(request: JobRequest) -> None:

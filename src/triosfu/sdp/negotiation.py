@@ -78,6 +78,7 @@ class Negotiation:
         self._version = 0
         self._allow_mixed = True
         self._offered: list[tuple[Section, Sender | None]] = []  # what the unanswered offer says
+        self._unheard = False  # an offer was forgotten: what it said may be news to the client
 
     @property
     def dtls_client(self) -> bool | None:
@@ -135,6 +136,7 @@ class Negotiation:
             if section.incoming is not None:
                 section.incoming = in_answered_order(section.incoming, answered)
         self._state = State.STABLE
+        self._unheard = False
         return self._describe(media)
 
     # --- our offers ----------------------------------------------------------------------------------------
@@ -189,10 +191,12 @@ class Negotiation:
             if sender is not None and sender is section.outgoing:
                 self._negotiate(sender, section, changes)
         self._offered = []
+        self._unheard = False
         return changes
 
     def rollback(self) -> None:
         """Forget the pending offer, ours or the client's; sections and their order stay."""
+        self._unheard |= self._state is State.OFFERED
         self._state = State.STABLE
         self._offered = []
 
@@ -251,7 +255,7 @@ class Negotiation:
         """Whether the client was not yet told of what goes out now."""
         told = all(section.outgoing is section.announced for section in self.sections)
         new = not self._answers and any(item.remote is None for item in self.sections)
-        return bool(self.waiting) or not told or new
+        return bool(self.waiting) or not told or new or self._unheard
 
     @property
     def _answers(self) -> bool:

@@ -118,6 +118,8 @@ class Errand:
         if self.gone:
             return None
         if self.participant is not None:
+            if self.participant.closed or self.participant.room is not self.room:
+                return None
             message.participant.CopyFrom(self.participant.info())
         if self.dispatch is not None:
             message.dispatch_id = self.dispatch.id

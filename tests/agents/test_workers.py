@@ -180,7 +180,7 @@ async def test_one_job_for_the_room_one_for_each_participant_and_one_for_each_pu
         await bob.ready()
         await alice.publish("video", "video/VP8")
         first = await rooms.take()
-        about = [(await one.expect("availability")).job for one in (publishers, publishers, participants, participants)]
+        about = [(await one.take()).job for one in (publishers, publishers, participants, participants)]
         assert sorted(job.participant.identity for job in about[:2]) == ["alice", "bob"]
         assert sorted(job.participant.identity for job in about[2:]) == ["alice", "bob"]
         assert [job.type for job in about] == [Type.JT_PUBLISHER] * 2 + [Type.JT_PARTICIPANT] * 2
@@ -188,7 +188,9 @@ async def test_one_job_for_the_room_one_for_each_participant_and_one_for_each_pu
         async with join_as_agent(server, first) as bot:
             await bot.ready()
             for one in (rooms, publishers, participants):
+                assert not server.agents.board.workers[one.id].offers
                 await one.nothing_of("availability")
+            assert len(server.agents.board.jobs) == 5
 
 
 async def test_a_dispatch_that_comes_late_is_for_those_who_are_there(clock: MockClock) -> None:
@@ -196,17 +198,20 @@ async def test_a_dispatch_that_comes_late_is_for_those_who_are_there(clock: Mock
         triosfu.serve(config()) as server,
         worker(server, agent_name="late", type=Type.JT_PUBLISHER) as publishers,
         worker(server, agent_name="late", type=Type.JT_PARTICIPANT) as participants,
+        worker(server) as plain,
         join(server, "alice") as alice,
     ):
         await alice.ready()
-        async with join(server, "bob", single=True) as bob:
+        async with join(server, "bob", single=True) as bob, join_as_agent(server, await plain.take()) as agent_of_all:
             await bob.ready()
+            await agent_of_all.ready()
             (there,) = server.rooms
             wish = CreateAgentDispatchRequest(agent_name="late", room="room")
             dispatch = server.agents.dispatches.create(there, wish, dispatch_id="")
             for one in (publishers, participants):
                 about = [(await one.take()).job.participant.identity for _ in range(2)]
                 assert sorted(about) == ["alice", "bob"]
+                await one.nothing_of("availability")  # about the agent
             await bob.leave()
         # Those jobs go on, and keep nothing of him but his name.
         jobs = list(dispatch.jobs.values())

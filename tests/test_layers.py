@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "triosfu"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "pytest_plugin", "__main__"),
     ("server", "__init__"),
+    ("whip",),
     ("api", "signalling", "webhooks", "egress", "ingress", "sip", "agents", "dashboard"),
     ("cluster",),
     ("rooms",),

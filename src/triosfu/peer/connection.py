@@ -28,7 +28,7 @@ from triosfu.peer.transport import Transport
 from triosfu.peer.waiting import WaitingPlace
 from triosfu.rtp.rtcp import parse_compound
 from triosfu.sctp.core import Association
-from triosfu.sdp.negotiation import LocalTransport, Negotiation
+from triosfu.sdp.negotiation import Changes, LocalTransport, Negotiation
 
 if TYPE_CHECKING:
     from random import Random
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from triosfu.dtls.certificate import Certificate
     from triosfu.net.udp import UdpMux
     from triosfu.peer.state import PeerHandler
-    from triosfu.sdp.negotiation import Changes, MediaPolicy
+    from triosfu.sdp.negotiation import MediaPolicy
 
 MAX_REMOTE_CANDIDATES = 64  # that one client may add to one ICE session of a peer connection
 
@@ -202,6 +202,19 @@ class PeerConnection:
         self._apply(changes, trio.current_time())
         return changes
 
+    def restart_ice(self, remote: Credentials) -> None:
+        """Begin a new ICE session with the client's new credentials; ours are then in `negotiation.local`.
+
+        The old path carries on until the new session has one; the client's earlier candidates are forgotten.
+
+        Raises:
+            UsageError: There was no description yet.
+        """
+        self.negotiation.restart_ice(remote.ufrag, remote.pwd)
+        now = trio.current_time()
+        self._restart_ice(now)
+        self._apply(Changes(ice_restart=True), now)
+
     def add_remote_candidate(self, text: str) -> None:
         """Add one trickled candidate; what is malformed, foreign or too much is counted and dropped."""
         if self._remote_candidates >= MAX_REMOTE_CANDIDATES or self.state is PeerState.CLOSED:
@@ -252,6 +265,7 @@ class PeerConnection:
         )
         self._data.set_role(dtls_client=client, now=now)
         self._data.remote_max_message_size = remote.max_message_size
+        self._data.remote_max_packet_size(remote.max_packet_size)
         if self._transport.secured and self.negotiation.has_data:
             self._data.connect(now)  # a section for data may come long after the transport is up
         for candidate in remote.candidates:
@@ -347,6 +361,10 @@ class PeerConnection:
             self._data.receive_datagram(packet, now)
         except MalformedPacket:
             self.counters["malformed_sctp"] += 1
+
+    def transport_rerouted(self, now: float) -> None:
+        """Have SCTP find out anew how large packets may be."""
+        self._data.path_changed(now)
 
     def transport_secured(self, now: float) -> None:
         """Start SCTP, if negotiated, now that there is a secure path."""
@@ -451,6 +469,8 @@ class PeerConnection:
         packets = self._data.datagrams_to_send()
         for packet in packets:
             self._transport.send_data(packet)
+        for probe in self._data.probes_to_send():
+            self._transport.send_probe(probe)
         return bool(events or packets)
 
     def _channel_opened(self, event: ChannelOpened) -> None:

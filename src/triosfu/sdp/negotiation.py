@@ -6,7 +6,7 @@ One object plays one role for life: the answerer (publisher connection, single c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -138,6 +138,12 @@ class Negotiation:
         self._state = State.STABLE
         self._unheard = False
         return self._describe(media)
+
+    def restart_ice(self, ufrag: str, pwd: str) -> None:
+        """Note new ICE credentials of the client that came without a description (RFC 9725, section 4.3.3)."""
+        if self.remote is None:
+            raise UsageError("sdp: there is no description whose ICE could restart")
+        self.remote = replace(self.remote, ufrag=ufrag, pwd=pwd, candidates=[])
 
     # --- our offers ----------------------------------------------------------------------------------------
 
@@ -300,7 +306,7 @@ class Negotiation:
         """Update a section from the client's words; a sender that may no longer send there is added to `displaced`."""
         before = section.incoming
         section.remote = media
-        section.remote_direction = media.direction if usable else Direction.INACTIVE
+        section.remote_direction = self._direction(media) if usable else Direction.INACTIVE
         incoming = self._incoming(section, media) if usable else None
         section.rejected = not usable or not self._has_codec(media, sends=incoming is not None)
         if before is not None and (incoming is None or incoming.track_id != before.track_id):
@@ -322,6 +328,11 @@ class Negotiation:
             displaced.append(sender)
         else:
             self._negotiate(sender, section, changes)
+
+    def _direction(self, media: MediaDescription) -> Direction:
+        """The client's direction; where nothing may be sent to us, an offer to do both is one to receive."""
+        only_receives = not self.policy.receive and media.direction is Direction.SENDRECV
+        return Direction.RECVONLY if only_receives else media.direction
 
     def _incoming(self, section: Section, media: MediaDescription) -> Incoming | None:
         return read_incoming(media, self.policy, section.preferences, single=self.single)

@@ -33,6 +33,8 @@ from triosfu.server.addresses import open_mux
 from triosfu.server.demo import Demo
 from triosfu.server.settings import agent_workers, configured_webhooks, media_policy, room_settings, webhook_events
 from triosfu.signalling.routes import Signalling, token_refresher
+from triosfu.whip.endpoint import Whip
+from triosfu.whip.session import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -146,6 +148,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
     async with AsyncExitStack() as stack:
         webhooks = await stack.enter_async_context(configured_webhooks(config, rng)) if config.webhook.urls else None
         mux = await open_mux(config, stack)
+        whip_sessions = Sessions()
         peers = PeerFactory(
             mux=mux,
             certificate=Certificate.generate(),
@@ -163,12 +166,13 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 settings=settings,
                 refresh_token=token_refresher(keys),
                 # Agents first: the end of a job is told before that of its room.
-                listeners=(agents.dispatches,) if told is None else (agents.dispatches, told),
+                listeners=(agents.dispatches, whip_sessions, *(() if told is None else (told,))),
             )
         )
         signalling = Signalling(rooms, keys, limits=WebSocketLimits(message=config.limit.signal_message_size_limit))
         dispatch_service = AgentDispatchService(rooms, agents.dispatches).service()
         api = twirp.Twirp(keys, [RoomService(rooms).service(), dispatch_service, *absent_services()])
+        whip = Whip(rooms, whip_sessions, keys, peers.policy)
         demo = Demo(keys) if config.development else None
         listeners = await open_listeners(config.bind_addresses, config.port)
         for listener in listeners:
@@ -183,6 +187,8 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 return await api.respond(request)
             if request.path == workers.PATH:
                 return await agents.respond(request)
+            if (answer := await whip.respond(request)) is not None:
+                return answer
             if demo is not None and (page := demo.respond(request)) is not None:
                 return page
             return await signalling.respond(request)

@@ -88,6 +88,7 @@ if __name__ == "__main__":
             load_fnc=lambda _: 0.0,  # whatever else this machine does,
             load_threshold=math.inf,  # and however many jobs begin at once
             num_idle_processes=0,
+            initialize_process_timeout=60,  # a process of its own imports a lot
             host="127.0.0.1",
             port=0,
             drain_timeout=1,

@@ -63,12 +63,13 @@ class PeerConnection:
         rng: Random,
         settings: PeerSettings | None = None,
         ntp_offset: float = 0.0,
+        counters: Counter[str] | None = None,
     ) -> None:
         now = trio.current_time()
         self.name = name
         self.settings = settings or PeerSettings()
         self.state = PeerState.NEW
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self.waiting = WaitingPlace()
         self._handler = handler
         self._mux = mux
@@ -81,16 +82,17 @@ class PeerConnection:
             settings=self.settings,
             rng=rng,
             now=now,
+            counters=counters,
         )
         self.sink = TransportSink(self._transport, mux.egress)
         self.negotiation = Negotiation(local=self._local_transport(), policy=policy, single=single, rng=rng)
-        self.ingress = Ingress(rng=rng, now=now)
+        self.ingress = Ingress(rng=rng, now=now, counters=counters)
         self.ingress.wake = self.drain_soon
         self.sender = Sender(rng=rng, now=now, ntp_offset=ntp_offset)
-        self._data = DataChannels(
-            Association(now=now, rng=rng, max_message_size=self.settings.max_message_size, over_dtls=True),
-            dtls_client=None,
-        )
+        association = Association(now=now, rng=rng, max_message_size=self.settings.max_message_size, over_dtls=True)
+        self.sctp_drops = association.dropped
+        """Packets and chunks of SCTP that were dropped, by reason."""
+        self._data = DataChannels(association, dtls_client=None)
         self._channels: dict[int, DataChannel] = {}
         self._remote_candidates = 0
         self._connect_by = math.inf
@@ -154,6 +156,7 @@ class PeerConnection:
             self.counters["bugs"] += 1
         finally:
             self._transport.close(reason)
+        self.counters.update({f"sctp: {why}": count for why, count in self.sctp_drops.items()})
         for channel in channels:
             self._handler.peer_channel_closed(self, channel, reason)
         self._handler.peer_state_changed(self, PeerState.CLOSED, reason)
@@ -162,6 +165,11 @@ class PeerConnection:
     def closed(self) -> bool:
         """Whether this connection is over for good."""
         return self.state is PeerState.CLOSED
+
+    @property
+    def parked(self) -> int:
+        """How many tasks wait to send on a data channel."""
+        return len(self.waiting) + sum(channel.queued for channel in self._channels.values())
 
     @property
     def round_trip_time(self) -> float:

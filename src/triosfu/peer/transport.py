@@ -73,6 +73,7 @@ class Transport:
         settings: PeerSettings,
         rng: Random,
         now: float,
+        counters: Counter[str] | None = None,
     ) -> None:
         self._mux = mux
         self._owner = owner
@@ -80,7 +81,7 @@ class Transport:
         self._settings = settings
         self._rng = rng
         self._closed = False
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self.ice = IceAgent(
             local=Credentials.generate(rng),
             controlling=controlling,

@@ -10,6 +10,7 @@ from livekit.protocol import models, rtc
 from triosfu.errors import TriosfuError
 from triosfu.rooms.permissions import Permission
 from triosfu.rooms.settings import RoomSettings
+from triosfu.rooms.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -124,6 +125,7 @@ class Services:
     settings: RoomSettings = field(default_factory=RoomSettings)
     refresh_token: Callable[[Participant], str] | None = None
     listeners: tuple[RoomListener, ...] = ()
+    tally: Tally = field(default_factory=Tally)
 
 
 def profile_problem(name: str, metadata: str, attributes: Mapping[str, str], limits: Limits) -> str | None:

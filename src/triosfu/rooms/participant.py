@@ -60,6 +60,7 @@ class Participant:
         self.options = options
         self.settings = services.settings
         self.rng = services.rng
+        self.tally = services.tally
         self.sid = new_sid(PARTICIPANT, services.rng)
         self.identity = applicant.identity
         self.name = applicant.name

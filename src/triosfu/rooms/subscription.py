@@ -239,6 +239,7 @@ class Subscriptions:
             # Every client drops media whose publisher it does not know (trap 17).
             owner.room.announcer.introduce(publisher, to=owner)
             subscription.sender = owner.shape.send(self._new_sender(publication))
+            self._count("attempt")
             publication.subscriptions[owner.sid] = subscription
             owner.negotiator.request()
             if subscription.sender.negotiated and not owner.negotiator.answering:
@@ -252,8 +253,12 @@ class Subscriptions:
         limit = limits.subscribed_video if kind == "video" else limits.subscribed_audio
         return not limit or sum(one.sender is not None and one.sender.kind == kind for one in self) < limit
 
+    def _count(self, what: str) -> None:
+        self._owner.room.counters[f"subscribe: {what}"] += 1
+
     def _give_up(self, sid: str) -> None:
         self._wishes.pop(sid, None)
+        self._count("track not found")
         response = rtc.SubscriptionResponse(track_sid=sid, err=models.SubscriptionError.SE_TRACK_NOTFOUND)
         self._owner.send(rtc.SignalResponse(subscription_response=response))
 
@@ -328,6 +333,7 @@ class Subscriptions:
         if fresh:
             self._owner.shape.subscriber.sender.add(down)
             self._publishers[publication.publisher.sid] += 1
+            self._count("success")
             self._first_settings(publication)
             self._apply(subscription)
             self._owner.room.quality.introduce(publication.publisher, to=self._owner)
@@ -344,6 +350,7 @@ class Subscriptions:
 
     def _unsupported(self, subscription: Subscription) -> None:
         self._wishes.pop(subscription.track_sid, None)
+        self._count("codec not supported")
         self._release(subscription)
         response = rtc.SubscriptionResponse(
             track_sid=subscription.track_sid, err=models.SubscriptionError.SE_CODEC_UNSUPPORTED
@@ -353,6 +360,7 @@ class Subscriptions:
     def _unbind(self, subscription: Subscription) -> LeftOff | None:
         """Stop a subscription's media; return where its stream stands, if there was any."""
         publication, down = subscription.publication, subscription.down
+        self._owner.tally.subscription_ended(subscription)
         subscription.down = subscription.receiver = None
         if down is None:
             return None

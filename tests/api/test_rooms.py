@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ from tests.signalling.test_sessions import publish
 from tests.signalling.world import dual, running
 from triosfu.config import load_config
 from triosfu.media.counts import MediaCounts
+from triosfu.rooms.joining import JoinRefused
 from triosfu.rooms.permissions import Permission
-from triosfu.rooms.settings import Limits, RoomSettings
+from triosfu.rooms.settings import Limits, RoomDefaults, RoomSettings
 from triosfu.rooms.tally import Flow
 from triosfu.server.settings import room_settings
 
@@ -109,6 +111,19 @@ async def test_a_room_is_made_once_and_listed(rooms: Rooms, backend: Caller) -> 
     assert [one["name"] for one in only["rooms"]] == ["two"]
 
 
+async def test_a_room_is_made_as_a_named_configuration_says_and_the_call_says_more() -> None:
+    named = RoomDefaults(max_participants=3, metadata="named", empty_timeout=7.0)
+    async with rooms_running(RoomSettings(presets={"call": named})) as rooms:
+        backend = caller(rooms)
+        made = await backend.json(
+            "CreateRoom", name="room", room_preset="call", metadata="said", min_playout_delay=100, sync_streams=True,
+            tags={"a": "b"},
+        )  # fmt: skip
+        assert (made["max_participants"], made["metadata"], made["empty_timeout"]) == (3, "said", 7)
+        own = rooms.find("room").own  # type: ignore[union-attr]
+        assert (own.playout_delay, own.sync_streams) == ((100, 10_000), True)
+
+
 async def test_a_room_made_by_the_api_ends_by_its_own_timeout(autojump_clock: object) -> None:
     async with rooms_running() as rooms:
         await caller(rooms).json("CreateRoom", name="room", empty_timeout=30)
@@ -192,6 +207,22 @@ async def test_a_removed_participant_is_told_why(rooms: Rooms, backend: Caller) 
     assert ear.leaves() == [(Action.DISCONNECT, Reason.PARTICIPANT_REMOVED)]
     assert alice.closed
     assert other.of("alice")[-1].disconnect_reason == Reason.PARTICIPANT_REMOVED
+
+
+async def test_tokens_are_revoked_also_of_who_is_not_there(rooms: Rooms, backend: Caller) -> None:
+    await rooms.create("room")
+    alice, _ = await join(rooms, "alice", token_not_before=5.0)
+    assert await backend.json("RemoveParticipant", **WHO, revoke_token_ts=7) == {}
+    assert alice.closed
+    gone = (404, "not_found", "participant does not exist: its tokens are revoked")
+    assert await refusal(backend, "RemoveParticipant", **NOBODY, revoke_token_ts=7) == gone
+    for identity in ("alice", "nobody"):
+        with pytest.raises(JoinRefused) as refused:
+            await join(rooms, identity, token_not_before=6.0)
+        assert (refused.value.status, refused.value.text) == (401, "invalid authorization token: token is revoked")
+        await join(rooms, identity, token_not_before=7.0)
+    missing = (404, "not_found", "participant does not exist")
+    assert await refusal(backend, "RemoveParticipant", room="room", identity="third") == missing
 
 
 async def test_a_profile_is_changed_and_told(rooms: Rooms, backend: Caller) -> None:
@@ -329,15 +360,100 @@ async def test_a_nonce_has_sixteen_bytes(rooms: Rooms, backend: Caller) -> None:
     assert await refusal(backend, "SendData", room="room", nonce="YWJj") == wrong
 
 
-@pytest.mark.parametrize("method", ["ForwardParticipant", "MoveParticipant"])
-async def test_nobody_is_taken_to_another_room_yet(backend: Caller, method: str) -> None:
+BETWEEN = pytest.mark.parametrize("method", ["ForwardParticipant", "MoveParticipant"])
+
+
+@BETWEEN
+async def test_only_who_may_takes_somebody_to_another_room(rooms: Rooms, backend: Caller, method: str) -> None:
+    alice, _ = await join(rooms, "alice")
     elsewhere = {**WHO, "destination_room": "other"}
     denied = (401, "unauthenticated", "permissions denied")
     for destination in ("", "third"):
         grants = {**ADMIN, "destination_room": destination}
         assert await refusal(backend, method, grants=grants, **elsewhere) == denied
-    unserved = (501, "unimplemented", f"{method} is not implemented")
-    assert await refusal(backend, method, grants={**ADMIN, "destination_room": "other"}, **elsewhere) == unserved
+    grants = {"room_admin": True, "room": "other", "destination_room": "other"}
+    assert await refusal(backend, method, grants=grants, **elsewhere) == denied
     same = (400, "invalid_argument", "destination room cannot be the same as source room")
     grants = {**ADMIN, "destination_room": "room"}
     assert await refusal(backend, method, grants=grants, **WHO, destination_room="room") == same
+    nowhere = (400, "invalid_argument", "no room name")
+    assert await refusal(backend, method, grants=ADMIN, **WHO, destination_room="") == nowhere
+    early = (412, "failed_precondition", "participant is not connected yet")
+    assert await refusal(backend, method, grants={**ADMIN, "destination_room": "other"}, **elsewhere) == early
+    nobody = (404, "not_found", "participant does not exist")
+    assert (
+        await refusal(backend, method, grants={**ADMIN, "destination_room": "x"}, **NOBODY, destination_room="x")
+        == nobody
+    )
+    assert alice.room is rooms.find("room")
+    assert rooms.find("other") is None
+
+
+@BETWEEN
+@pytest.mark.parametrize("auto_create", [True, False])
+async def test_the_room_that_somebody_is_taken_to_is_made_as_for_a_join(method: str, auto_create: bool) -> None:
+    async with rooms_running(RoomSettings(auto_create=auto_create)) as rooms:
+        await rooms.create("room")
+        backend = caller(rooms)
+        alice, _ = await join(rooms, "alice")
+        connect(alice)
+        alice.options = replace(alice.options, client=models.ClientInfo(protocol=17))
+        admin = {"room_admin": True, "room": "room", "destination_room": "other"}
+        if not auto_create:
+            missing = (404, "not_found", "requested room does not exist")
+            assert await refusal(backend, method, grants=admin, **WHO, destination_room="other") == missing
+            admin["room_create"] = True
+        assert await backend.json(method, grants=admin, **WHO, destination_room="other") == {}
+        assert "alice" in rooms.find("other").participants  # type: ignore[union-attr]
+        assert (alice.room is rooms.find("other")) is (method == "MoveParticipant")
+
+
+async def test_who_is_forwarded_is_changed_where_it_is_at_home(rooms: Rooms, backend: Caller) -> None:
+    alice, _ = await join(rooms, "alice")
+    connect(alice)
+    await backend.json(
+        "ForwardParticipant", grants={**ADMIN, "destination_room": "other"}, **WHO, destination_room="other"
+    )
+    there = {"room": "other", "identity": "alice"}
+    admin = {"room_admin": True, "room": "other"}
+    foreign = (412, "failed_precondition", "participant is forwarded from another room")
+    for method, fields in (
+        ("UpdateParticipant", {"name": "x"}),
+        ("MutePublishedTrack", {"track_sid": "TR_1", "muted": True}),
+        ("UpdateSubscriptions", {"track_sids": ["TR_1"], "subscribe": True}),
+    ):
+        assert await refusal(backend, method, grants=admin, **there, **fields) == foreign
+    asked = {"room": "other", "destination_identity": "alice", "method": "m"}
+    assert (await refusal(backend, "PerformRpc", grants=admin, **asked))[:2] == (503, "unavailable")
+    one = await backend.json("GetParticipant", grants=admin, **there)
+    assert (one["kind"], one["kind_details"], one["state"]) == ("STANDARD", ["FORWARDED"], "ACTIVE")
+    assert await backend.json("RemoveParticipant", grants=admin, **there) == {}
+    assert not alice.forwards
+    assert not alice.closed
+
+
+async def test_a_forwarded_track_is_heard_and_its_publisher_told() -> None:
+    async with running() as world, dual(world, "alice") as alice, dual(world, "bob", room="other") as bob:
+        backend = caller(world.rooms)
+        sid = await publish(alice)
+        grants = {**ADMIN, "destination_room": "other"}
+        await backend.json("ForwardParticipant", grants=grants, **WHO, destination_room="other")
+        told = await bob.client.expect_participant("alice", lambda one: len(one.tracks) == 1)
+        assert [one.sid for one in told.tracks] == [sid]
+        assert list((await bob.take_offer()).mid_to_track_id.values()) == [sid]
+        assert (await alice.client.expect("track_subscribed")).track_sid == sid
+        await alice.client.send(mute=rtc.MuteTrackRequest(sid=sid, muted=True))
+        await bob.client.expect_participant("alice", lambda one: one.tracks and one.tracks[0].muted)
+        await alice.client.send(subscription_permission=rtc.SubscriptionPermission())
+        await bob.client.expect("subscription_permission_update", lambda one: not one.allowed)
+        assert not (await bob.take_offer()).mid_to_track_id
+        await alice.client.send(subscription_permission=rtc.SubscriptionPermission(all_participants=True))
+        assert list((await bob.take_offer()).mid_to_track_id.values()) == [sid]
+        for hidden in (True, False):
+            world.participant("alice").set_permission(Permission(hidden=hidden))
+            state = models.ParticipantInfo.DISCONNECTED if hidden else models.ParticipantInfo.ACTIVE
+            await bob.client.expect_participant("alice", lambda one, state=state: one.state == state)  # type: ignore[misc]
+            assert bool((await bob.take_offer()).mid_to_track_id) is not hidden
+        world.participant("alice").set_permission(Permission(can_publish=False))
+        await bob.client.expect_participant("alice", lambda one: not one.tracks)
+        assert not (await bob.take_offer()).mid_to_track_id

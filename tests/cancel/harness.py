@@ -89,6 +89,8 @@ async def check_within_a_server(scenario: Scenario, stop: Stop, numbers: Iterabl
                     await undisturbed(bob, carol)
                     if at.done and stop.level == "connection":
                         await session_ended(alice, at)
+                    if scenario.elsewhere:
+                        close_rooms(server)
                     await back_to(inside, the_servers, tasks=run.tasks)
                     assert_over(alice)
                 await back_to(before, everything)
@@ -196,6 +198,13 @@ async def undisturbed(bob: Client, carol: Client) -> None:
         await carol.play(b"sound %d" % number, to=bob)
     bob.forget()
     carol.forget()
+
+
+def close_rooms(server: Server) -> None:
+    """Nothing is to be left of rooms that stay open for a while after she has left them."""
+    for room in server.rooms:
+        if room.name != THE_OTHERS:
+            room.close(Reason.ROOM_DELETED)
 
 
 async def connection_ended(run: Running, server: Server, stop: Stop, alice: Participant) -> None:

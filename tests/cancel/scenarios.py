@@ -8,8 +8,8 @@ To add one, write a function of a `Scene` and decorate it:
 
 It is stopped by everything in `tests/cancel/stops.py`, at every step that the server takes while it runs. Say
 `joined=False` if Alice is to be only joining when it begins, `single=False` if it needs a session of two peer
-connections, and `levels` if not every stop concerns it. What must end by itself when the session does, such as a
-writer, goes into `scene.background`.
+connections, `levels` if not every stop concerns it, and `elsewhere=True` if it takes her to the room ELSEWHERE, too.
+What must end by itself when the session does, such as a writer, goes into `scene.background`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tests.agents.worker import worker
 from tests.support.client import LOSSY, RELIABLE
 from tests.support.whip import WhipClient
 from triosfu.errors import PeerGone
+from triosfu.rooms.transfer import forward_to, move_to
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 LEVELS = frozenset({"connection", "participant", "room", "server"})
 LARGE = 60_000  # bytes; with `steps.QUICK` the second such message waits
 WRITERS = 3
+ELSEWHERE = "elsewhere"
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Scenario:
     single: bool  # whether one peer connection will do
     levels: frozenset[str]  # of the stops that concern it
     http: Literal["", "whip", "whep"] = ""  # how she signals, if not by WebSocket
+    elsewhere: bool = False  # whether she comes to another room
 
 
 SCENARIOS: list[Scenario] = []
@@ -80,11 +83,12 @@ def scenario(
     single: bool = True,
     levels: frozenset[str] = LEVELS,
     http: Literal["", "whip", "whep"] = "",
+    elsewhere: bool = False,
 ) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
     """Add a scenario to the list."""
 
     def add(run: Callable[[Scene], Awaitable[None]]) -> None:
-        SCENARIOS.append(Scenario(run.__name__, run, joined, single, levels, http))
+        SCENARIOS.append(Scenario(run.__name__, run, joined, single, levels, http, elsewhere))
 
     return add
 
@@ -182,6 +186,29 @@ async def removed(scene: Scene) -> None:
     """She is put out, as by the server's API."""
     scene.participant.close(models.DisconnectReason.PARTICIPANT_REMOVED)
     await scene.alice.until(lambda: scene.alice.gone)
+
+
+@scenario(elsewhere=True)
+async def moved(scene: Scene) -> None:
+    """She is taken to another room, and is taken back."""
+    alice, bob, rooms, home = scene.alice, scene.bob, scene.server.rooms, scene.participant.room.name
+    await move_to(rooms, scene.participant, ELSEWHERE, create=True)
+    await alice.until(lambda: len(alice.seen("room_moved")) == 1)
+    await move_to(rooms, scene.participant, home, create=False)
+    await alice.until(lambda: len(alice.seen("room_moved")) == 2)
+    await alice.play(b"back again", to=bob)
+    await bob.say(b"welcome back", to=alice)
+
+
+@scenario(elsewhere=True)
+async def forwarded(scene: Scene) -> None:
+    """Another room sees and hears her, and what she publishes, for a while."""
+    alice, rooms = scene.alice, scene.server.rooms
+    await forward_to(rooms, scene.participant, ELSEWHERE, create=True)
+    [forward] = scene.participant.forwards
+    await alice.publish()
+    assert len(forward.publications) == 2
+    forward.close(models.DisconnectReason.PARTICIPANT_REMOVED)
 
 
 @scenario(joined=False, http="whip")

@@ -19,8 +19,9 @@ at which the scenario begins. After each stop (`tests/cancel/harness.py`):
 
 All seconds are virtual, so that a slow machine makes no difference.
 
-For the stops of `EVERY`, one that cancels for each kind of thing, each scenario is stopped at n = 1, 2, 3 ... to its
-end. For the others it is every STRIDE-th n; each begins at another one, so that together they come to every n, too.
+For the stops of `EVERY`, one that cancels for each kind of thing, each scenario in one room is stopped at n = 1, 2, 3
+... to its end. For the others it is every STRIDE-th n; each begins at another one, so that together they come to every
+n, too.
 `EVERY_STEP=1 pytest tests/cancel` takes each n for each pair of scenario and stop, in several times as long.
 """
 
@@ -68,9 +69,9 @@ def cases(*, server: bool) -> list[object]:
 
 def steps_of(scenario: Scenario, stop: Stop) -> Iterator[int]:
     """At which steps to stop, in turn."""
-    # Who signals by HTTP shares all but its connection's life with the others, and a scenario that is not about all
-    # levels the life of the server.
-    every = stop.name in EVERY and (not scenario.http or stop.level == "connection")
+    # Who signals by HTTP shares all but its connection's life with the others; who is moved, all but the move; and a
+    # scenario that is not about all levels, the life of the server.
+    every = stop.name in EVERY and (not scenario.http or stop.level == "connection") and not scenario.elsewhere
     every = every and (scenario.levels == LEVELS or stop.level != "server")
     stride = 1 if every else STRIDE
     return count(1 + (STOPS.index(stop) + SCENARIOS.index(scenario)) % stride, stride)

@@ -66,9 +66,9 @@ def a_shield_without_a_deadline(patch: pytest.MonkeyPatch) -> None:
     """A peer connection waits for something at its end, and cannot be cancelled."""
     run = PeerConnection.run
 
-    async def waits(self: PeerConnection) -> None:
+    async def waits(self: PeerConnection, turn: int = 0) -> None:
         try:
-            await run(self)
+            await run(self, turn)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.sleep(LATE)
@@ -84,9 +84,9 @@ def a_writer_that_nobody_wakes(patch: pytest.MonkeyPatch) -> None:
 def a_connection_that_stays_when_cancelled(patch: pytest.MonkeyPatch) -> None:
     """Its task ends, and its routes do not."""
 
-    async def run(self: PeerConnection) -> None:
+    async def run(self: PeerConnection, turn: int = 0) -> None:
         with self._scope:
-            await self._keep_time()
+            await self._keep_time(turn)
 
     patch.setattr(PeerConnection, "run", run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,6 +126,44 @@ def test_a_track_is_muted_and_a_permission_revoked(server: RunningServer, *, sin
 
 
 @MODES
+def test_permissions_that_are_taken_can_be_given_back(server: RunningServer, *, single: bool) -> None:
+    async def scenario(calls: api.LiveKitAPI, alice: Participant, bob: Participant) -> None:
+        async def permit(identity: str, *, publish: bool = True, subscribe: bool = True, hidden: bool = False) -> None:
+            permission = api.ParticipantPermission(
+                can_publish=publish, can_subscribe=subscribe, can_publish_data=True, hidden=hidden
+            )
+            request = api.UpdateParticipantRequest(room=alice.room.name, identity=identity, permission=permission)
+            await calls.room.update_participant(request)
+
+        async def heard_again() -> None:
+            heard = bob.loud_frames["alice"]
+            await until(lambda: bob.loud_frames["alice"] > heard + 10, seconds=5, what="sound again")
+
+        await alice.publish_microphone()
+        await until(lambda: bob.loud_frames["alice"] > 10, seconds=10, what="sound")
+        await permit("alice", hidden=True)
+        await until(lambda: not bob.room.remote_participants, seconds=3, what="alice is hidden")
+        await permit("alice")
+        await until(lambda: "alice" in bob.room.remote_participants, seconds=3, what="alice is shown")
+        await heard_again()
+        await permit("bob", subscribe=False)
+        await asyncio.sleep(0.3)  # what was on its way
+        heard = bob.loud_frames["alice"]
+        await asyncio.sleep(0.3)
+        assert bob.loud_frames["alice"] <= heard + 5
+        await permit("bob")
+        await heard_again()
+        await permit("alice", publish=False)
+        await until(lambda: bob.when("track_unpublished", "alice") is not None, seconds=3, what="her track is gone")
+        await permit("alice")
+        await until(lambda: alice.room.local_participant.permissions.can_publish, seconds=3, what="alice may")
+        await alice.publish_microphone()
+        await heard_again()
+
+    meet(server, scenario, single=single)
+
+
+@MODES
 def test_data_is_sent_and_a_participant_removed(server: RunningServer, *, single: bool) -> None:
     async def scenario(calls: api.LiveKitAPI, alice: Participant, bob: Participant) -> None:
         room = alice.room.name
@@ -138,8 +177,12 @@ def test_data_is_sent_and_a_participant_removed(server: RunningServer, *, single
         assert (alice.data, topics[0]) == ([("", b"for all", True)], "t")
         reasons: list[int] = []
         alice.room.on("disconnected", reasons.append)
-        await calls.room.remove_participant(api.RoomParticipantIdentity(room=room, identity="alice"))
+        token = server.token("alice", room)
+        out = api.RoomParticipantIdentity(room=room, identity="alice", revoke_token_ts=int(time.time()) + 1)
+        await calls.room.remove_participant(out)
         await until(lambda: bool(reasons), seconds=3, what="alice is told")
+        with pytest.raises(rtc.ConnectError):
+            await alice.join(server.url, token, single=single)
         assert reasons == [rtc.DisconnectReason.PARTICIPANT_REMOVED]
         await until(lambda: not bob.room.remote_participants, seconds=3, what="bob sees her leave")
         listed = await calls.room.list_participants(api.ListParticipantsRequest(room=room))
@@ -217,6 +260,8 @@ def test_a_backend_in_javascript(server: RunningServer) -> None:
                 "changed": ["from node", {"mood": "good"}, True],
                 "metadata": "news",
                 "muted": True,
+                "forwarded": [api.ParticipantInfo.KindDetail.FORWARDED],
+                "moved": [[], [["bob", []]]],
                 "refused": [412, "failed_precondition", "remote unmute not enabled"],
                 "missing": [404, "not_found", "requested room does not exist"],
                 "absent": [
@@ -231,7 +276,8 @@ def test_a_backend_in_javascript(server: RunningServer) -> None:
             assert reasons == [rtc.DisconnectReason.PARTICIPANT_REMOVED]
             assert bob.data == [("", b"data", True)]
             assert publication.muted
-            assert bob.room.metadata == "news"
+            with pytest.raises(rtc.ConnectError):
+                await bob.join(server.url, server.token("bob", "node 2"), single=True)
 
     asyncio.run(asyncio.wait_for(run(), 30))
 

@@ -191,6 +191,22 @@ def test_overrides_win_and_go_into_sections() -> None:
             "room: {enabled_codecs: [{mime: video/vp8, fmtp_line: a=b}]}",
             "room.enabled_codecs.0: a codec's fmtp_line is not configurable here: leave it out",
         ),
+        (
+            "room: {room_configurations: {a: {egress: {}}}}",
+            "room.room_configurations.a.egress: neither LiveKit nor triosfu knows this key",
+        ),
+        (
+            "room: {room_configurations: {a: {agents: [{}]}}}",
+            "room.room_configurations.a.agents.0.agent_name: is missing",
+        ),
+        (
+            "room: {room_configurations: {a: {min_playout_delay: 3, max_playout_delay: 2}}}",
+            "room.room_configurations.a.min_playout_delay: 3 is more than max, 2",
+        ),
+        (
+            "room: {room_configurations: {a: {metadata: xx}}}\nlimit: {max_metadata_size: 1}",
+            "room.room_configurations.a.metadata: is longer than limit.max_metadata_size",
+        ),
         ("room: {playout_delay: {min: 3, max: 2}}", "room.playout_delay.min: 3 is more than max, 2"),
         ("logging: {level: loud}", "logging.level: should be 'debug', 'info', 'warning' or 'error'"),
         ("port: 1\nport: 2", "config: not valid YAML in line 3: port stands twice"),

@@ -201,7 +201,7 @@ async def test_a_bug_that_comes_with_the_servers_end_is_still_one_participants(
         await nursery.start(other.run)
         room = await other.create("room")
         who = Applicant(identity="alice")
-        monkeypatch.setattr(PeerConnection, "run", lambda _: break_when_cancelled())
+        monkeypatch.setattr(PeerConnection, "run", lambda *_: break_when_cancelled())
         alice = room.join(who, JoinOptions(), Ear())
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import pytest
 import structlog
 import trio
+from livekit.protocol.agent_dispatch import RoomAgentDispatch
 
 import triosfu
 from triosfu.config import Config, load_config
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ROOMS: dict[str, tuple[str, str, object]] = {
     "region": ("eu", "region", "eu"),
     "enable_data_tracks": ("false", "data_tracks", False),
+    "enable_participant_data_blob": ("true", "data_blobs", True),
     "rtc.packet_buffer_size_video": ("300", "reception.buffer_video", 300),
     "rtc.packet_buffer_size_audio": ("100", "reception.buffer_audio", 100),
     "rtc.pli_throttle.low_quality": ("2s", "reception.keyframe_distance", (2.0, 1.0, 1.0)),
@@ -44,11 +46,11 @@ ROOMS: dict[str, tuple[str, str, object]] = {
     "room.max_participants": ("3", "defaults.max_participants", 3),
     "room.empty_timeout": ("4", "defaults.empty_timeout", 4),
     "room.departure_timeout": ("5", "defaults.departure_timeout", 5),
-    "room.sync_streams": ("true", "sync_streams", True),
+    "room.sync_streams": ("true", "defaults.sync_streams", True),
     "room.enable_remote_unmute": ("true", "remote_unmute", True),
-    "room.playout_delay.enabled": ("true", "playout_delay", (0, 10_000)),
-    "room.playout_delay.min": ("200, enabled: true", "playout_delay", (200, 10_000)),
-    "room.playout_delay.max": ("200, enabled: true", "playout_delay", (0, 200)),
+    "room.playout_delay.enabled": ("true", "defaults.playout_delay", (0, 10_000)),
+    "room.playout_delay.min": ("200, enabled: true", "defaults.playout_delay", (200, 10_000)),
+    "room.playout_delay.max": ("200, enabled: true", "defaults.playout_delay", (0, 200)),
     "audio.active_level": ("30", "reception.levels.active_level", 30),
     "audio.min_percentile": ("50", "reception.levels.min_percentile", 50),
     "audio.update_interval": ("500", "reception.levels.interval", 0.5),
@@ -60,6 +62,8 @@ ROOMS: dict[str, tuple[str, str, object]] = {
     "limit.subscription_limit_audio": ("7", "limits.subscribed_audio", 7),
     "limit.max_metadata_size": ("6", "limits.metadata", 6),
     "limit.max_attributes_size": ("5", "limits.attributes", 5),
+    "limit.max_data_blobs_size": ("5", "limits.blobs", 5),
+    "limit.max_data_blob_key_length": ("4", "limits.blob_key", 4),
     "limit.max_room_name_length": ("4", "limits.room_name", 4),
     "limit.max_participant_identity_length": ("3", "limits.identity", 3),
     "limit.max_participant_name_length": ("2", "limits.name", 2),
@@ -73,6 +77,7 @@ ELSEWHERE = {
     "logging.level", "logging.json",
     "agents.target_load", "agents.enable_user_data_recording", "agents.enable_user_data_redaction",
     "limit.agent_signal_message_size_limit",  # these four in tests/agents/test_workers.py
+    "room.room_configurations",
     "prometheus.port", "prometheus.username", "prometheus.password",  # tests/metrics/test_page.py
     "webhook.api_key", "webhook.urls",  # these six in tests/webhooks/test_call.py
     "webhook.filter_params.include_events", "webhook.filter_params.exclude_events",
@@ -126,8 +131,26 @@ def test_the_defaults_are_those_of_the_rooms() -> None:
     assert settings.times == Times()
     assert settings.defaults == RoomDefaults()
     assert settings.reception == ReceiveSettings()
-    assert settings.playout_delay is None
-    assert not settings.sync_streams
+    assert not settings.presets
+
+
+def test_a_named_configuration_lies_on_top_of_the_usual_values() -> None:
+    config = configured(
+        "room.room_configurations",
+        "{call: {max_participants: 2, metadata: m, max_playout_delay: 300, sync_streams: true,"
+        " agents: [{agent_name: echo, metadata: loud}]}, lecture: {min_playout_delay: 100}}",
+    )
+    settings = room_settings(config, Random(1))
+    assert settings.presets == {
+        "call": RoomDefaults(
+            max_participants=2,
+            metadata="m",
+            playout_delay=(0, 300),
+            sync_streams=True,
+            agents=(RoomAgentDispatch(agent_name="echo", metadata="loud"),),
+        ),
+        "lecture": RoomDefaults(playout_delay=(100, 10_000)),
+    }
 
 
 def test_no_limit_is_no_limit() -> None:

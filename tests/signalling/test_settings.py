@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from livekit.protocol import models, rtc
+from livekit.protocol.room import RoomConfiguration
 
 from tests.signalling.test_sessions import publish
 from tests.signalling.world import dual, running
-from triosfu.rooms.settings import Limits, RoomSettings
+from triosfu.rooms.settings import Limits, RoomDefaults, RoomSettings
+from triosfu.sdp.sections import Sender
 
 
 async def test_a_wish_beyond_the_limit_waits_for_another_track_to_end() -> None:
@@ -45,7 +47,7 @@ async def test_nobody_is_let_in_while_the_server_has_its_tracks() -> None:
     [("protocol=17&sdk=js", True), ("protocol=9&sdk=js", False), ("protocol=17&sdk=js&browser=firefox", False)],
 )
 async def test_tracks_that_belong_together_share_a_stream(query: str, together: bool) -> None:
-    settings = RoomSettings(sync_streams=True)
+    settings = RoomSettings(defaults=RoomDefaults(sync_streams=True))
     async with running(settings) as world, dual(world, "alice") as alice, dual(world, "bob", query=query) as bob:
         sid = await publish(alice)
         news = await bob.client.expect_participant("alice", lambda one: one.tracks)
@@ -55,3 +57,52 @@ async def test_tracks_that_belong_together_share_a_stream(query: str, together: 
         assert (f"{news.sid}|{stream} {sid}" in offer.sdp) is together
         assert (f"{news.sid}|{sid}" in offer.sdp) is not together
         assert news.tracks[0].source == models.TrackSource.MICROPHONE
+
+
+PRESETS = RoomSettings(
+    presets={"call": RoomDefaults(max_participants=2, metadata="preset", empty_timeout=7.0, playout_delay=(100, 200))}
+)
+
+
+async def test_a_token_names_a_configuration_and_says_more() -> None:
+    config = RoomConfiguration(metadata="token", sync_streams=True)
+    async with running(PRESETS) as world, world.connect(room_preset="call", room_config=config) as alice:
+        room = (await alice.expect("join")).room
+        assert (room.max_participants, room.metadata, room.empty_timeout) == (2, "token", 7)
+        assert world.room().own.sync_streams
+        async with world.connect("bob", room="other") as bob:
+            assert (await bob.expect("join")).room.max_participants == 0
+
+
+async def test_a_configuration_that_there_is_not_lets_nobody_in() -> None:
+    async with running(PRESETS) as world:
+        unknown = (400, "unknown room configuration in create room request")
+        assert await world.refusal("/rtc?protocol=17", world.token(room_preset="none")) == unknown
+        assert (await world.get("/rtc/validate", world.token(room_preset="none")))[::2] == unknown
+        long = RoomConfiguration(metadata="x" * (512 * 1024 + 1))
+        status, _ = await world.refusal("/rtc?protocol=17", world.token(room_config=long))
+        assert status == 400
+        assert len(world.rooms) == 0
+
+
+async def test_one_room_delays_cameras_and_another_does_not() -> None:
+    async with running(PRESETS) as world:
+        for room, delayed in (("room", True), ("other", False)):
+            preset = {"room_preset": "call"} if delayed else {}
+            async with (
+                dual(world, "alice", room=room, **preset) as alice,
+                dual(world, "bob", room=room, **preset) as bob,
+            ):
+                camera = Sender(
+                    kind="video", track_id="cam", stream_id="cam", ssrc=77, rtx_ssrc=78, codecs=["video/VP8"]
+                )
+                await alice.client.send(
+                    add_track=rtc.AddTrackRequest(
+                        cid="cam", type=models.TrackType.VIDEO, source=models.TrackSource.CAMERA
+                    )
+                )
+                await alice.client.expect("track_published")
+                alice.publisher.peer.negotiation.add_sender(camera)
+                await alice.offer()
+                offer = await bob.take_offer()
+                assert ("playout-delay" in offer.sdp) is delayed

@@ -83,7 +83,7 @@ class World:
     ) -> str:
         claims = {
             name: grants.pop(name)
-            for name in ("name", "kind", "metadata", "attributes", "room_config")
+            for name in ("name", "kind", "metadata", "attributes", "room_config", "room_preset")
             if name in grants
         }
         video = tokens.VideoGrant(**{"room_join": True, "room": room, **grants})

@@ -19,6 +19,7 @@ from triosfu.config import WebhookQueueConfig, load_config
 from triosfu.errors import ConfigError
 from triosfu.rooms.directory import Rooms
 from triosfu.rooms.joining import Services
+from triosfu.rooms.transfer import move_to
 from triosfu.server.declared_waits import DECLARED
 from triosfu.server.task_tree import Bound, look, watching
 from triosfu.webhooks.core import Schedule
@@ -224,3 +225,33 @@ async def test_a_bug_in_a_listener_is_nothing_to_a_room() -> None:
         assert not room.closed
         nursery.cancel_scope.cancel()
     assert listener.told == 2
+
+
+async def test_a_move_is_told_as_a_leave_in_one_room_and_a_join_in_the_other() -> None:
+    async with a_call() as (server, here), join(server, "alice") as alice:
+        await alice.ready()
+        await here.until(lambda: len(here.events) == 3)
+        room = server.rooms.find("room")
+        assert room is not None
+        participant = room.participants["alice"]
+        before = participant.sid
+        await move_to(server.rooms, participant, "other", create=True)
+        await here.until(lambda: len(here.events) == 8)
+        told = [(one.event, one.room.name, one.participant.sid) for one in here.events[3:]]
+        assert [one for one in told if one[1] == "room"] == [
+            ("track_unpublished", "room", before),
+            ("participant_left", "room", before),
+        ]
+        assert [one for one in told if one[1] == "other"] == [
+            ("room_started", "other", ""),
+            ("participant_joined", "other", participant.sid),
+            ("track_published", "other", participant.sid),
+        ]
+        left = next(one for one in here.events if one.event == "participant_left")
+        assert (left.participant.state, left.participant.disconnect_reason) == (State.DISCONNECTED, Reason.MIGRATION)
+        await alice.leave()
+        await here.until(lambda: len(here.events) == 10)
+        assert [(one.event, one.participant.sid) for one in here.events[8:]] == [
+            ("track_unpublished", participant.sid),
+            ("participant_left", participant.sid),
+        ]

@@ -14,8 +14,9 @@ from livekit.protocol import agent_dispatch
 from triosfu.agents.dispatches import DISPATCH, Dispatch, Dispatches, NoPlace, dispatch_problem
 from triosfu.api.errors import TwirpError
 from triosfu.api.grants import require_admin
-from triosfu.api.rooms import CODES, NO_SUCH_ROOM
+from triosfu.api.rooms import CODES
 from triosfu.api.twirp import Method, Service
+from triosfu.rooms.directory import NO_SUCH_ROOM
 from triosfu.rooms.joining import JoinRefused, profile_problem
 from triosfu.rooms.sids import new_sid
 

@@ -1,15 +1,13 @@
 """RoomService: rooms and those in them, as an application's backend sees and changes them.
 
-Each call but `CreateRoom` and `PerformRpc` is one synchronous step, so it is done or it is not. Protocol
+Each call but `PerformRpc` is one synchronous step, perhaps after a room was made, so it is done or it is not. Protocol
 reference, sections 8.2 and 8.3; section 17, row 1.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Protocol
 
 from livekit.protocol import models, room, rtc
 
@@ -17,9 +15,12 @@ from triosfu.api.errors import TwirpError
 from triosfu.api.grants import require, require_admin, video
 from triosfu.api.twirp import Method, Service
 from triosfu.rooms import profile
+from triosfu.rooms.configuration import overlaid, preset
+from triosfu.rooms.directory import NO_SUCH_ROOM
 from triosfu.rooms.joining import JoinRefused
 from triosfu.rooms.permissions import Permission
 from triosfu.rooms.server_calls import ACK, LONGEST, RECIPIENT_GONE, RESPONSE, TOO_LARGE, CallFailed
+from triosfu.rooms.transfer import FORWARDED, NO_SUCH_PARTICIPANT, forward_to, move_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from triosfu.tokens import Claims
 
 Reason = models.DisconnectReason
-NO_SUCH_ROOM = "requested room does not exist"
-NO_SUCH_PARTICIPANT = "participant does not exist"
 NONCE = 16  # bytes
 MAYBE = "the participant was asked, and may do it"
 RPC_CODES = {  # of calls that failed (section 8.3); all others are the application's own
@@ -44,7 +43,23 @@ RPC_CODES = {  # of calls that failed (section 8.3); all others are the applicat
     1502: "canceled",
     RECIPIENT_GONE: "unavailable",
 }
-CODES = {503: "unavailable"}  # of refusals, by the status that a client's join would get
+CODES = {  # of refusals, by their HTTP status
+    400: "invalid_argument",
+    404: "not_found",
+    409: "already_exists",
+    412: "failed_precondition",
+    429: "resource_exhausted",
+    500: "failed_precondition",  # what a client that may not join is told: the room is full
+    503: "unavailable",
+}
+ENDED = "the participant had to be ended"
+
+
+class Transfer(Protocol):
+    """What takes a participant to another room."""
+
+    async def __call__(self, rooms: Rooms, participant: Participant, name: str, *, create: bool) -> None:
+        """Do it as a whole or raise JoinRefused."""
 
 
 class RoomService:
@@ -70,8 +85,8 @@ class RoomService:
                 "UpdateSubscriptions": Method(call=self.update_subscriptions),
                 "SendData": Method(call=self.send_data),
                 "UpdateRoomMetadata": Method(call=self.update_room_metadata),
-                "ForwardParticipant": Method(call=partial(self.between_rooms, "ForwardParticipant")),
-                "MoveParticipant": Method(call=partial(self.between_rooms, "MoveParticipant")),
+                "ForwardParticipant": Method(call=self.forward_participant, undone="nobody was forwarded"),
+                "MoveParticipant": Method(call=self.move_participant, undone="nobody was moved"),
                 "PerformRpc": Method(call=self.perform_rpc, undone=MAYBE, deadline=LONGEST + 2 * ACK),
             },
         )
@@ -89,18 +104,8 @@ class RoomService:
             text = f"room name length exceeds limits: max length {self._limits.room_name}"
             raise TwirpError("invalid_argument", text)
         self._check_metadata(request.metadata)
-        if request.room_preset:
-            raise TwirpError("invalid_argument", "unknown room configuration in create room request")
-        usual = self._rooms.settings.defaults
-        own = replace(
-            usual,
-            empty_timeout=float(request.empty_timeout) or usual.empty_timeout,
-            departure_timeout=float(request.departure_timeout) or usual.departure_timeout,
-            max_participants=request.max_participants or usual.max_participants,
-            metadata=request.metadata or usual.metadata,
-            agents=tuple(request.agents) or usual.agents,
-        )
         try:
+            own = overlaid(preset(self._rooms.settings, request.room_preset), request)
             return (await self._rooms.create(request.name, own)).info()
         except JoinRefused as refusal:
             raise TwirpError(CODES.get(refusal.status, "internal"), refusal.text) from None
@@ -143,9 +148,19 @@ class RoomService:
     def remove_participant(
         self, claims: Claims, request: room.RoomParticipantIdentity
     ) -> room.RemoveParticipantResponse:
-        """End a participant's session. A token that is still good lets it come back."""
+        """End a participant's session; with `revoke_token_ts` no token from before that time lets it come back.
+
+        That holds, too, for one who is not there.
+        """
         require_admin(claims, request.room)
-        self._participant(request.room, request.identity).close(Reason.PARTICIPANT_REMOVED)
+        if before := request.revoke_token_ts:
+            self._rooms.revocations.revoke(request.room, request.identity, before)
+        try:
+            participant = self._participant(request.room, request.identity)
+        except TwirpError as missing:
+            text = f"{missing.text}: its tokens are revoked" if before else missing.text
+            raise TwirpError(missing.code, text) from None
+        participant.close(Reason.PARTICIPANT_REMOVED)
         return room.RemoveParticipantResponse()
 
     def mute_published_track(self, claims: Claims, request: room.MuteRoomTrackRequest) -> room.MuteRoomTrackResponse:
@@ -203,15 +218,35 @@ class RoomService:
         self._room(request.room).data.send(packet, request.kind)
         return room.SendDataResponse()
 
-    def between_rooms(
-        self, name: str, claims: Claims, request: room.ForwardParticipantRequest | room.MoveParticipantRequest
-    ) -> NoReturn:
-        """Refuse what takes a participant to another room: nothing does yet."""
+    async def move_participant(
+        self, claims: Claims, request: room.MoveParticipantRequest
+    ) -> room.MoveParticipantResponse:
+        """Take a participant to another room, with its session. Cancelled, it has moved nobody."""
+        await self._between_rooms(move_to, claims, request)
+        return room.MoveParticipantResponse()
+
+    async def forward_participant(
+        self, claims: Claims, request: room.ForwardParticipantRequest
+    ) -> room.ForwardParticipantResponse:
+        """Let another room see and hear a participant. Cancelled, it has forwarded nobody."""
+        await self._between_rooms(forward_to, claims, request)
+        return room.ForwardParticipantResponse()
+
+    async def _between_rooms(
+        self, transfer: Transfer, claims: Claims, request: room.ForwardParticipantRequest | room.MoveParticipantRequest
+    ) -> None:
         grant = require_admin(claims, request.room)
         require(allowed=grant.destination_room == request.destination_room)
         if request.room == request.destination_room:
             raise TwirpError("invalid_argument", "destination room cannot be the same as source room")
-        raise TwirpError("unimplemented", f"{name} is not implemented")
+        participant = self._participant(request.room, request.identity)
+        create = self._rooms.settings.auto_create or grant.room_create
+        try:
+            await transfer(self._rooms, participant, request.destination_room, create=create)
+        except JoinRefused as refusal:
+            raise TwirpError(CODES.get(refusal.status, "internal"), refusal.text) from None
+        if participant.closed:
+            raise TwirpError("internal", ENDED)
 
     async def perform_rpc(self, claims: Claims, request: room.PerformRpcRequest) -> room.PerformRpcResponse:
         """Call a method of a participant. Cancelled, it may have been called, and its answer is not waited for."""
@@ -256,10 +291,12 @@ class RoomService:
 @contextmanager
 def _on_behalf_of(participant: Participant) -> Iterator[None]:
     """Change a participant; what goes wrong in the block ends it, as it does when its client asks, and is told."""
+    if participant.applicant.forwarded:
+        raise TwirpError("failed_precondition", FORWARDED)
     with participant.guard("server API"):
         yield
     if participant.closed:
-        raise TwirpError("internal", "the participant had to be ended")
+        raise TwirpError("internal", ENDED)
 
 
 def _exceeds(what: str, limit: int) -> TwirpError:

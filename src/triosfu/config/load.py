@@ -208,6 +208,14 @@ def _check(config: Config) -> None:
     delay = config.room.playout_delay
     if delay.max and delay.min > delay.max:
         raise ConfigError(f"room.playout_delay.min: {delay.min} is more than max, {delay.max}")
+    for name, preset in config.room.room_configurations.items():
+        key, most = f"room.room_configurations.{name}", preset.max_playout_delay
+        if not name:
+            raise ConfigError(f"{key}: a configuration needs a name")
+        if most and preset.min_playout_delay > most:
+            raise ConfigError(f"{key}.min_playout_delay: {preset.min_playout_delay} is more than max, {most}")
+        if config.limit.max_metadata_size and len(preset.metadata.encode()) > config.limit.max_metadata_size:
+            raise ConfigError(f"{key}.metadata: is longer than limit.max_metadata_size")
 
 
 def _first(error: ValidationError) -> str:

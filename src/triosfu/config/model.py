@@ -103,6 +103,30 @@ class PlayoutDelay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PresetAgent:
+    """An agent that is sent to every room of a named configuration."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    agent_name: str
+    metadata: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomPreset:
+    """One of `room.room_configurations`, which tokens and CreateRoom name; 0 and empty leave what `room` says."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    empty_timeout: Count = 0
+    departure_timeout: Count = 0
+    max_participants: Count = 0
+    metadata: str = ""
+    min_playout_delay: _PlayoutDelay = 0  # milliseconds; so is the next
+    max_playout_delay: _PlayoutDelay = 0
+    sync_streams: bool = False
+    agents: tuple[PresetAgent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomConfig:
     """Section `room`: what a room starts with unless its creator says otherwise."""
 
@@ -115,6 +139,7 @@ class RoomConfig:
     enable_remote_unmute: bool = False  # whether the server API may unmute what it muted, or its publisher did
     sync_streams: bool = False  # one media stream for tracks that their publisher says belong together
     playout_delay: PlayoutDelay = PlayoutDelay()
+    room_configurations: Mapping[str, RoomPreset] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +175,8 @@ class LimitConfig:
     max_room_name_length: Count = 256
     max_participant_identity_length: Count = 256
     max_participant_name_length: Count = 256
+    max_data_blob_key_length: _Size = 256
+    max_data_blobs_size: _Size = 64_000  # of one participant
     signal_message_size_limit: _Size = 2 << 20
     agent_signal_message_size_limit: _Size = 2 << 20
     max_api_request_body_size: _Size = 10 << 20
@@ -224,6 +251,7 @@ class Config:
     region: str = ""
     development: bool = False
     enable_data_tracks: bool = True
+    enable_participant_data_blob: bool = False  # whether participants may store blobs for each other
     rtc: RtcConfig = RtcConfig()
     room: RoomConfig = RoomConfig()
     audio: AudioConfig = AudioConfig()

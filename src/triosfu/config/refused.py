@@ -52,7 +52,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "turn": Refusal(_TURN, switch="enabled"),
     "ingress": Refusal("ingress is not served yet"),
     "webhook.url_notifier": Refusal("a room has one queue: use webhook.resource_url_notifier", (10, 100)),
-    "enable_participant_data_blob": Refusal("participant data blobs are not served yet"),
     "logging.pion_level": Refusal(_PION, ("error",)),
     "logging.component_levels": Refusal("one level serves all components: use logging.level"),
     "logging.sample": Refusal(_SAMPLING),
@@ -89,13 +88,10 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "room.create_room_attempts": Refusal(_CLUSTER, (3,)),
     "room.update_batch_target_size": Refusal("it is not configurable", (131_072,)),
     "room.max_metadata_size": Refusal("LiveKit has replaced it by limit.max_metadata_size"),
-    "room.room_configurations": Refusal("named room configurations are not served yet"),
     "audio.active_red_encoding": Refusal("RED is forwarded and never made"),
     "audio.enable_loss_proxying": Refusal("loss reports are not passed on to publishers"),
     "video.stream_tracker": Refusal("it is not configurable"),
     "video.codec_regression_threshold": Refusal("publishers are not asked for another codec", (5,)),
-    "limit.max_data_blob_key_length": Refusal("participant data blobs are not served yet", (256,)),
-    "limit.max_data_blobs_size": Refusal("participant data blobs are not served yet", (64_000,)),
     "limit.max_data_track_custom_encoding_length": Refusal(_DATA_TRACKS, (32,)),
 }
 

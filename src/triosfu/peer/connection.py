@@ -71,6 +71,7 @@ class PeerConnection:
         self.state = PeerState.NEW
         self.counters: Counter[str] = Counter() if counters is None else counters
         self.waiting = WaitingPlace()
+        self.turn = 0  # how often it was handed over
         self._handler = handler
         self._mux = mux
         self._certificate = certificate
@@ -106,21 +107,35 @@ class PeerConnection:
 
     # --- life ------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, turn: int = 0) -> None:
         """Keep the cores' time until the connection is closed; returns then, whoever closed it.
 
-        Cancelled, the connection is closed: its writers are woken, its tuples and timers are gone.
+        Cancelled, the connection is closed: its writers are woken, its tuples and timers are gone. When it is handed
+        over, `turn` is over, and this returns and leaves the connection as it is.
         """
+        if turn != self.turn:
+            return
         try:
             with self._scope:
-                await self._keep_time()
+                await self._keep_time(turn)
         finally:
-            self.close("cancelled")
+            if turn == self.turn:
+                self.close("cancelled")
 
-    async def _keep_time(self) -> None:
+    def hand_over(self) -> None:
+        """Begin another turn, for whoever starts `run` with it in the same step; the connection stays open."""
+        self.turn += 1
+        self._alarm.cancel()
+        before, self._scope = self._scope, trio.CancelScope()
+        if before.cancel_called:
+            self._scope.cancel()
+
+    async def _keep_time(self, turn: int) -> None:
         while True:
             with trio.CancelScope(deadline=self._next_timeout()) as self._alarm:
                 await trio.sleep_forever()
+            if turn != self.turn:
+                return
             now = trio.current_time()
             self._transport.handle_timeout(now)
             self._data.handle_timeout(now)

@@ -221,9 +221,16 @@ class DataPort:
             return
         owner.room.data.publish(owner, packet, kind)
 
+    def leave_room(self) -> None:
+        """Forget what was held: it was said in a room that the participant leaves."""
+        self._held.clear()
+        self._held_bytes = 0
+
     def deliver(self, kind: models.DataPacket.Kind, payload: bytes) -> None:
         """Send a serialized packet to the client: held while it is joining, dropped when lossy or too much."""
-        if kind == Kind.LOSSY:
+        if self._owner.shape.primary.closed:
+            self.counters["no_channel"] += 1
+        elif kind == Kind.LOSSY:
             if self._owner.active:
                 self._send(LOSSY, payload)
         elif self.ready:

@@ -80,9 +80,7 @@ class DataTracks:
         track = self._published[request.pub_handle] = DataTrack(owner, info)
         owner.send(rtc.SignalResponse(publish_data_track_response=rtc.PublishDataTrackResponse(info=info)))
         owner.changed(at_once=True)
-        for other in owner.room.others(owner):
-            with other.guard("data track"):
-                other.data_tracks.appeared(track)
+        owner.room.data_track_published(track)
 
     def _refusal(self, request: rtc.PublishDataTrackRequest) -> RequestReason | None:
         owner = self._owner
@@ -145,7 +143,8 @@ class DataTracks:
 
     def appeared(self, track: DataTrack) -> None:
         """Another participant published a data track."""
-        if track.info.sid in self._wanted or self._owner.options.auto_subscribe_data_tracks:
+        automatic = self._owner.options.auto_subscribe_data_tracks and not track.publisher.permission.hidden
+        if track.info.sid in self._wanted or automatic:
             self._owner.room.announcer.introduce(track.publisher, to=self._owner)
             if self._subscribe(track.info.sid):
                 self._tell_handles()
@@ -154,7 +153,8 @@ class DataTracks:
         """Subscribe to what was there before, if this client takes everything."""
         if self._owner.options.auto_subscribe_data_tracks:
             others = self._owner.room.others(self._owner)
-            sids = [track.info.sid for other in others for track in other.data_tracks]
+            visible = [other for other in others if not other.permission.hidden]
+            sids = [track.info.sid for other in visible for track in other.data_tracks]
             subscribed = [self._subscribe(sid) for sid in sids]
             if any(subscribed):
                 self._tell_handles()
@@ -212,6 +212,21 @@ class DataTracks:
             self._published.clear()
             self._owner.changed(at_once=True)
         if not self._owner.permission.can_subscribe and self._received:
+            for track in list(self._received.values()):
+                self._unsubscribe(track.info.sid)
+            self._tell_handles()
+
+    def hide(self) -> None:
+        """Take what is published from those who have it."""
+        for track in self:
+            self._drop_readers(track)
+
+    def leave_room(self) -> None:
+        """Take what is published from those in the room, and receive nothing more of theirs."""
+        for track in self:
+            self._drop_readers(track)
+        self._wanted.clear()
+        if self._received:
             for track in list(self._received.values()):
                 self._unsubscribe(track.info.sid)
             self._tell_handles()

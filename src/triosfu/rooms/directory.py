@@ -11,6 +11,7 @@ from livekit.protocol import models
 
 from triosfu.errors import UsageError
 from triosfu.rooms.joining import JoinRefused
+from triosfu.rooms.revocations import Revocations
 from triosfu.rooms.room import Room
 from triosfu.rooms.tally import Throughput
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from triosfu.rooms.joining import Applicant, JoinOptions, Services
+    from triosfu.rooms.moving import Departure
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.settings import RoomDefaults
     from triosfu.rooms.signals import SignalLink
@@ -26,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 Reason = models.DisconnectReason
 NO_SUCH_ROOM = "requested room does not exist"  # JS looks for exactly this
+REVOKED = "invalid authorization token: token is revoked"
 FULL = "node has exceeded its configured limit"  # LiveKit's word
 
 
@@ -36,6 +39,7 @@ class Rooms:
         self.services = services
         self.settings = services.settings
         self.counters: Counter[str] = Counter()
+        self.revocations = Revocations()
         self.ended: Counter[str] = Counter()  # what was counted in rooms that are over
         self.throughput = Throughput()
         self._rooms: dict[str, Room] = {}
@@ -91,9 +95,16 @@ class Rooms:
         Raises:
             JoinRefused: This server is closing, or has as many rooms as it may have.
         """
+        return (await self.find_or_make(name, settings))[0]
+
+    async def find_or_make(self, name: str, settings: RoomDefaults | None = None) -> tuple[Room, bool]:
+        """As `create`; tells, too, whether the room was made, of which then nobody but the caller knows yet.
+
+        Cancelled, it has made none.
+        """
         async with self._creating:  # the start of a room takes a step; nobody may start it twice
             if room := self.find(name):
-                return room
+                return room, False
             if self._nursery is None:
                 raise UsageError("rooms: not running")
             if self._draining or (self.settings.max_rooms and len(self._rooms) >= self.settings.max_rooms):
@@ -106,7 +117,7 @@ class Rooms:
                 raise JoinRefused(503, "server is at its limits")
             self._rooms[name] = room
             room.begin()
-            return room
+            return room, True
 
     def check_limits(self) -> None:
         """Raise JoinRefused while the server has as many tracks, or as many bytes per second, as it may have.
@@ -123,7 +134,7 @@ class Rooms:
         """How many tracks are received and sent, all rooms together."""
         people = [participant for room in self for participant in room.participants.values()]
         sent = sum(subscription.down is not None for one in people for subscription in one.subscriptions)
-        return sent + sum(len(one.publications) for one in people)
+        return sent + sum(len(one.publications) for one in people if not one.applicant.forwarded)
 
     async def _run(self, room: Room, *, task_status: trio.TaskStatus[None]) -> None:
         try:
@@ -138,6 +149,12 @@ class Rooms:
                 self._emptied.unpark_all()
             self.ended.update(room.counters)
 
+    def check_token(self, name: str, applicant: Applicant) -> None:
+        """Raise JoinRefused when the token of `applicant` for the room `name` was revoked."""
+        said = getattr(applicant.claims, "identity", applicant.identity)  # clients of old may add something to it
+        if any(self.revocations.refuses(name, one, applicant.token_not_before) for one in {applicant.identity, said}):
+            raise JoinRefused(401, REVOKED)
+
     async def for_join(self, name: str, applicant: Applicant) -> Room:
         """Return the room that `applicant` may join, made if need be and allowed. Cancelled, it has made none.
 
@@ -145,6 +162,7 @@ class Rooms:
             JoinRefused: Names are bad, the room does not exist, or there is no place.
         """
         applicant.check(name, self.settings.limits)
+        self.check_token(name, applicant)
         room = self.find(name)
         if room is None:
             if not self.settings.auto_create and not applicant.room_create:
@@ -165,18 +183,32 @@ class Rooms:
     def check_join(self, name: str, applicant: Applicant) -> None:
         """Raise what `for_join` would raise, without making the room."""
         applicant.check(name, self.settings.limits)
+        self.check_token(name, applicant)
         if self.find(name) is None and not self.settings.auto_create and not applicant.room_create:
             raise JoinRefused(404, NO_SUCH_ROOM)
         self.check_limits()
 
     def resume(self, name: str, identity: str, options: JoinOptions, link: SignalLink) -> Participant | None:
         """Give a participant its new signalling connection; None when it is not here (any more)."""
-        room = self.find(name)
-        participant = None if room is None else room.participants.get(identity)
+        participant, missed = self._session(name, identity, options.participant_sid)
         if participant is None or participant.closed or participant.shape.single != options.single:
             return None
-        if options.participant_sid not in {"", participant.sid}:
-            return None  # an older session of this identity, which a newer one has replaced
+        if participant.applicant.forwarded:
+            return None
         with participant.guard("resume"):
-            participant.resume(link, options)
+            participant.resume(link, options, missed=missed)
         return participant
+
+    def _session(self, name: str, identity: str, sid: str) -> tuple[Participant | None, Departure | None]:
+        """Return whose session it is, and what its client does not know yet if it thinks to be in another room."""
+        room = self.find(name)
+        here = None if room is None else room.participants.get(identity)
+        if here is not None and (sid in {"", here.sid} or any(sid == past.sid for past in here.departures)):
+            return here, None  # some clients go on calling themselves by the sid that they joined with
+        # An older session of this identity, which a newer one has replaced, or one that was moved meanwhile.
+        for other in self if sid else ():
+            moved = other.participants.get(identity)
+            for past in () if moved is None else moved.departures:
+                if (past.room, past.sid) == (name, sid):
+                    return moved, past
+        return None, None

@@ -48,13 +48,15 @@ class Applicant:
     permission: Permission = field(default_factory=Permission)
     room_create: bool = False
     room: RoomDefaults | None = None  # how to set the room up if this join creates it
-    token_expires: float = 0.0  # seconds since the epoch
+    token_expires: float = 0.0  # seconds since the epoch; so is the next
+    token_not_before: float = 0.0
     claims: object = None  # what the token said, for those who renew it
+    forwarded: bool = False  # somebody of another room, whose client is not in this one
 
     @property
     def dependent(self) -> bool:
         """Whether this is a helper of others, which neither counts nor keeps a room open (trap 54)."""
-        return self.kind in DEPENDENT_KINDS or self.permission.agent or self.permission.recorder
+        return self.forwarded or self.kind in DEPENDENT_KINDS or self.permission.agent or self.permission.recorder
 
     def claiming(self, metadata: str, attributes: Mapping[str, str]) -> Applicant:
         """Return the applicant with what the client itself says of it, which it must be allowed to.

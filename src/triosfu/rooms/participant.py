@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from livekit.protocol import models, rtc
 from triosfu.errors import PeerError
 from triosfu.peer import PeerState
 from triosfu.rooms.data import DataPort
+from triosfu.rooms.data_blobs import DataBlobs
 from triosfu.rooms.data_tracks import DataTracks
 from triosfu.rooms.deadlines import Deadlines
 from triosfu.rooms.joining import SUBSCRIBER_PRIMARY_SINCE
@@ -33,13 +35,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from triosfu.peer import DataChannel, PeerConnection
+    from triosfu.rooms.forwarding import ForwardedParticipant
     from triosfu.rooms.joining import Applicant, JoinOptions, Services
+    from triosfu.rooms.moving import Departure
     from triosfu.rooms.permissions import Permission
     from triosfu.rooms.room import Room
     from triosfu.sdp.sections import Section
 
 log = structlog.get_logger(__name__)
 
+MAX_DEPARTURES = 4  # that a client may have missed
 State = models.ParticipantInfo.State
 Reason = models.DisconnectReason
 REFRESH = "refresh token"
@@ -53,7 +58,7 @@ class Participant:
     """
 
     def __init__(
-        self, room: Room, applicant: Applicant, options: JoinOptions, link: SignalLink, services: Services
+        self, room: Room, applicant: Applicant, options: JoinOptions, link: SignalLink | None, services: Services
     ) -> None:
         self.room = room
         self.applicant = applicant
@@ -74,12 +79,18 @@ class Participant:
         self.known_versions: dict[str, int] = {}  # of other participants, by sid, as this client was told them
         self.was_active = False  # once, if it has left meanwhile
         self.closed = False
-        self.link: SignalLink | None = link
+        self.turn = 0  # how often it was handed over
+        self.link = link
+        self.departures: deque[Departure] = deque(maxlen=MAX_DEPARTURES)  # from other rooms, the latest last
+        self.forwards: list[ForwardedParticipant] = []  # what other rooms see of this participant
         self.deadlines = Deadlines()
         self._refresh = services.refresh_token
         self._link_lost_at = math.inf
         self._scope = trio.CancelScope()
         self.shape = self._new_shape(services)
+        if room.own.playout_delay is not None:
+            for peer in self.shape.peers:
+                peer.negotiation.policy = replace(peer.negotiation.policy, playout_delay=True)
         self.rules = SubscriptionRules()
         self.liveness = Liveness(self)
         self.negotiator = Negotiator(self)
@@ -87,6 +98,7 @@ class Participant:
         self.subscriptions = Subscriptions(self)
         self.data = DataPort(self)
         self.data_tracks = DataTracks(self)
+        self.data_blobs = DataBlobs(self)
 
     def __repr__(self) -> str:
         return f"<Participant {self.identity} {self.sid}>"
@@ -167,21 +179,35 @@ class Participant:
         self.options = replace(self.options, add_tracks=(), publisher_offer=None, sync_state=None)
         self.refresh_token()
 
-    async def run(self) -> None:
+    async def run(self, turn: int = 0) -> None:
         """Run the peer connections and keep the deadlines, until closed; a bug in them ends here.
 
-        Cancelled, it has closed the participant: the room has forgotten it, and its connections are closed.
+        Cancelled, it has closed the participant: the room has forgotten it, and its connections are closed. When it is
+        handed over, `turn` is over, and this returns and leaves the participant as it is.
         """
+        if turn != self.turn:
+            return
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     for peer in self.shape.peers:
-                        nursery.start_soon(peer.run, name=f"peer {peer.name}")
+                        nursery.start_soon(peer.run, peer.turn, name=f"peer {peer.name}")
                     nursery.start_soon(self.deadlines.run, name=f"deadlines {self.sid}")
         except* Exception as error:  # noqa: BLE001  whatever it is, it is this participant's alone
             self.failed("running", error)  # a cancellation that came with it goes on
         finally:
-            self.close(Reason.UNKNOWN_REASON, tell=False)
+            if turn == self.turn:
+                self.close(Reason.UNKNOWN_REASON, tell=False)
+
+    def hand_over(self) -> None:
+        """Begin another turn, for whoever starts `run` with it in the same step; the session goes on."""
+        self.turn += 1
+        before, self._scope = self._scope, trio.CancelScope()
+        for peer in self.shape.peers:
+            peer.hand_over()
+        if before.cancel_called:
+            self._scope.cancel()
+        before.cancel()
 
     def close(
         self,
@@ -214,9 +240,16 @@ class Participant:
             last.callback(self.data_tracks.close)
             last.callback(self.publications.close)
             last.callback(self.subscriptions.close)
+            last.callback(self.end_forwards, reason)
             last.callback(self.room.forget, self)
             if tell:
                 self.send(leave(action, reason))
+
+    def end_forwards(self, reason: Reason) -> None:
+        """Let no other room see anything of this participant any more."""
+        for forward in list(self.forwards):
+            with forward.guard("forward"):
+                forward.close(reason)
 
     def _disconnected(self) -> None:
         self.state = State.DISCONNECTED
@@ -285,8 +318,8 @@ class Participant:
             self._link_lost_at = trio.current_time()
             link.close(code)
 
-    def resume(self, link: SignalLink, options: JoinOptions) -> None:
-        """Go on over a new signalling connection."""
+    def resume(self, link: SignalLink, options: JoinOptions, *, missed: Departure | None = None) -> None:
+        """Go on over a new signalling connection; its client may have `missed` that it is in another room now."""
         since = min(self._link_lost_at, trio.current_time()) - self.settings.times.ping_timeout
         self.drop_link()
         self.link = link
@@ -294,7 +327,7 @@ class Participant:
         self.liveness.resumed()
         if self.closed:
             return  # it has been told to begin anew
-        send_reconnect(self, since)
+        send_reconnect(self, since, missed=missed)
         self.negotiator.resumed()
         with self.guard("resume request"):
             take_options(self, options)
@@ -306,33 +339,47 @@ class Participant:
             self.version += 1
             self.room.announcer.changed(self, at_once=at_once)
             self.room.counts_changed()
+            for forward in list(self.forwards):
+                with forward.guard("forward"):
+                    forward.follow(at_once=at_once)
 
     def refresh_token(self) -> None:
         """Send a fresh token, and again every five minutes (trap 49)."""
         if self.closed:
             return
-        if self._refresh is not None:
-            self.send(rtc.SignalResponse(refresh_token=self._refresh(self)))
+        if token := self.new_token():
+            self.send(rtc.SignalResponse(refresh_token=token))
         self.deadlines.arm(REFRESH, trio.current_time() + self.settings.times.refresh_token, self.refresh_token)
+
+    def new_token(self) -> str:
+        """Return a token for this participant as it is now; empty where nobody makes them."""
+        return "" if self._refresh is None else self._refresh(self)
 
     def set_permission(self, permission: Permission) -> None:
         """Change what this participant may do; what it may no longer do ends now."""
         if permission == self.permission:
             return
-        self.permission = permission
+        before, self.permission = self.permission, permission
         self.publications.enforce_permission()
         self.data_tracks.permission_changed()
         self.subscriptions.permission_changed()
+        if permission.hidden and not before.hidden:
+            self.room.hidden(self)
         self.changed(at_once=True)  # the publisher itself learns of it by this (section 17, row 5)
+        if before.hidden and not permission.hidden:
+            self.room.shown(self)
+        if permission.recorder != before.recorder:
+            self.room.update()
         self.refresh_token()
 
     def set_rules(self, request: rtc.SubscriptionPermission) -> None:
         """Change who may receive this participant's tracks."""
         identities = {one.sid: one.identity for one in self.room.participants.values()}
         if self.rules.replace(request, identities.get):
-            for other in self.room.others(self):
-                with other.guard("subscription permission"):
-                    other.subscriptions.rules_changed(self)
+            for seen in (self, *self.forwards):
+                for other in seen.room.others(seen):
+                    with other.guard("subscription permission"):
+                        other.subscriptions.rules_changed(seen)
 
     # --- PeerHandler -----------------------------------------------------------------------------------------------
 

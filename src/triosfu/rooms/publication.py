@@ -441,6 +441,19 @@ class Publications:
         if revoked:
             self._owner.changed(at_once=True)
 
+    def hide(self) -> None:
+        """Take every track from those who have it; webhooks are told nothing of that."""
+        for publication in self:
+            for other in self._owner.room.others(self._owner):
+                with other.guard("hidden track"):
+                    other.subscriptions.track_closed(publication)
+
+    def leave_room(self) -> None:
+        """Take every track from those in the room; they go on elsewhere."""
+        for publication in self:
+            self._owner.room.track_closed(publication)
+            publication.subscribed_told = False
+
     def close(self) -> None:
         """Close every track; the participant is leaving, and its last update tells."""
         self._pending.clear()

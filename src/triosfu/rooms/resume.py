@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING
 import structlog
 from livekit.protocol import rtc
 
+from triosfu.rooms.moving import tell_moved
 from triosfu.rooms.welcome import server_info
 
 if TYPE_CHECKING:
     from triosfu.rooms.joining import JoinOptions
+    from triosfu.rooms.moving import Departure
     from triosfu.rooms.participant import Participant
 
 log = structlog.get_logger(__name__)
 
 
-def send_reconnect(participant: Participant, since: float) -> None:
+def send_reconnect(participant: Participant, since: float, *, missed: Departure | None = None) -> None:
     """Send what a resuming client waits for, in the order that clients rely on (trap 25).
 
-    `since` is when the old connection was lost, in seconds of the clock.
+    `since` is when the old connection was lost, in seconds of the clock. Whoever `missed` its move to another room is
+    told of it before it is told of anybody there.
     """
     participant.send(
         rtc.SignalResponse(
@@ -30,6 +33,8 @@ def send_reconnect(participant: Participant, since: float) -> None:
             )
         )
     )
+    if missed is not None:
+        tell_moved(participant, missed)
     participant.room.announcer.resumed(participant, since)
     participant.send(rtc.SignalResponse(room_update=rtc.RoomUpdate(room=participant.room.info())))
 

@@ -25,6 +25,7 @@ from triosfu.rooms.welcome import publish_codecs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from triosfu.rooms.data_tracks import DataTrack
     from triosfu.rooms.joining import Applicant, JoinOptions, Services
     from triosfu.rooms.listener import RoomListener
     from triosfu.rooms.publication import Publication
@@ -150,17 +151,12 @@ class Room:
             JoinRefused: The room is closed or full.
         """
         self.check_place(applicant)
-        if self._nursery is None:
-            raise UsageError("room: not running")
         older = self.participants.get(applicant.identity)
         if older is not None:
             with older.guard("replaced"):
                 older.close(Reason.DUPLICATE_IDENTITY, replaced=True)
         participant = Participant(self, applicant, options, link, self._services)
-        self.participants[participant.identity] = participant
-        if not applicant.dependent:
-            self.deadlines.disarm(EMPTY)
-        self._nursery.start_soon(participant.run, name=f"participant {participant.identity}")
+        self.seat(participant)
         with participant.guard("join"):
             participant.begin()
         if older is not None:
@@ -169,6 +165,15 @@ class Room:
         self.counts_changed()
         log.info("joined", room=self.name, participant=participant.sid, single=options.single)
         return participant
+
+    def seat(self, participant: Participant) -> None:
+        """Put `participant` on the list, and run it from now on."""
+        if self._nursery is None:
+            raise UsageError("room: not running")
+        self.participants[participant.identity] = participant
+        if not participant.applicant.dependent:
+            self.deadlines.disarm(EMPTY)
+        self._nursery.start_soon(participant.run, participant.turn, name=f"participant {participant.identity}")
 
     def forget(self, participant: Participant) -> None:
         """Take a leaving participant off the list, before anything of it is torn down."""
@@ -194,6 +199,19 @@ class Room:
         if participant.permission.recorder:
             self.update()
         self.tell(lambda listener: listener.participant_active(participant))
+
+    def hidden(self, participant: Participant) -> None:
+        """Somebody is to be seen by nobody from now on: to the others it is as if it had left."""
+        participant.publications.hide()
+        participant.data_tracks.hide()
+        self.announcer.hidden(participant)
+
+    def shown(self, participant: Participant) -> None:
+        """Somebody was hidden, and is announced now."""
+        for publication in participant.publications:
+            self.track_published(publication, first=False)
+        for track in participant.data_tracks:
+            self.data_track_published(track)
 
     def others(self, participant: Participant) -> list[Participant]:
         """Return everybody but `participant`."""
@@ -230,6 +248,9 @@ class Room:
                 other.subscriptions.track_published(publication)
         if first:
             self.tell(lambda listener: listener.track_published(publication))
+        for forward in list(publication.publisher.forwards):
+            with forward.guard("forward"):
+                forward.track_published(publication)
 
     def track_closed(self, publication: Publication) -> None:
         """Tell everybody else that a track is gone."""
@@ -237,6 +258,18 @@ class Room:
             with other.guard("track closed"):
                 other.subscriptions.track_closed(publication)
         self.tell(lambda listener: listener.track_unpublished(publication))
+        for forward in list(publication.publisher.forwards):
+            with forward.guard("forward"):
+                forward.track_closed(publication)
+
+    def data_track_published(self, track: DataTrack) -> None:
+        """Tell everybody else that a data track is there to be subscribed to."""
+        for other in self.others(track.publisher):
+            with other.guard("data track"):
+                other.data_tracks.appeared(track)
+        for forward in list(track.publisher.forwards):
+            with forward.guard("forward"):
+                forward.data_track_published(track)
 
     def _follow_codecs(self) -> None:
         for participant in list(self.participants.values()):

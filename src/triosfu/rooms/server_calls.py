@@ -73,6 +73,8 @@ class ServerCalls:
         callee = self._room.participants.get(identity)
         if callee is None:
             raise CallFailed(RECIPIENT_NOT_FOUND)
+        if callee.applicant.forwarded:
+            raise CallFailed(RECIPIENT_GONE)  # its client is in another room
         request = models.RpcRequest(
             id=str(uuid.uuid4()),
             method=method,

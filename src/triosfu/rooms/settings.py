@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from triosfu.media.receiver import ReceiveSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from livekit.protocol import rtc
     from livekit.protocol.agent_dispatch import RoomAgentDispatch
 
@@ -37,6 +39,8 @@ class RoomDefaults:
     max_participants: int = 0  # 0 is no limit
     metadata: str = ""
     agents: tuple[RoomAgentDispatch, ...] = ()  # empty for whoever serves rooms without being asked
+    sync_streams: bool = False  # one media stream for all tracks of a publisher that belong together
+    playout_delay: tuple[int, int] | None = None  # milliseconds, least and most, that receivers delay cameras
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,9 @@ class Limits:
     stored_settings: int = 4096
     candidates: int = 128  # of one transport, waiting for its description
     data_tracks: int = 256
+    blobs: int = 64_000  # bytes that one participant stores
+    blob_key: int = 256  # characters
+    forwards: int = 16  # rooms, besides its own, that see one participant
     sections: int = 1000
 
 
@@ -94,6 +101,7 @@ class RoomSettings:
 
     auto_create: bool = True
     defaults: RoomDefaults = RoomDefaults()
+    presets: Mapping[str, RoomDefaults] = field(default_factory=dict)  # by the names that creators of rooms know
     limits: Limits = Limits()
     times: Times = Times()
     enabled_codecs: tuple[str, ...] = DEFAULT_CODECS
@@ -102,7 +110,6 @@ class RoomSettings:
     region: str = ""
     ice_servers: tuple[rtc.ICEServer, ...] = ()
     data_tracks: bool = True
+    data_blobs: bool = False
     remote_unmute: bool = False
-    sync_streams: bool = False  # one media stream for all tracks of a publisher that belong together
-    playout_delay: tuple[int, int] | None = None  # milliseconds, least and most, that receivers delay cameras
     reception: ReceiveSettings = field(default_factory=ReceiveSettings)

@@ -146,11 +146,14 @@ class Subscriptions:
             self._release(subscription)
 
     def auto_subscribe(self, publications: Iterable[Publication]) -> None:
-        """Wish for these tracks, if this client takes everything, except for those that it declined."""
+        """Wish for these tracks, if this client takes everything, except for those that it declined.
+
+        Tracks of who is hidden are not wished for unasked: to receive them is to be told of their publisher.
+        """
         options = self._owner.options
         if options.auto_subscribe:
             for publication in publications:
-                if not options.selection.takes(publication):
+                if publication.publisher.permission.hidden or not options.selection.takes(publication):
                     continue
                 if publication.sid not in self._declined and publication.publisher is not self._owner:
                     self.subscribe(publication.sid)
@@ -277,12 +280,12 @@ class Subscriptions:
     def _stream_name(self, publication: Publication) -> str:
         """What the client's stream is called, after the publisher: browsers play tracks of one stream in step."""
         client = self._owner.options.client
-        together = self._owner.settings.sync_streams and client.protocol >= SYNC_STREAMS_SINCE
+        together = self._owner.room.own.sync_streams and client.protocol >= SYNC_STREAMS_SINCE
         return publication.info.stream if together and client.browser.lower() != "firefox" else publication.sid
 
     def _playout_delay(self, publication: Publication) -> bytes:
         """How long this client is asked to hold frames back; a shared screen is shown at once."""
-        bounds = self._owner.settings.playout_delay
+        bounds = self._owner.room.own.playout_delay
         if bounds is None or publication.info.source == models.TrackSource.SCREEN_SHARE:
             return b""
         return playout_delay(*bounds)
@@ -448,6 +451,16 @@ class Subscriptions:
         wish = int(quality) if settings.enabled else OFF
         message = publication.dynacast.wish(self._owner.sid, codec, wish, now)
         publication.publisher.publications.tell_quality(publication, message)
+
+    def leave_room(self) -> None:
+        """Give up everything, also what was noted for later: the participant goes to another room."""
+        for sid in self._wishes:
+            self._owner.deadlines.disarm(("not found", sid))
+        for sid in self._settings:
+            self._owner.deadlines.disarm(("settings", sid))
+        self.close()
+        self._declined.clear()
+        self._settings.clear()
 
     def close(self) -> None:
         """Release everything; the participant is leaving."""

@@ -83,6 +83,15 @@ class Announcer:
                 info.ClearField(large)
             self._left.append((now, info))
 
+    def hidden(self, participant: Participant) -> None:
+        """Tell those who know a participant that they know it no more; it stays, and nobody is to see that."""
+        participant.version += 1
+        info = participant.info()
+        info.state = models.ParticipantInfo.State.DISCONNECTED
+        for other in self._room.others(participant):
+            if other.known_versions.pop(participant.sid, None) is not None:
+                other.send(rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[info])))
+
     def introduce(self, publisher: Participant, to: Participant) -> None:
         """Make sure that `to` knows the present state of `publisher`; call it before media of theirs is signalled."""
         if publisher is not to and to.known_versions.get(publisher.sid, -1) < publisher.version:

@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from livekit.protocol import rtc
+from livekit.protocol.agent_dispatch import RoomAgentDispatch
+from livekit.protocol.room import RoomConfiguration
 
 from triosfu.agents.core import BoardSettings
 from triosfu.agents.workers import Agents
 from triosfu.errors import ConfigError
 from triosfu.media.levels import LevelSettings
 from triosfu.media.receiver import ReceiveSettings
+from triosfu.rooms.configuration import LONGEST_DELAY, overlaid
 from triosfu.rooms.settings import Limits, RoomDefaults, RoomSettings, Times
 from triosfu.rooms.sids import new_sid
 from triosfu.sdp.policy import MediaPolicy
@@ -24,23 +27,26 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from random import Random
 
-    from triosfu.config import Config, LimitConfig, PlayoutDelay, RtcConfig, WebhookConfig
+    from triosfu.config import Config, LimitConfig, PlayoutDelay, RoomPreset, RtcConfig, WebhookConfig
     from triosfu.metrics.monitoring import Monitoring
     from triosfu.webhooks.delivery import Webhooks
 
 RTX = "video/rtx"
-LONGEST_DELAY = 10_000  # milliseconds of playout delay, unless configured
 
 
 def room_settings(config: Config, rng: Random) -> RoomSettings:
     """The settings that all rooms of a server share."""
+    usual = RoomDefaults(
+        empty_timeout=config.room.empty_timeout,
+        departure_timeout=config.room.departure_timeout,
+        max_participants=config.room.max_participants,
+        sync_streams=config.room.sync_streams,
+        playout_delay=playout_bounds(config.room.playout_delay),
+    )
     return RoomSettings(
         auto_create=config.room.auto_create,
-        defaults=RoomDefaults(
-            empty_timeout=config.room.empty_timeout,
-            departure_timeout=config.room.departure_timeout,
-            max_participants=config.room.max_participants,
-        ),
+        defaults=usual,
+        presets={name: overlaid(usual, preset_message(one)) for name, one in config.room.room_configurations.items()},
         limits=limits(config.limit),
         times=replace(
             Times(),
@@ -52,10 +58,23 @@ def room_settings(config: Config, rng: Random) -> RoomSettings:
         region=config.region,
         ice_servers=tuple(ice_servers(config.rtc)),
         data_tracks=config.enable_data_tracks,
+        data_blobs=config.enable_participant_data_blob,
         remote_unmute=config.room.enable_remote_unmute,
-        sync_streams=config.room.sync_streams,
-        playout_delay=playout_bounds(config.room.playout_delay),
         reception=reception(config),
+    )
+
+
+def preset_message(config: RoomPreset) -> RoomConfiguration:
+    """A named configuration in the form that tokens and calls have it in, too."""
+    return RoomConfiguration(
+        empty_timeout=config.empty_timeout,
+        departure_timeout=config.departure_timeout,
+        max_participants=config.max_participants,
+        metadata=config.metadata,
+        min_playout_delay=config.min_playout_delay,
+        max_playout_delay=config.max_playout_delay,
+        sync_streams=config.sync_streams,
+        agents=[RoomAgentDispatch(agent_name=one.agent_name, metadata=one.metadata) for one in config.agents],
     )
 
 
@@ -68,6 +87,8 @@ def limits(config: LimitConfig) -> Limits:
         name=config.max_participant_name_length or sys.maxsize,
         metadata=config.max_metadata_size or sys.maxsize,
         attributes=config.max_attributes_size or sys.maxsize,
+        blobs=config.max_data_blobs_size,
+        blob_key=config.max_data_blob_key_length,
         subscribed_video=config.subscription_limit_video,
         subscribed_audio=config.subscription_limit_audio,
         server_tracks=max(0, config.num_tracks),

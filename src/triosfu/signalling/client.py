@@ -5,18 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from livekit.protocol import models, rtc
 
+from triosfu.rooms.configuration import overlaid, preset
 from triosfu.rooms.joining import Applicant, JoinOptions, JoinRefused
 from triosfu.rooms.permissions import Permission
 from triosfu.signalling.join_request import decode_join_request
 
 if TYPE_CHECKING:
     from triosfu.net.http import Request
-    from triosfu.rooms.settings import RoomDefaults
+    from triosfu.rooms.settings import RoomDefaults, RoomSettings
     from triosfu.tokens import Claims
 
 SDKS = {
@@ -71,8 +71,12 @@ def query_attributes(request: Request) -> dict[str, str] | None:
     return value
 
 
-def applicant(claims: Claims, *, defaults: RoomDefaults) -> Applicant:
-    """Return who wants to join, as the verified `claims` say; they have a video grant."""
+def applicant(claims: Claims, *, settings: RoomSettings) -> Applicant:
+    """Return who wants to join, as the verified `claims` say; they have a video grant.
+
+    Raises:
+        JoinRefused: They have none, or name a room configuration that there is not.
+    """
     grant = claims.video
     if grant is None:
         raise JoinRefused(401, "no permissions to access the room")
@@ -85,25 +89,21 @@ def applicant(claims: Claims, *, defaults: RoomDefaults) -> Applicant:
         attributes=dict(claims.attributes),
         permission=Permission.parse(grant.permission()),
         room_create=grant.room_create,
-        room=_room_settings(claims, defaults),
+        room=_room_settings(claims, settings),
         token_expires=claims.expires_at,
+        token_not_before=claims.not_before,
         claims=claims,
     )
 
 
-def _room_settings(claims: Claims, defaults: RoomDefaults) -> RoomDefaults:
-    """The settings of a room that this token creates; what it leaves at zero stays as the server has it."""
-    config = claims.room_config
-    if config is None:
-        return defaults
-    return replace(
-        defaults,
-        empty_timeout=float(config.empty_timeout) or defaults.empty_timeout,
-        departure_timeout=float(config.departure_timeout) or defaults.departure_timeout,
-        max_participants=config.max_participants or defaults.max_participants,
-        metadata=config.metadata or defaults.metadata,
-        agents=tuple(config.agents) or defaults.agents,
-    )
+def _room_settings(claims: Claims, settings: RoomSettings) -> RoomDefaults:
+    """How to set up a room that this token creates; JoinRefused if it names a configuration that there is not."""
+    base = preset(settings, claims.room_preset)
+    if claims.room_config is None:
+        return base
+    if len(claims.room_config.metadata.encode()) > settings.limits.metadata:
+        raise JoinRefused(400, f"metadata size exceeds limits {settings.limits.metadata}")
+    return overlaid(base, claims.room_config)
 
 
 def _from_join_request(join: rtc.JoinRequest, request: Request) -> tuple[JoinOptions, str, dict[str, str]]:

@@ -101,7 +101,7 @@ class Signalling:
             if claimed is None and validating:
                 raise JoinRefused(400, "cannot decode attributes")
             attributes = claimed or {}
-        who = applicant(claims, defaults=self._rooms.settings.defaults).claiming(metadata, attributes)
+        who = applicant(claims, settings=self._rooms.settings).claiming(metadata, attributes)
         publish = request.get("publish")
         if publish and not options.single:
             if not who.permission.can_publish:
@@ -121,6 +121,7 @@ class Signalling:
         """
         link = SocketLink(text=text)
         if wish.options.reconnect:
+            self._rooms.check_token(wish.room, wish.applicant)
             participant = self._rooms.resume(wish.room, wish.applicant.identity, wish.options, link)
             if participant is None:
                 # Never an HTTP error: clients would only try to resume again (trap 24).
@@ -160,6 +161,7 @@ def token_refresher(
         grant = claims.video
         if grant is not None:
             grant = grant.with_permission(participant.permission.serialize())
+            grant = replace(grant, room=participant.room.name)  # it may have been moved
         now_said = replace(
             claims,
             identity=participant.identity,

@@ -13,7 +13,7 @@ from triosfu.errors import MalformedPacket
 from triosfu.net.websocket import WebSocketClosed
 from triosfu.rooms import profile
 from triosfu.rooms.resume import sync
-from triosfu.rooms.signals import LeaveAction, RequestReason, leave
+from triosfu.rooms.signals import LeaveAction, leave
 from triosfu.signalling.codec import decode
 
 if TYPE_CHECKING:
@@ -112,14 +112,6 @@ def _simulate(participant: Participant, request: rtc.SignalRequest) -> None:
             log.debug("scenario not simulated", participant=participant.sid)
 
 
-def _data_blob(participant: Participant, request: rtc.SignalRequest) -> None:
-    """Data blobs are switched off, as they are by default (section 6.9)."""
-    kind = request.WhichOneof("message")
-    blob = request.store_data_blob_request if kind == "store_data_blob_request" else request.get_data_blob_request
-    response = rtc.RequestResponse(request_id=blob.request_id, reason=RequestReason.NOT_ALLOWED)
-    participant.send(rtc.SignalResponse(request_response=response))
-
-
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -146,7 +138,7 @@ HANDLERS: Mapping[str, Callable[[Participant, rtc.SignalRequest], None]] = {
         request.unpublish_data_track_request
     ),
     "update_data_subscription": lambda one, request: one.data_tracks.update(request.update_data_subscription),
-    "store_data_blob_request": _data_blob,
-    "get_data_blob_request": _data_blob,
+    "store_data_blob_request": lambda one, request: one.data_blobs.store(request.store_data_blob_request),
+    "get_data_blob_request": lambda one, request: one.data_blobs.fetch(request.get_data_blob_request),
     # `update_layers` is deprecated, and ignored.
 }

@@ -102,7 +102,7 @@ class Whip:
         token = _token(request)
         claims = self._claims(token)
         grant = check_join(claims)
-        who = applicant(claims, defaults=self._rooms.settings.defaults)
+        who = applicant(claims, settings=self._rooms.settings)
         if not (who.permission.can_publish if publishes else who.permission.can_subscribe):
             raise JoinRefused(401, DENIED)
         who.check(grant.room, self._rooms.settings.limits)

@@ -28,7 +28,15 @@ try {
 } catch (error) {
   said.refused = [error.status, error.code, error.message];
 }
-await rooms.removeParticipant(room, identity);
+const other = `${room} 2`;
+await rooms.forwardParticipant(room, identity, other);
+said.forwarded = (await rooms.getParticipant(other, identity)).kindDetails;
+await rooms.moveParticipant(room, identity, other);
+said.moved = [];
+for (const name of [room, other]) {
+  said.moved.push((await rooms.listParticipants(name)).map((one) => [one.identity, one.kindDetails]));
+}
+await rooms.removeParticipant(other, identity, { revokeTokenTs: BigInt(Math.floor(Date.now() / 1000) + 1) });
 await rooms.deleteRoom(room);
 try {
   await rooms.deleteRoom(room);

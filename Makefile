@@ -87,8 +87,14 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[fuzz]'
 	@touch $@
 
+# LiveKit's agent worker pins another livekit wheel than the one that the rest is tested with, so it lives by itself.
+.make/agents.done: tests/clients/agents/requirements.txt .make/venv
+	$(BIN)/python -m venv --clear .make/agents
+	.make/agents/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 # What the tests with real clients need: a browser, Node with its packages, and network namespaces.
-.make/clients: .make/development $(wildcard $(JS)/package-lock.json)
+.make/clients: .make/development .make/agents.done $(wildcard $(JS)/package-lock.json)
 	.ci/packages ip=iproute2 node=nodejs npm=npm
 	.ci/chromium $(VENV)
 	if [ -f $(JS)/package-lock.json ]; then npm ci --prefix $(JS) --no-audit --no-fund --loglevel=error; fi

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable  # noqa: TC003  for a module's variable
 from pathlib import Path
 from random import Random
+from typing import Any
 
-from livekit.protocol import room, rtc
+from livekit.protocol import agent, models, room, rtc
 
 from fuzz.catalogue import CORPUS, catalogue
 from fuzz.checks.http import UPGRADE
@@ -184,6 +185,24 @@ def _api_bodies() -> list[bytes]:
     return [b"\7\0" + update, b"\x09\1" + data.SerializeToString(), b'\0\0{"name": "r", "emptyTimeout": "3"}']
 
 
+def worker_scripts() -> list[bytes]:
+    """Both workers register, one takes a job and says how it goes; then one dies, comes back and claims it."""
+
+    def said(which: int, **message: Any) -> bytes:  # noqa: ANN401  protobuf fields
+        body = agent.WorkerMessage(**message).SerializeToString()
+        return bytes([which | 5 << 1]) + len(body).to_bytes(2, "big") + body
+
+    register = [said(which, register=agent.RegisterWorkerRequest()) for which in (0, 1)]
+    told = said(0, update_worker=agent.UpdateWorkerStatus(status=agent.WorkerStatus.WS_FULL, load=0.9))
+    simulated = said(0, simulate_job=agent.SimulateJobRequest(room=models.Room(name="r")))
+    job, take0, take1, over = b"\0", b"\x06\0\3", b"\x07\0\3", b"\x06\0\x08"
+    return [
+        b"".join([*register, job, take0, take1, told, said(0, ping=agent.WorkerPing(timestamp=1)), simulated, over]),
+        b"".join([*register, job, take0, take1, b"\2", b"\x08", b"\x06\0\2", b"\4\xff", b"\3", job, take0, b"\4\xff"]),
+        b"".join([b"\x08", job, job, b"\4\xff", b"\x09", b"\x07\0\1", b"\x07\1\5", said(1)]),
+    ]
+
+
 MADE: dict[str, Callable[[], list[bytes]]] = {
     "check_answer": _descriptions,
     "check_api_body": _api_bodies,
@@ -271,6 +290,7 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
     "check_vp8": lambda: [VP8],
     "check_vp9": lambda: [b"\xaa\x81\x23\x20\x01\x18\x01\x40\0\xf0"],
     "check_websocket": lambda: [b"\x81\x85\0\0\0\0hello\x88\x82\0\0\0\0\x03\xe8"],
+    "check_worker_messages": worker_scripts,
 }
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 
 from google.protobuf.message_factory import GetMessageClass
-from livekit.protocol import room
+from livekit.protocol import agent_dispatch, room
 
 from triosfu.api.errors import JSON, TwirpError
 from triosfu.api.messages import PROTOBUF, parse, serialize
 
-METHODS = list(room.DESCRIPTOR.services_by_name["RoomService"].methods_by_name.values())
+METHODS = [
+    *room.DESCRIPTOR.services_by_name["RoomService"].methods_by_name.values(),
+    *agent_dispatch.DESCRIPTOR.services_by_name["AgentDispatchService"].methods_by_name.values(),
+]
 
 
 def check_api_body(data: bytes) -> None:

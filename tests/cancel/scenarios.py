@@ -8,8 +8,9 @@ To add one, write a function of a `Scene` and decorate it:
 
 It is stopped by everything in `tests/cancel/stops.py`, at every step that the server takes while it runs. Say
 `joined=False` if Alice is to be only joining when it begins, `single=False` if it needs a session of two peer
-connections, `elsewhere=True` if it takes her to the room ELSEWHERE, too, and `every=False` if each of its steps takes
-too long. What must end by itself when the session does, such as a writer, goes into `scene.background`.
+connections, `elsewhere=True` if it takes her to the room ELSEWHERE, too, `levels` if not every stop concerns it, and
+`every=False` if each of its steps takes too long. What must end by itself when the session does, such as a writer, goes
+into `scene.background`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from livekit.protocol import models
+from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest
 
+from tests.agents.worker import worker
 from tests.support.client import LOSSY, RELIABLE
 from tests.support.whip import WhipClient
 from triosfu.errors import PeerGone
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from triosfu.rooms.participant import Participant
     from triosfu.server import Server
 
+LEVELS = frozenset({"connection", "participant", "room", "server"})
 LARGE = 60_000  # bytes; with `steps.QUICK` the second such message waits
 WRITERS = 3
 ELSEWHERE = "elsewhere"
@@ -67,6 +71,7 @@ class Scenario:
     joined: bool  # whether she has joined when it begins
     single: bool  # whether one peer connection will do
     every: bool  # whether some of the stops come at every step in each run of the tests
+    levels: frozenset[str]  # of the stops that concern it
     http: Literal["", "whip", "whep"] = ""  # how she signals, if not by WebSocket
     elsewhere: bool = False  # whether she comes to another room
 
@@ -79,13 +84,14 @@ def scenario(
     joined: bool = True,
     single: bool = True,
     every: bool = True,
+    levels: frozenset[str] = LEVELS,
     http: Literal["", "whip", "whep"] = "",
     elsewhere: bool = False,
 ) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
     """Add a scenario to the list."""
 
     def add(run: Callable[[Scene], Awaitable[None]]) -> None:
-        SCENARIOS.append(Scenario(run.__name__, run, joined, single, every and not elsewhere, http, elsewhere))
+        SCENARIOS.append(Scenario(run.__name__, run, joined, single, every and not elsewhere, levels, http, elsewhere))
 
     return add
 
@@ -155,6 +161,21 @@ async def write(channel: DataChannel, destination: str) -> None:
     packet = models.DataPacket(user=user, destination_identities=[destination])
     with suppress(PeerGone):
         await channel.send(packet.SerializeToString())
+
+
+@scenario(levels=frozenset({"room", "server"}))
+async def agent(scene: Scene) -> None:
+    """A worker comes, takes a job in her room, and is told to stop; `test_workers.py` has one that dies."""
+    room, dispatches = scene.participant.room, scene.server.agents.dispatches
+    async with worker(scene.server, agent_name="helper") as one:
+        wish = CreateAgentDispatchRequest(agent_name="helper", room=room.name)
+        dispatch = dispatches.create(room, wish, dispatch_id="")
+        try:
+            job = (await one.take()).job
+        finally:
+            if dispatches.find(room, dispatch.id) is dispatch:
+                dispatches.delete(room, dispatch)
+        assert (await one.expect("termination")).job_id == job.id
 
 
 @scenario()

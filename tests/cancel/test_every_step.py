@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cancel.harness import check_server, check_within_a_server
-from tests.cancel.scenarios import SCENARIOS, Scenario
+from tests.cancel.scenarios import LEVELS, SCENARIOS, Scenario
 from tests.cancel.stops import STOPS, Stop
 from tests.support.steps import virtual_clock
 
@@ -50,7 +50,8 @@ PAIRS = [
     (scenario, stop)
     for scenario in SCENARIOS
     for stop in STOPS
-    if stop.level != "connection" or (scenario.single if stop.single else not scenario.http)
+    if stop.level in scenario.levels
+    and (stop.level != "connection" or (scenario.single if stop.single else not scenario.http))
 ]
 
 
@@ -68,8 +69,10 @@ def cases(*, server: bool) -> list[object]:
 
 def steps_of(scenario: Scenario, stop: Stop) -> Iterator[int]:
     """At which steps to stop, in turn."""
-    # Who signals by HTTP shares all but its connection's life with the others; who is moved, all but the move.
+    # Who signals by HTTP shares all but its connection's life with the others; who is moved, all but the move; and a
+    # scenario that is not about all levels, the life of the server.
     every = stop.name in EVERY and scenario.every and (not scenario.http or stop.level == "connection")
+    every = every and (scenario.levels == LEVELS or stop.level != "server")
     stride = 1 if every else STRIDE
     return count(1 + (STOPS.index(stop) + SCENARIOS.index(scenario)) % stride, stride)
 

@@ -17,11 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.clients.agent_worker import AgentWorker
 from tests.clients.cable import JOINING, SERVER, Cable, Moment, Tripwire, switch
 from tests.clients.child import Child
 from tests.clients.network import enter_own_network
@@ -29,6 +31,7 @@ from tests.clients.server import RunningServer, running_server
 from tests.clients.wheel_child import STAYS
 from triosfu.cli.tasks import fetch
 from triosfu.errors import ConfigError
+from triosfu.tokens import VideoGrant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +41,7 @@ SETTLED: Final = 20.0  # seconds more until nothing is left of it; an idle HTTP 
 ROOM: Final = "hole"
 PORT: Final = 7893
 ROLES: Final = ("idle", "sends", "receives", "resumes")
+WORKS: Final = "works"  # an agent, and its worker with it
 PATIENCE: Final = 60.0  # seconds for all clients of a batch to be at their moments, on a machine that others use
 POLL: Final = 0.2  # seconds
 MIB: Final = 1 << 20
@@ -141,6 +145,10 @@ class Hole:
             if victim.browser:
                 continue
             cable = self._cable(stack)
+            if victim.moment == WORKS:
+                others.append(cable)
+                children.append(self._agent(victim.identity, cable, stack))
+                continue
             role = "idle"
             if isinstance(victim.moment, Moment):
                 stack.callback(Tripwire(cable, victim.moment).remove)
@@ -168,6 +176,20 @@ class Hole:
             pulled = joining[victim.identity].pulled if victim.identity in joining else now
             assert pulled is not None
             victim.pulled = pulled
+
+    def _agent(self, identity: str, cable: Cable, stack: contextlib.ExitStack) -> Child:
+        """A worker behind `cable`, with an agent in the room, both of whom vanish."""
+        names = {"AGENT_NAME": identity, "IDENTITY": identity}
+        worker = AgentWorker(self._server.url, self._log.with_name("black_hole_agent.log"), names, cable=cable)
+        stack.callback(worker.end)
+        worker.wait_for("registered", seconds=PATIENCE)
+        token = self._server.token("", ROOM, VideoGrant(room_admin=True, room=ROOM))
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        url = f"http://{SERVER}:{PORT}/twirp/livekit.AgentDispatchService/CreateDispatch"
+        body = json.dumps({"room": ROOM, "agent_name": identity}).encode()
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=10) as reply:
+            assert reply.status == 200
+        return worker
 
     def _await(self, batch: Batch, seen: set[str], children: Sequence[Child], joining: dict[str, Cable]) -> None:
         """Wait until everyone is at its moment, and have bursts sent to those who listen for them."""

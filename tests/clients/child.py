@@ -11,6 +11,7 @@ import time
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tests.clients.cable import Cable
@@ -22,15 +23,25 @@ WAIT = """echo '{"event": "here"}'; read go; exec "$@" """
 class Child:
     """A process and all that it has told so far; what it complains of goes to `log`."""
 
-    def __init__(self, module: str, *arguments: str, log: Path, cable: Cable | None = None) -> None:
-        command = [sys.executable, "-m", module, *arguments]
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        log: Path,
+        cable: Cable | None = None,
+        program: Sequence[str] = (sys.executable, "-m"),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start `module`, which is what `program` takes; with an `environment` it leads a session of its own."""
+        command = [*program, module, *arguments]
         if cable is not None:
             command = ["unshare", "--net", "sh", "-c", WAIT, "sh", *command]
         self.told: list[dict[str, Any]] = []
         with log.open("ab") as complaints:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
-            )
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True,
+                env=environment, start_new_session=environment is not None,
+            )  # fmt: skip
         assert self.process.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
         self._reader.start()
@@ -41,7 +52,7 @@ class Child:
 
     def _read(self, lines: IO[str]) -> None:
         for line in lines:
-            if line.startswith("{"):
+            if line.startswith('{"event"'):
                 self.told.append(json.loads(line))
 
     def tell(self, line: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.clients.black_hole import MIB, Victim, hole
+from tests.clients.black_hole import MIB, WORKS, Victim, hole
 from tests.clients.cable import JOINING
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def test_clients_that_vanish_at_any_moment_leave_nothing(network: None, artifact
     joining = [Victim(f"joining-{place}", JOINING[place], single=bool(place % 2)) for place in (0, 3, 5)]
     busy = [Victim(f"wheel-{role}", role, single=role != "resumes") for role in ("resumes", "plays", "receives")]
     busy.append(Victim("chromium-sends", "sends", browser=True))
+    busy.append(Victim("agent", WORKS))
     with hole(artifacts) as opened:
         batch = opened.vanish([*joining, *busy])
         assert not batch.late, "all got to their moments"

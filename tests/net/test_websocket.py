@@ -337,6 +337,34 @@ async def test_a_client_that_never_answers_pings_stays(autojump_clock: MockClock
         assert [opcode for opcode, _ in await client.read_to_end()] == [9, 1, 8]
 
 
+@pytest.mark.parametrize("answers", [False, True])
+async def test_with_a_deadline_for_pongs_a_client_that_sends_none_is_cut_off(
+    answers: bool, autojump_clock: MockClock
+) -> None:
+    limits, over = WebSocketLimits(ping_interval=5, pong_deadline=15), trio.Event()
+
+    async def session(socket: WebSocket) -> None:
+        with pytest.raises(WebSocketClosed) as closed:
+            await socket.receive()
+        assert closed.value.code == (1006 if answers else 1001)
+        over.set()
+
+    async with trio.open_nursery() as nursery:
+        client = Raw(nursery, session, limits)
+        await client.upgrade()
+        for _ in range(10 if answers else 1):
+            ping = await client.stream.receive_some()
+            assert ping[0] == 0x89
+            if answers:
+                await client.stream.send_all(masked(Opcode.PONG, bytes(ping[2:])))
+        if answers:
+            assert trio.current_time() == 50
+            await client.stream.aclose()
+        await over.wait()
+        assert trio.current_time() == (50 if answers else 20)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_failing_session_closes_with_1011_and_fails_alone() -> None:
     async def session(socket: WebSocket) -> None:
         await socket.receive()

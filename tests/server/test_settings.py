@@ -75,6 +75,8 @@ ELSEWHERE = {
     "rtc.interfaces.includes", "rtc.interfaces.excludes", "rtc.ips.includes", "rtc.ips.excludes",
     "limit.signal_message_size_limit", "limit.max_api_request_body_size",
     "logging.level", "logging.json",
+    "agents.target_load", "agents.enable_user_data_recording", "agents.enable_user_data_redaction",
+    "limit.agent_signal_message_size_limit",  # these four in tests/agents/test_workers.py
     "room.room_configurations",
     "prometheus.port", "prometheus.username", "prometheus.password",  # tests/metrics/test_page.py
     "webhook.api_key", "webhook.urls",  # these six in tests/webhooks/test_call.py

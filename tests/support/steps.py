@@ -73,7 +73,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Running]:
+async def running(config: Config = CONFIG) -> AsyncIterator[Running]:
     """A server that is starting; at the end of the block it is cancelled, if it is still there."""
     found: list[Running] = []
 
@@ -82,7 +82,7 @@ async def running() -> AsyncIterator[Running]:
         found.append(one)
         try:
             with one.scope:
-                async with triosfu.serve(CONFIG) as one.server:
+                async with triosfu.serve(config) as one.server:
                     peers = one.server.rooms.services.peers
                     assert isinstance(peers, PeerFactory)
                     peers.settings = replace(peers.settings, high_water=QUICK.high_water)
@@ -162,6 +162,8 @@ def held(running: Running) -> dict[str, int]:
         "server's tasks": len(running.tasks()),
         **tables(server.mux),
         "rooms": len(server.rooms),
+        "agent workers": len(server.agents.board.workers),
+        "agent jobs": len(server.agents.board.jobs),
         "participants": len(members),
         "published tracks": sum(len(one.publications) for one in members),
         "listeners of tracks": sum(len(receiver.subscribers) for receiver in receivers),

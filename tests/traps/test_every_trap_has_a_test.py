@@ -12,10 +12,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent.parent
 TRAPS = range(1, 61)
 NAME = re.compile(r"test_traps?_((?:\d\d_)+)")
-NOT_APPLICABLE = {
-    52: "an agent's first message: there is no agent socket yet",
-    53: "assigning jobs in time: there is no agent socket yet",
-}
+NOT_APPLICABLE: dict[int, str] = {}  # by number, why a trap cannot be stepped into here
 IDLE = frozenset({"skip", "skipif", "xfail"})
 
 

@@ -1,14 +1,11 @@
-"""The services whose workers are not there: Egress, Ingress and SIP answer as LiveKit's do then (section 8.5).
-
-AgentDispatchService is known and says that it is unimplemented.
-"""
+"""The services whose workers are not there: Egress, Ingress and SIP answer as LiveKit's do then (section 8.5)."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from livekit.protocol import agent_dispatch, egress, ingress, sip
+from livekit.protocol import egress, ingress, sip
 
 from triosfu.api.errors import TwirpError
 from triosfu.api.grants import require, require_admin, video
@@ -26,7 +23,6 @@ NO_WORKER = "no response from servers"
 def absent_services() -> list[Service]:
     """These services: who may call them learns that nobody is there to do it."""
     return [
-        Service(agent_dispatch.DESCRIPTOR.services_by_name["AgentDispatchService"], {}),
         _service(egress.DESCRIPTOR.services_by_name["Egress"], _egress),
         _service(ingress.DESCRIPTOR.services_by_name["Ingress"], _ingress),
         _service(sip.DESCRIPTOR.services_by_name["SIP"], _sip),

@@ -23,6 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 from triosfu.api.errors import JSON, TwirpError, bad_route
 from triosfu.api.grants import DENIED
 from triosfu.api.messages import PROTOBUF, content_type, parse, serialize
+from triosfu.errors import UsageError
 from triosfu.net.http import Response
 from triosfu.tokens import Claims, TokenError, token_of, verify
 
@@ -35,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 PREFIX: Final = "/twirp/"
 DEADLINE: Final = 10.0  # seconds for one call, from its request's last byte on
+REQUEST_ID: Final = "x-livekit-request-id"  # of SDKs that may send a call twice
 LARGE: Final = 64 * 1024  # bytes of a message that another thread reads or writes: others are served meanwhile
 
 Outcome = Message | Awaitable[Message]
@@ -44,9 +46,18 @@ Outcome = Message | Awaitable[Message]
 class Method:
     """What answers one RPC; `undone` says how things are when its deadline passes."""
 
-    call: Callable[[Claims, Any], Outcome]
+    call: Callable[[Claims, Any], Outcome] | None = None
+    identified: Callable[[Claims, Any, str], Outcome] | None = None  # in its place; it is told the request's id, too
     undone: str = "nothing was done"
     deadline: float = 0.0  # seconds, where the call has another one than the rest
+
+    def answer(self, claims: Claims, message: Message, request_id: str) -> Outcome:
+        """Make the call."""
+        if self.identified is not None:
+            return self.identified(claims, message, request_id)
+        if self.call is None:
+            raise UsageError("twirp: a method without a call")
+        return self.call(claims, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +147,7 @@ class Twirp:
         left, patience = route.method.undone, route.method.deadline or self._deadline
         with trio.move_on_after(patience):
             message = await _at_leisure(len(request.body), partial(parse, route.request, request.body, content))
-            outcome = route.method.call(claims, message)
+            outcome = route.method.answer(claims, message, request.headers.get(REQUEST_ID, ""))
             answer = outcome if isinstance(outcome, Message) else await outcome
             left = "it was done, and only the answer is missing"
             body = await _at_leisure(answer.ByteSize(), partial(serialize, answer, content))

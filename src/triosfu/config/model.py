@@ -178,6 +178,7 @@ class LimitConfig:
     max_data_blob_key_length: _Size = 256
     max_data_blobs_size: _Size = 64_000  # of one participant
     signal_message_size_limit: _Size = 2 << 20
+    agent_signal_message_size_limit: _Size = 2 << 20
     max_api_request_body_size: _Size = 10 << 20
 
 
@@ -208,6 +209,16 @@ class WebhookConfig:
     urls: tuple[WebhookUrl, ...] = field(default=(), repr=False)
     filter_params: EventFilter = EventFilter()
     resource_url_notifier: WebhookQueueConfig = WebhookQueueConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentsConfig:
+    """Section `agents`: the workers on `/agent` (docs/agents.md)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    target_load: Annotated[float, Field(ge=0, le=1)] = 0.7  # above which a worker is asked only when all others are
+    enable_user_data_recording: bool = False  # told to agents with their job; so is the next
+    enable_user_data_redaction: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,5 +258,6 @@ class Config:
     video: VideoConfig = VideoConfig()
     limit: LimitConfig = LimitConfig()
     webhook: WebhookConfig = WebhookConfig()
+    agents: AgentsConfig = AgentsConfig()
     prometheus: PrometheusConfig = PrometheusConfig()
     logging: LoggingConfig = LoggingConfig()

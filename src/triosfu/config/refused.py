@@ -33,7 +33,6 @@ _RECONNECT: Final = "forced reconnects are not made"
 _PION: Final = "there is no pion here: use logging.level"
 _SAMPLING: Final = "log lines are not sampled"
 _SCTP: Final = "SCTP's congestion control is not configurable"
-_AGENTS: Final = "agent workers are not served yet"
 _DATA_TRACKS: Final = "not configurable yet"
 
 REFUSED: Final[Mapping[str, Refusal]] = {
@@ -53,7 +52,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "turn": Refusal(_TURN, switch="enabled"),
     "ingress": Refusal("ingress is not served yet"),
     "webhook.url_notifier": Refusal("a room has one queue: use webhook.resource_url_notifier", (10, 100)),
-    "agents": Refusal(_AGENTS, (0.7,)),
     "logging.pion_level": Refusal(_PION, ("error",)),
     "logging.component_levels": Refusal("one level serves all components: use logging.level"),
     "logging.sample": Refusal(_SAMPLING),
@@ -95,7 +93,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "video.stream_tracker": Refusal("it is not configurable"),
     "video.codec_regression_threshold": Refusal("publishers are not asked for another codec", (5,)),
     "limit.max_data_track_custom_encoding_length": Refusal(_DATA_TRACKS, (32,)),
-    "limit.agent_signal_message_size_limit": Refusal(_AGENTS, (2 << 20,)),
 }
 
 

@@ -37,14 +37,14 @@ WEBHOOK_EVENTS: Final = (
     "participant_connection_aborted",
     "track_published",
     "track_unpublished",
+    "agent_job_started",
+    "agent_job_ended",
     # Not sent yet, and a filter may name them.
     "egress_started",
     "egress_updated",
     "egress_ended",
     "ingress_started",
     "ingress_ended",
-    "agent_job_started",
-    "agent_job_ended",
 )
 _CANONICAL: Final = {mime.lower(): mime for mime in CODECS}
 

@@ -12,6 +12,7 @@ whole. One task, the writer, owns the socket; if its own write is cut short, the
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class WebSocketLimits:
     queue_count: int = 1024  # messages waiting to be sent
     queue_bytes: int = 8 << 20
     ping_interval: float = 5.0
+    pong_deadline: float = math.inf  # for the answer to a ping; without one, the next ping waits for it
     write_deadline: float = 10.0  # for one write of at most WRITE_SIZE or one message
     flush: float = 0.25  # for all that close() still has to say
 
@@ -186,12 +188,17 @@ class WebSocket:
             self._connection = connection = await request.accept()
             self._opened.set()
             self._wire.wake()
-            # Data must move for a vanished client's connection to break. A ping that is not answered is neither
-            # repeated nor held against the client: it is the kernel that gives such a connection up.
+            # Data must move for a vanished client's connection to break. Unless there is a deadline, a ping that is not
+            # answered is neither repeated nor held against the client: the kernel gives such a connection up.
             with contextlib.suppress(trio_websocket.ConnectionClosed):
                 while True:
                     await trio.sleep(self._limits.ping_interval)
-                    await connection.ping()
+                    with trio.move_on_after(self._limits.pong_deadline) as patience:
+                        await connection.ping()
+                    if patience.cancelled_caught:
+                        self._counters["pings_unanswered"] += 1
+                        self.close(GOING_AWAY, "ping not answered")
+                        await trio.sleep_forever()  # `close` has set the deadline
 
     async def _write(self, conversation: trio.CancelScope) -> None:
         while not self._wire.over:

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from triosfu import logs, tokens
+from triosfu.agents import workers
 from triosfu.api import twirp
 from triosfu.api.absent import absent_services
+from triosfu.api.agent_dispatch import AgentDispatchService
 from triosfu.api.rooms import RoomService
 from triosfu.dtls.certificate import Certificate
 from triosfu.metrics.sources import Sources
@@ -30,7 +32,14 @@ from triosfu.rooms.directory import Rooms
 from triosfu.rooms.joining import Services
 from triosfu.server.addresses import open_mux
 from triosfu.server.demo import Demo
-from triosfu.server.settings import configured_metrics, configured_webhooks, media_policy, room_settings, webhook_events
+from triosfu.server.settings import (
+    agent_workers,
+    configured_metrics,
+    configured_webhooks,
+    media_policy,
+    room_settings,
+    webhook_events,
+)
 from triosfu.signalling.routes import Signalling, token_refresher
 from triosfu.whip.endpoint import Whip
 from triosfu.whip.session import Sessions
@@ -84,6 +93,7 @@ class Server:
     rooms: Rooms
     mux: UdpMux
     webhooks: Webhooks | None
+    agents: workers.Agents
     trio_token: trio.lowlevel.TrioToken = field(repr=False)  # for `trio.from_thread`, where the server has a thread
     _keys: Mapping[str, str] = field(repr=False)
 
@@ -157,18 +167,27 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
             settings=PeerSettings(ice_lite=config.rtc.use_ice_lite),
             rng=rng,
         )
-        told = () if webhooks is None else (webhook_events(config.webhook, webhooks, rng),)
+        settings = room_settings(config, rng)
+        told = None if webhooks is None else webhook_events(config.webhook, webhooks, rng)
+        agents = agent_workers(config, keys, settings, rng, listener=told)
         rooms = Rooms(
             Services(
                 peers=peers,
                 rng=rng,
-                settings=room_settings(config, rng),
+                settings=settings,
                 refresh_token=token_refresher(keys),
-                listeners=(whip_sessions, *told, *([] if monitoring is None else [monitoring.history])),
+                # Agents first: the end of a job is told before that of its room.
+                listeners=(
+                    agents.dispatches,
+                    whip_sessions,
+                    *([] if told is None else [told]),
+                    *([] if monitoring is None else [monitoring.history]),
+                ),
             )
         )
         signalling = Signalling(rooms, keys, limits=WebSocketLimits(message=config.limit.signal_message_size_limit))
-        api = twirp.Twirp(keys, [RoomService(rooms).service(), *absent_services()])
+        dispatch_service = AgentDispatchService(rooms, agents.dispatches).service()
+        api = twirp.Twirp(keys, [RoomService(rooms).service(), dispatch_service, *absent_services()])
         whip = Whip(rooms, whip_sessions, keys, peers.policy)
         demo = Demo(keys) if config.development else None
         listeners = await open_listeners(config.bind_addresses, config.port)
@@ -181,6 +200,8 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 return health(request)
             if request.path.startswith(twirp.PREFIX):
                 return await api.respond(request)
+            if request.path == workers.PATH:
+                return await agents.respond(request)
             if (answer := await whip.respond(request)) is not None:
                 return answer
             if demo is not None and (page := demo.respond(request)) is not None:
@@ -191,6 +212,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
         async with trio.open_nursery() as nursery:
             if webhooks is not None:
                 nursery.start_soon(webhooks.run, name="webhooks")
+            nursery.start_soon(agents.run, name="agents")
             await nursery.start(rooms.run, name="rooms")
             await nursery.start(http.serve, listeners, name="http")
             if monitoring is not None:
@@ -208,7 +230,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 )
                 await nursery.start(monitoring.run, sources, name="metrics")
             try:
-                yield Server(config, port, rooms, mux, webhooks, trio.lowlevel.current_trio_token(), keys)
+                yield Server(config, port, rooms, mux, webhooks, agents, trio.lowlevel.current_trio_token(), keys)
             finally:
                 rooms.close()
                 with trio.move_on_after(grace, shield=True):

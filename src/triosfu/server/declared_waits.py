@@ -28,6 +28,7 @@ DECLARED: Final[Mapping[str, str]] = {
     "triosfu.net.websocket:_Wire.wait": PING,
     "triosfu.net.websocket:WebSocket.receive": PING,
     "triosfu.rooms.deadlines:Deadlines.run": ALARM,
+    "triosfu.agents.workers:Agents.run": ALARM,
     "triosfu.webhooks.delivery:Receiver._wait": "nothing is due: an event, or the answer to one, moves the end of this",
     "triosfu.peer.waiting:WaitingPlace.wait_until": "the end of its peer connection, whose cores give up in time",
     "triosfu.peer.channel:DataChannel.send": "the writer before it in the same channel, and the peer connection's end",

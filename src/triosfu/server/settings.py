@@ -10,6 +10,8 @@ from livekit.protocol import rtc
 from livekit.protocol.agent_dispatch import RoomAgentDispatch
 from livekit.protocol.room import RoomConfiguration
 
+from triosfu.agents.core import BoardSettings
+from triosfu.agents.workers import Agents
 from triosfu.errors import ConfigError
 from triosfu.media.levels import LevelSettings
 from triosfu.media.receiver import ReceiveSettings
@@ -21,6 +23,7 @@ from triosfu.webhooks.core import Schedule
 from triosfu.webhooks.events import EventWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
     from random import Random
 
@@ -171,3 +174,19 @@ def webhook_events(config: WebhookConfig, webhooks: Webhooks, rng: Random) -> Ev
     """The listener that writes the wanted events."""
     events = config.filter_params
     return EventWriter(webhooks.send, rng=rng, include=events.include_events, exclude=events.exclude_events)
+
+
+def agent_workers(
+    config: Config, keys: Mapping[str, str], settings: RoomSettings, rng: Random, *, listener: EventWriter | None
+) -> Agents:
+    """The agent workers of a server; `listener` is told of their jobs."""
+    return Agents(
+        keys,
+        settings,
+        rng=rng,
+        board=BoardSettings(target_load=config.agents.target_load),
+        message_size=config.limit.agent_signal_message_size_limit,
+        listener=listener,
+        enable_recording=config.agents.enable_user_data_recording,
+        enable_redaction=config.agents.enable_user_data_redaction,
+    )

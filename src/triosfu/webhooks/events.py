@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from random import Random
 
+    from livekit.protocol.agent import Job
+
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.publication import Publication
     from triosfu.rooms.room import Room
@@ -22,7 +24,7 @@ EVENT: Final = "EV_"
 
 
 class EventWriter:
-    """A `RoomListener` that hands each event, with its room's name, to `send`.
+    """A `RoomListener` and `JobListener` that hands each event, with its room's name, to `send`.
 
     For one participant the order is always: joined, published, unpublished, left. Tracks that somebody published before
     becoming active are told after the joining; those of one who never became active are not told.
@@ -67,6 +69,21 @@ class EventWriter:
     def track_unpublished(self, publication: Publication) -> None:
         """Tell `track_unpublished`."""
         self._tell_track("track_unpublished", publication)
+
+    def job_started(self, room: str, job: Job) -> None:
+        """Tell `agent_job_started`."""
+        self._tell_job("agent_job_started", room, job)
+
+    def job_ended(self, room: str, job: Job) -> None:
+        """Tell `agent_job_ended`."""
+        self._tell_job("agent_job_ended", room, job)
+
+    def _tell_job(self, name: str, room: str, job: Job) -> None:
+        if self._wanted(name):
+            event = self._event(name)
+            event.room.CopyFrom(job.room)
+            event.job.CopyFrom(job)
+            self._send(room, event)
 
     def _tell_track(self, name: str, publication: Publication) -> None:
         publisher = publication.publisher

@@ -1,7 +1,7 @@
 """Data packets between participants: stamped with who sent them, fanned out, each delivered once.
 
 Protocol reference, sections 6.2 to 6.7. Nothing here waits: a receiver that does not read loses what exceeds the hard
-bound of its channel, counted, and nobody else notices.
+bound of its channel, counted, and nobody else notices. Unless the operator wants senders to wait (backlog.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from livekit.protocol import models
 
 from triosfu.errors import UsageError
 from triosfu.peer import ChannelState, PeerState
+from triosfu.rooms.backlog import Backlog, Drain
 from triosfu.rooms.server_calls import ServerCalls
 from triosfu.rooms.session_shape import DATA_TRACK, LOSSY, RELIABLE
 
@@ -157,6 +158,9 @@ class DataPort:
         self._held_bytes = 0
         self._established = False
         self._opening = False  # channels of ours, which have a deadline
+        self._backlog = Backlog(owner)
+        self._drain = Drain(owner.settings.data_slow_threshold)
+        self._sent = 0  # bytes, on the reliable channel
         self.gate = SequenceGate()
         self.counters: Counter[str] = Counter()
 
@@ -198,7 +202,24 @@ class DataPort:
                 self._send(RELIABLE, payload)
 
     def receive(self, channel: DataChannel, data: bytes) -> None:
-        """Take one message from the client and pass it on to the room."""
+        """Take one message from the client and pass it on to the room, at once unless a reader holds its sender up."""
+        if channel.label != RELIABLE or not self._backlog.keep(channel, data):
+            self.take(channel, data)
+
+    def holds_up(self) -> bool:
+        """Tell whether those who send reliable messages are to wait for this reader."""
+        channel = self._channels.get(RELIABLE)
+        if channel is None:
+            return False
+        return self._drain.holds_up(sent=self._sent, buffered=channel.buffered, now=trio.current_time())
+
+    def close(self) -> None:
+        """Let go of what is large; the participant is gone."""
+        self._backlog.close()
+        self._held.clear()
+
+    def take(self, channel: DataChannel, data: bytes) -> None:
+        """Pass one message of the client on to the room now."""
         owner = self._owner
         if not owner.permission.can_publish_data:
             self.counters["not_allowed"] += 1
@@ -252,6 +273,8 @@ class DataPort:
             return
         if not sent:
             self.counters["dropped"] += 1
+        elif label == RELIABLE:
+            self._sent += len(payload)
 
 
 class DataRouter:

@@ -209,6 +209,7 @@ class Participant:
             last.callback(self.room.left, self, replaced=replaced)
             last.callback(self._disconnected)
             last.callback(self.data_tracks.close)
+            last.callback(self.data.close)
             last.callback(self.publications.close)
             last.callback(self.subscriptions.close)
             last.callback(self.room.forget, self)

@@ -99,6 +99,7 @@ class RoomSettings:
     region: str = ""
     ice_servers: tuple[rtc.ICEServer, ...] = ()
     data_tracks: bool = True
+    data_slow_threshold: int = 0  # bits a second; senders of reliable data wait for readers that take more, 0 for none
     remote_unmute: bool = False
     sync_streams: bool = False  # one media stream for all tracks of a publisher that belong together
     playout_delay: tuple[int, int] | None = None  # milliseconds, least and most, that receivers delay cameras

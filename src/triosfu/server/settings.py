@@ -48,6 +48,7 @@ def room_settings(config: Config, rng: Random) -> RoomSettings:
         region=config.region,
         ice_servers=tuple(ice_servers(config.rtc)),
         data_tracks=config.enable_data_tracks,
+        data_slow_threshold=config.rtc.datachannel_slow_threshold,
         remote_unmute=config.room.enable_remote_unmute,
         sync_streams=config.room.sync_streams,
         playout_delay=playout_bounds(config.room.playout_delay),

@@ -33,7 +33,8 @@ def hooked(
     with page_backend(folder) as printed:
         config = folder / "livekit.yaml"
         config.write_text(config.read_text(encoding="utf-8") + MORE, encoding="utf-8")
-        with running_server(artifacts / "conformance.log", "--config", str(config), port=7896) as running:
+        options = ("--config", str(config), "--udp-port", "7897")
+        with running_server(artifacts / "conformance.log", *options, port=7896) as running:
             yield running, printed
 
 

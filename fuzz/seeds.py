@@ -219,6 +219,14 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
     ],
     "check_header_extensions": _bytes("02aabb01013004020001", "00141400000000000000000000000000000000000000000100"),
     "check_http": lambda: [b"POST //a%20b?c=d HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi", UPGRADE],
+    "check_ice_fragment": lambda: [
+        (
+            b"a=group:BUNDLE 0 1\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\na=ice-ufrag:EsAw\r\n"
+            b"a=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1\r\na=candidate:1 1 udp 2122260223 192.0.2.1 61764 typ host\r\n"
+            b"a=end-of-candidates\r\n"
+        ),
+        b"a=candidate:1 1 udp 2122260223 192.0.2.1 61764 typ host",
+    ],
     # A candidate, a check, its answer, the nomination's answer; silence and consent; a restart. Then as controlled
     # and as lite agent, where the peer asks.
     "check_ice_agent": _bytes(

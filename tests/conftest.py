@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from xdist.remote import Producer
 
-CLIENTS = ("tests/clients/", "tests/conformance/")
+REAL = ("tests/clients/", "tests/conformance/")  # clients
 HERE = Path(__file__).parent
-FOLDERS = {HERE.parent / folder for folder in CLIENTS}
+FOLDERS = {HERE.parent / folder for folder in REAL}
 ARTIFACTS = HERE / "artifacts"
 
 # How long an example takes says something about the machine, and nothing about the code.
@@ -33,15 +33,15 @@ settings.load_profile("suite")
 
 
 class ClientsTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist publishes no types
-    """Each test goes to whichever process is free; those with real clients all to one, when the others are done."""
+    """Each test goes to whichever process is free; those with real clients by the file, when the others are done."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return CLIENTS[0] if nodeid.startswith(CLIENTS) else nodeid
+        return nodeid.partition("::")[0] if nodeid.startswith(REAL) else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Of the client tests one process is enough: they bring processes of their own, and want the machine."""
+    """The tests of one file share a server, and each process has a network of its own."""
     config.option.loadscopereorder = False
     return ClientsTogether(config, log)
 

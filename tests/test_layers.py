@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "src" / "triosfu"
 # Top first. A module may import from its own row and from rows below it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "pytest_plugin", "__main__"),
-    ("server", "__init__"),
+    ("server", "metrics", "__init__"),
+    ("whip",),
     ("api", "signalling", "webhooks", "egress", "ingress", "sip", "agents", "dashboard"),
     ("cluster",),
     ("rooms",),
@@ -20,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("datachannel",),
     ("ice", "dtls", "srtp", "rtp", "sctp", "sdp", "turn"),
     ("stun",),
-    ("errors", "config", "tokens", "logs"),
+    ("errors", "config", "tokens", "logs", "histogram"),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 CORES = frozenset({"ice", "dtls", "srtp", "rtp", "sctp", "datachannel", "sdp", "turn", "stun", "media"})

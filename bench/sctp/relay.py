@@ -16,7 +16,7 @@ from random import Random
 from bench.sctp.wire import hear, tell
 
 HOST = "127.0.0.1"
-SIZE = 2048
+SIZE = 65_535
 BATCH = 64
 
 

@@ -24,6 +24,9 @@ Core = TypeVar("Core", Association, DataChannels)
 
 REPLIES = 1  # packets without DATA and SACK that one packet may cause
 BURST = 2 * Settings().max_burst  # packets with DATA that one packet may cause
+LARGEST = max(Settings().larger_mtus)
+HEARTBEAT_ACK = 5  # as large as the HEARTBEAT
+SEARCH_AFTER = 3  # TSNs, not 64: scripts are short
 WAITING = 64  # packets on the way to one end
 CONTROL_ONLY = frozenset(range(256)) - {0, 3, 64, 192, 194}  # chunk types but DATA, SACK, I-DATA and both FORWARD-TSN
 
@@ -39,6 +42,7 @@ class Net(Generic[Core]):
         self.tags = [0, 0]  # the verification tag that each end wants, as it last said in INIT or INIT ACK
         self.now = 0.0
         self.forged = False
+        self.largest = [Settings().mtu] * 2  # packet that each end has known to arrive
 
     def look(self, which: int) -> list[bytes]:
         """Drain one core; nothing follows its end."""
@@ -48,10 +52,15 @@ class Net(Generic[Core]):
         assert not (ended and events), "something follows the end"
         told += events
         sent: list[bytes] = core.datagrams_to_send()
+        probes: list[bytes] = core.probes_to_send()
+        assert len(probes) <= 1
+        association = core if isinstance(core, Association) else core._association  # noqa: SLF001
+        self.largest[which] = max(self.largest[which], association.path_mtu)
         for packet in sent:
             if packet[12] in (1, 2):
                 self.tags[which] = int.from_bytes(packet[16:20], "big")
-        assert all(len(packet) <= Settings().mtu for packet in sent)
+        assert all(len(packet) <= self.largest[which] or packet[12] == HEARTBEAT_ACK for packet in sent)
+        sent += probes
         assert not (ended and sent), "something is sent after the end"
         if ended:
             assert core.next_timeout() == math.inf
@@ -64,8 +73,9 @@ class Net(Generic[Core]):
         self.look(which)
         self.cores[which].receive_datagram(packet, self.now)
         sent = self.look(which)
-        assert sum(map(_only_control, sent)) <= REPLIES
-        assert len(sent) <= REPLIES + BURST + 1
+        assert sum(map(_only_control, sent)) <= REPLIES + 1, "and a probe"
+        assert len(sent) <= REPLIES + BURST + 2
+        assert sum(map(len, filter(_only_control, sent))) <= 2 * max(len(packet), LARGEST)
         assert self.cores[which].datagrams_to_send() == []
 
     def network(self, step: int, which: int) -> None:
@@ -134,13 +144,15 @@ def _budget(kind: int, much: int) -> dict[str, Any]:
 
 def _association(which: int, what: int, *, initial_tsn: int | None = None) -> Association:
     """One of two ends: with I-DATA unless its own bit in `what` says no, without checksums if the third bit says so."""
-    return Association(
+    association = Association(
         now=0.0,
         rng=Random(which + 1),
         initial_tsn=initial_tsn,
         over_dtls=bool(what & 4),
         settings=Settings(interleaving=not what >> which & 1),
     )
+    association._connection.path.search_from = association._connection.outbound.next_tsn + SEARCH_AFTER  # noqa: SLF001
+    return association
 
 
 # --- the association --------------------------------------------------------------------------------------------------

@@ -16,12 +16,16 @@ from tests.rooms.test_lifetimes import running as rooms_running
 from tests.signalling.test_sessions import publish
 from tests.signalling.world import dual, running
 from triosfu.config import load_config
+from triosfu.media.counts import MediaCounts
 from triosfu.rooms.permissions import Permission
 from triosfu.rooms.settings import Limits, RoomSettings
+from triosfu.rooms.tally import Flow
 from triosfu.server.settings import room_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from trio.testing import MockClock
 
     from triosfu.rooms.directory import Rooms
 
@@ -131,6 +135,19 @@ async def test_what_a_room_may_not_be() -> None:
             await backend.json("CreateRoom", name=name)
         full = (503, "unavailable", "server is at its limits")
         assert await refusal(backend, "CreateRoom", name="c") == full
+
+
+async def test_no_room_is_made_while_more_media_passes_than_may(autojump_clock: MockClock) -> None:
+    async with rooms_running(RoomSettings(limits=Limits(bytes_per_second=1000))) as rooms:
+        passed = rooms.services.tally._ended[Flow("outgoing", "CAMERA", "video")] = MediaCounts()
+        backend = caller(rooms)
+        await backend.json("CreateRoom", name="a")
+        await trio.sleep(3)
+        passed.octets = 1_000_000
+        await trio.sleep(3)
+        full = (503, "unavailable", "node has exceeded its configured limit")
+        assert await refusal(backend, "CreateRoom", name="b") == full
+        assert (await backend.json("CreateRoom", name="a"))["name"] == "a"  # it is there
 
 
 async def test_a_deleted_room_is_left_by_everybody(rooms: Rooms, backend: Caller) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,14 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from livekit.protocol import models, room
+from livekit.protocol import egress, ingress, models, room, sip
 
 from tests.api.caller import JSON, KEYS, PROTOBUF, Caller, Refused, caller, read, token
 from tests.docs.test_cancelled_calls import cancelled_at_every_step
 from triosfu.api.errors import STATUS, TwirpError
 from triosfu.api.messages import as_json, parse, serialize
-from triosfu.api.twirp import LARGE, Method, Service, Twirp
+from triosfu.api.rooms import RoomService
+from triosfu.api.twirp import LARGE, Answered, Method, Service, Twirp
 from triosfu.rooms.directory import Rooms
 from triosfu.rooms.joining import Services
 from triosfu.tokens import SipGrant, create_token
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from triosfu.tokens import Claims
 
 ROOMS = room.DESCRIPTOR.services_by_name["RoomService"]
+EGRESS = egress.DESCRIPTOR.services_by_name["Egress"]
+INGRESSES = ingress.DESCRIPTOR.services_by_name["Ingress"]
+SIP = sip.DESCRIPTOR.services_by_name["SIP"]
 
 
 def nobody_makes_peers(**_: object) -> PeerConnection:
@@ -227,32 +232,106 @@ async def test_each_code_has_its_status() -> None:
     assert body == {"code": "not_found", "msg": "text", "meta": {"a": "b"}}
 
 
-GRANT_OF: dict[str, dict[str, Any]] = {
-    "Egress/ListEgress": {"room_record": True},
-    "Egress/StartRoomCompositeEgress": {"room_record": True},
-    "Ingress/CreateIngress": {"ingress_admin": True},
-    "SIP/ListSIPInboundTrunk": {"sip": SipGrant(admin=True)},
-    "SIP/CreateSIPParticipant": {"sip": SipGrant(call=True)},
-    "SIP/TransferSIPParticipant": {"sip": SipGrant(call=True), "room_admin": True, "room": "room"},
+RECORD, INGRESS = {"room_record": True}, {"ingress_admin": True}
+TRUNKS, CALL = {"sip": SipGrant(admin=True), "room": "room"}, {"sip": SipGrant(call=True), "room": "room"}
+TRANSFER = {"sip": SipGrant(call=True), "room_admin": True, "room": "room"}
+ELSEWHERE = TRANSFER | {"room": "another"}
+ALL_GRANTS: list[dict[str, Any]] = [RECORD, INGRESS, TRUNKS, CALL, TRANSFER, ELSEWHERE, {"room_list": True}]
+INTERNAL = {
+    service: (500, "internal", f"{service.lower()} not connected (redis required)")
+    for service in ("Egress", "Ingress", "SIP")
 }
-SAYS = {
-    "Egress/ListEgress": (500, "internal", "egress not connected (redis required)"),
-    "Egress/StartRoomCompositeEgress": (503, "unavailable", "no response from servers"),
-    "Ingress/CreateIngress": (500, "internal", "ingress not connected (redis required)"),
-    "SIP/ListSIPInboundTrunk": (500, "internal", "sip not connected (redis required)"),
-    "SIP/CreateSIPParticipant": (500, "internal", "sip not connected (redis required)"),
-    "SIP/TransferSIPParticipant": (500, "internal", "sip not connected (redis required)"),
+NOBODY = (503, "unavailable", "no response from servers")
+ABSENT: dict[str, dict[str, list[Any]]] = {  # section 8.5: who may call what
+    "Egress": {
+        name: [RECORD]
+        for name in [
+            "StartEgress",
+            "UpdateLayout",
+            "UpdateStream",
+            "ListEgress",
+            "StopEgress",
+            "StartRoomCompositeEgress",
+            "StartWebEgress",
+            "StartParticipantEgress",
+            "StartTrackCompositeEgress",
+            "StartTrackEgress",
+        ]
+    },
+    "Ingress": {name: [INGRESS] for name in ("CreateIngress", "UpdateIngress", "ListIngress", "DeleteIngress")},
+    "SIP": {
+        **{
+            name: [TRUNKS]
+            for name in [
+                "ListSIPTrunk",
+                "CreateSIPInboundTrunk",
+                "UpdateSIPInboundTrunk",
+                "GetSIPInboundTrunk",
+                "ListSIPInboundTrunk",
+                "CreateSIPOutboundTrunk",
+                "UpdateSIPOutboundTrunk",
+                "GetSIPOutboundTrunk",
+                "ListSIPOutboundTrunk",
+                "DeleteSIPTrunk",
+                "CreateSIPDispatchRule",
+                "UpdateSIPDispatchRule",
+                "ListSIPDispatchRule",
+                "DeleteSIPDispatchRule",
+            ]
+        },
+        "CreateSIPParticipant": [CALL, TRANSFER, ELSEWHERE],
+        "TransferSIPParticipant": [TRANSFER],
+    },
 }
 
 
-@pytest.mark.parametrize("path", GRANT_OF)
-async def test_services_whose_workers_are_absent(backend: Caller, path: str) -> None:
-    service, method = path.split("/")
-    body = b'{"room_name": "room"}'
-    bearer = f"Bearer {token(**GRANT_OF[path])}"
-    with pytest.raises(Refused) as refused:
-        read(await backend.post(method, body, service=service, authorization=bearer))
-    assert (refused.value.status, refused.value.code, refused.value.text) == SAYS[path]
-    with pytest.raises(Refused) as refused:
-        read(await backend.post(method, body, service=service, authorization=f"Bearer {token(room_list=True)}"))
-    assert (refused.value.status, refused.value.text) == (401, "permissions denied")
+@pytest.mark.parametrize("service", ABSENT)
+async def test_services_whose_workers_are_absent(backend: Caller, service: str) -> None:
+    """Every method of section 8.5 with every grant: the one that it needs, and those that are not enough."""
+    descriptor = {one.name: one for one in (EGRESS, INGRESSES, SIP)}[service]
+    assert {one.name for one in descriptor.methods} == ABSENT[service].keys()
+    for method, enough in ABSENT[service].items():
+        for grants in ALL_GRANTS:
+            bearer = f"Bearer {token(**grants)}"
+            with pytest.raises(Refused) as refused:
+                read(await backend.post(method, b'{"room_name": "room"}', service=service, authorization=bearer))
+            said = (refused.value.status, refused.value.code, refused.value.text)
+            if grants not in enough:
+                assert said == (401, "unauthenticated", "permissions denied"), (method, grants)
+            else:
+                assert said == (NOBODY if method.startswith("Start") else INTERNAL[service]), method
+
+
+async def test_every_call_has_a_deadline_and_says_what_was_done(autojump_clock: MockClock) -> None:
+    async def forever(claims: Claims, request: Message) -> Message:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    rooms = Rooms(Services(peers=nobody_makes_peers, rng=Random(1)))
+    methods = RoomService(rooms).service().methods
+    assert methods.keys() == {one.name for one in ROOMS.methods}
+    slow = {name: replace(method, call=forever) for name, method in methods.items()}
+    calls = Caller(Twirp(KEYS, [Service(ROOMS, slow)]))
+    for name, method in methods.items():
+        began, patience = trio.current_time(), method.deadline or 10
+        with pytest.raises(Refused) as refused:
+            await calls.json(name)
+        assert trio.current_time() - began == pytest.approx(patience)
+        assert refused.value.text == f"{name} took longer than {patience:g} s: {method.undone}"
+        assert patience <= 64
+    assert calls.twirp.answered == {Answered("RoomService", name, "4xx", "deadline_exceeded"): 1 for name in methods}
+
+
+async def test_calls_are_counted_by_how_they_were_answered(backend: Caller) -> None:
+    await backend.json("ListRooms")
+    await backend.json("ListRooms")
+    for body, authorization in ((b"{", ""), (b"{}", None), (b"{}", "Bearer x")):
+        await backend.post("ListRooms", body, authorization=authorization)
+    await backend.post("Anything", b"{}")
+    await backend.post("x" * 1000, b"{}", verb="GET")
+    assert backend.twirp.answered == {
+        Answered("RoomService", "ListRooms", "2xx", "ok"): 2,
+        Answered("RoomService", "ListRooms", "4xx", "malformed"): 1,
+        Answered("RoomService", "ListRooms", "4xx", "unauthenticated"): 2,
+        Answered("", "", "4xx", "bad_route"): 2,
+    }

@@ -30,9 +30,11 @@ from tests.support.steps import (
     settled,
     stopping,
 )
+from tests.support.whip import whip
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
 
     from tests.cancel.stops import Stop
     from tests.support.steps import AtStep, Running
@@ -67,7 +69,7 @@ async def check_within_a_server(scenario: Scenario, stop: Stop, numbers: Iterabl
                         room, host = HER_OWN, await visit.enter_async_context(join(server, "dora", room=HER_OWN))
                         await host.ready()
                     single = stop.single and scenario.single
-                    scene = await visit.enter_async_context(scene_with(server, host, room, single=single))
+                    scene = await visit.enter_async_context(scene_with(scenario, server, host, room, single=single))
                     alice: Participant | None = None
 
                     def target(scene: Scene = scene) -> Callable[[], object] | None:
@@ -144,7 +146,7 @@ async def _life(
     async with join(server, "bob") as bob:
         if scenario.joined:
             await bob.ready()
-        async with scene_with(server, bob, THE_OTHERS, single=single) as scene:
+        async with scene_with(scenario, server, bob, THE_OTHERS, single=single) as scene:
             scenes.append(scene)
             await perform(scenario, scene, at)
             over.set()
@@ -155,9 +157,15 @@ async def _life(
 
 
 @asynccontextmanager
-async def scene_with(server: Server, bob: Client, room: str, *, single: bool) -> AsyncIterator[Scene]:
+async def scene_with(
+    scenario: Scenario, server: Server, bob: Client, room: str, *, single: bool
+) -> AsyncIterator[Scene]:
     """Alice, who begins to join, and Bob; when it is over, whoever waits must have been told so."""
-    async with join(server, "alice", room=room, single=single, settings=QUICK) as alice, trio.open_nursery() as nursery:
+    joining: AbstractAsyncContextManager[Client] = join(server, "alice", room=room, single=single, settings=QUICK)
+    if scenario.http:
+        watched = f"participant={bob.identity}"
+        joining = whip(server, "alice", room=room, watches=scenario.http == "whep", query=watched, settings=QUICK)
+    async with joining as alice, trio.open_nursery() as nursery:
         yield Scene(server, alice, bob, nursery)
         await eventually(lambda: not nursery.child_tasks)
 

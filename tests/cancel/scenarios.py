@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from livekit.protocol import models
 
 from tests.support.client import LOSSY, RELIABLE
+from tests.support.whip import WhipClient
 from triosfu.errors import PeerGone
 
 if TYPE_CHECKING:
@@ -62,16 +63,19 @@ class Scenario:
     run: Callable[[Scene], Awaitable[None]]
     joined: bool  # whether she has joined when it begins
     single: bool  # whether one peer connection will do
+    http: Literal["", "whip", "whep"] = ""  # how she signals, if not by WebSocket
 
 
 SCENARIOS: list[Scenario] = []
 
 
-def scenario(*, joined: bool = True, single: bool = True) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
+def scenario(
+    *, joined: bool = True, single: bool = True, http: Literal["", "whip", "whep"] = ""
+) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
     """Add a scenario to the list."""
 
     def add(run: Callable[[Scene], Awaitable[None]]) -> None:
-        SCENARIOS.append(Scenario(run.__name__, run, joined, single))
+        SCENARIOS.append(Scenario(run.__name__, run, joined, single, http))
 
     return add
 
@@ -154,3 +158,31 @@ async def removed(scene: Scene) -> None:
     """She is put out, as by the server's API."""
     scene.participant.close(models.DisconnectReason.PARTICIPANT_REMOVED)
     await scene.alice.until(lambda: scene.alice.gone)
+
+
+@scenario(joined=False, http="whip")
+async def whip(scene: Scene) -> None:
+    """She publishes by HTTP requests: candidates, an ICE restart, the end."""
+    alice, bob = scene.alice, scene.bob
+    assert isinstance(alice, WhipClient)
+    await alice.ready()
+    await alice.play(b"published", to=bob)
+    await alice.trickle("candidate:1 1 udp 1 192.0.2.1 9 typ host")
+    await alice.restart()
+    await alice.play(b"restarted", to=bob)
+    await alice.ask("DELETE")
+    await alice.closed()
+
+
+@scenario(joined=False, http="whep")
+async def whep(scene: Scene) -> None:
+    """She watches by HTTP requests, also over another path."""
+    alice, bob = scene.alice, scene.bob
+    assert isinstance(alice, WhipClient)
+    await bob.until(lambda: bool(bob.track.negotiated))
+    await alice.ready()
+    await bob.play(b"watched", to=alice)
+    await alice.restart()
+    await bob.play(b"still watched", to=alice)
+    await alice.ask("DELETE")
+    await alice.closed()

@@ -49,7 +49,7 @@ PAIRS = [
     (scenario, stop)
     for scenario in SCENARIOS
     for stop in STOPS
-    if scenario.single or not (stop.single and stop.level == "connection")
+    if stop.level != "connection" or (scenario.single if stop.single else not scenario.http)
 ]
 
 
@@ -67,7 +67,9 @@ def cases(*, server: bool) -> list[object]:
 
 def steps_of(scenario: Scenario, stop: Stop) -> Iterator[int]:
     """At which steps to stop, in turn."""
-    stride = 1 if stop.name in EVERY else STRIDE
+    # Who signals by HTTP shares all but its connection's life with the others.
+    every = stop.name in EVERY and (not scenario.http or stop.level == "connection")
+    stride = 1 if every else STRIDE
     return count(1 + (STOPS.index(stop) + SCENARIOS.index(scenario)) % stride, stride)
 
 

@@ -219,6 +219,13 @@ def test_a_backend_in_javascript(server: RunningServer) -> None:
                 "muted": True,
                 "refused": [412, "failed_precondition", "remote unmute not enabled"],
                 "missing": [404, "not_found", "requested room does not exist"],
+                "absent": [
+                    [500, "egress not connected (redis required)"],
+                    [503, "no response from servers"],
+                    [500, "ingress not connected (redis required)"],
+                    [500, "sip not connected (redis required)"],
+                    [500, "sip not connected (redis required)"],
+                ],
             }
             await until(lambda: bool(reasons), seconds=3, what="bob is told")
             assert reasons == [rtc.DisconnectReason.PARTICIPANT_REMOVED]
@@ -227,6 +234,33 @@ def test_a_backend_in_javascript(server: RunningServer) -> None:
             assert bob.room.metadata == "news"
 
     asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_services_whose_workers_are_absent_say_so(server: RunningServer) -> None:
+    """With the grants that livekit-api makes for itself."""
+
+    async def run() -> None:
+        async with backend(server) as calls:
+            composite = api.RoomCompositeEgressRequest(room_name="r")
+            call = api.CreateSIPParticipantRequest(room_name="r", sip_trunk_id="t", sip_call_to="1")
+            transfer = api.TransferSIPParticipantRequest(room_name="r", participant_identity="p", transfer_to="tel:1")
+            absent = "{} not connected (redis required)".format
+            for calling, status, text in (
+                (calls.egress.list_egress(api.ListEgressRequest()), 500, absent("egress")),
+                (calls.egress.stop_egress(api.StopEgressRequest(egress_id="EG_x")), 500, absent("egress")),
+                (calls.egress.start_room_composite_egress(composite), 503, "no response from servers"),
+                (calls.ingress.list_ingress(api.ListIngressRequest()), 500, absent("ingress")),
+                (calls.ingress.create_ingress(api.CreateIngressRequest(name="n")), 500, absent("ingress")),
+                (calls.sip.list_inbound_trunk(api.ListSIPInboundTrunkRequest()), 500, absent("sip")),
+                (calls.sip.list_dispatch_rule(api.ListSIPDispatchRuleRequest()), 500, absent("sip")),
+                (calls.sip.create_sip_participant(call), 500, absent("sip")),
+                (calls.sip.transfer_sip_participant(transfer), 500, absent("sip")),
+            ):
+                with pytest.raises(api.TwirpError) as refused:
+                    await calling
+                assert (refused.value.status, refused.value.message) == (status, text)
+
+    asyncio.run(asyncio.wait_for(run(), 20))
 
 
 def test_a_wrong_secret_is_refused(server: RunningServer) -> None:

@@ -16,6 +16,7 @@ from triosfu.config import (
     PlayoutDelay,
     PliThrottle,
     PortRange,
+    PrometheusConfig,
     RoomConfig,
     TurnServer,
     load_config,
@@ -99,7 +100,9 @@ room:
   playout_delay: {enabled: true, min: 100, max: 200}
 audio: {active_level: 30, min_percentile: 50, update_interval: 500, smooth_intervals: 4}
 video: {dynacast_pause_delay: 10s}
-limit: {num_tracks: -1, max_metadata_size: 1}
+limit: {num_tracks: -1, bytes_per_sec: 1_000_000, max_metadata_size: 1}
+prometheus_port: 6790
+prometheus: {port: 6789, username: u, password: p}
 logging: {level: warn, json: true}
 """
     )
@@ -127,7 +130,9 @@ logging: {level: warn, json: true}
     )
     assert (config.audio.active_level, config.audio.smooth_intervals) == (30, 4)
     assert config.video.dynacast_pause_delay == 10.0
-    assert (config.limit.num_tracks, config.limit.max_metadata_size) == (-1, 1)
+    assert (config.limit.num_tracks, config.limit.bytes_per_sec, config.limit.max_metadata_size) == (-1, 1_000_000, 1)
+    assert config.prometheus == PrometheusConfig(port=6790, username="u", password="p")
+    assert "password" not in repr(config.prometheus)
     assert (config.logging.level, config.logging.json) == ("warning", True)
 
 
@@ -217,7 +222,19 @@ def test_overrides_win_and_go_into_sections() -> None:
             "webhook: {url_notifier: {num_workers: 3}}",
             f"webhook.url_notifier.num_workers: {REFUSED['webhook.url_notifier'].reason}",
         ),
-        ("prometheus: {port: 6789}", f"prometheus.port: {REFUSED['prometheus'].reason}"),
+        ("prometheus: {port: 99999}", "prometheus.port: should be less than or equal to 65535"),
+        ("prometheus: {prot: 6789}", "prometheus.prot: neither LiveKit nor triosfu knows this key"),
+        ("prometheus_port: many", "prometheus_port: must be a port"),
+        ("prometheus_port: 65536", "prometheus_port: must be a port"),
+        ("port: 6789\nprometheus: {port: 6789}", "prometheus.port: must not be the port of signalling"),
+        (
+            "prometheus: {port: 6789, password: x}",
+            "prometheus.username: must be set together with prometheus.password, or neither",
+        ),
+        (
+            "node_stats: {stats_update_interval: 5s}",
+            f"node_stats.stats_update_interval: {REFUSED['node_stats'].reason}",
+        ),
         (
             "rtc: {congestion_control: {stream_allocator: {probe_mode: media}}}",
             f"rtc.congestion_control.stream_allocator.probe_mode: {REFUSED['rtc.congestion_control'].reason}",

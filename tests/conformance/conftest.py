@@ -1,7 +1,8 @@
-"""One server for all scenarios, whose webhooks go to the backend of docs/webhooks.md, and a pair for each mode."""
+"""One server for the scenarios of a process, with the webhooks of docs/webhooks.md, and a pair for each mode."""
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def hooked(
         config = folder / "livekit.yaml"
         config.write_text(config.read_text(encoding="utf-8") + MORE, encoding="utf-8")
         options = ("--config", str(config), "--udp-port", "7897")
-        with running_server(artifacts / "conformance.log", *options, port=7896) as running:
+        with running_server(artifacts / f"conformance-{os.getpid()}.log", *options, port=7896) as running:
             yield running, printed
 
 

@@ -15,6 +15,7 @@ from tests.ice.world import CLIENT, OTHER, SERVER, Peer, World, connected, intro
 from triosfu.errors import MalformedPacket
 from triosfu.ice import Candidate, Credentials, IceAgent, IceState
 from triosfu.ice.checklist import MAX_PAIRS
+from triosfu.ice.events import TupleValidated
 from triosfu.ice.generation import MAX_REMOTE_CANDIDATES
 from triosfu.ice.role import MAX_SWITCHES
 from triosfu.ice.transactions import MAX_TRANSACTIONS, Purpose, Transactions
@@ -115,6 +116,14 @@ def test_a_forged_response_to_a_true_transaction_changes_nothing(kind: Kind) -> 
         server.agent.receive_datagram(forged, CLIENT, SERVER, world.now)
         assert server.agent.events() == []
     assert snapshot(server.agent) == before
+
+
+def test_a_signed_response_without_an_address_is_a_response_as_ffmpeg_makes_it() -> None:
+    world, server, client = at_stage("checking")
+    check = Message.parse(server.sent[-1][1].data)
+    signed = Message(Kind.SUCCESS, check.transaction).serialize(key=client.agent.local.key)
+    server.agent.receive_datagram(signed, CLIENT, SERVER, world.now)
+    assert TupleValidated(SERVER, CLIENT) in server.agent.events()
 
 
 AGENTS = {(stage, lite): at_stage(stage, lite=lite) for stage in STAGES for lite in (False, True)}

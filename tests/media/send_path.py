@@ -17,6 +17,7 @@ from triosfu.rtp.wire import RtpPacket, build_rtp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from triosfu.media.handover import LeftOff
     from triosfu.rtp.rtcp import RtcpPacket
 
 SSRC, RTX_SSRC = 77, 78
@@ -56,8 +57,10 @@ class Path:
         muted: bool = False,
         encrypted: bool = False,
         seed: int = 1,
+        continuing: LeftOff | None = None,
+        now: float = 0.0,
     ) -> None:
-        self.now = 0.0
+        self.now = now
         self.heard: list[RtcpPacket] = []
         self.video = mime.startswith("video")
         self.clock_rate = 90000 if self.video else 48000
@@ -85,6 +88,7 @@ class Path:
             cname="PA_x|TR_y",
             mid="3",
             encrypted=encrypted,
+            continuing=continuing,
         )
         self.sender.add(self.track)
         if muted:

@@ -26,6 +26,7 @@ from tests.media.receive_publisher import (
     sent,
     with_video,
 )
+from triosfu.media.counts import received
 from triosfu.media.ingress import HOLD_FOR, MAX_HELD_PACKETS, MAX_HELD_SSRCS, Ingress
 from triosfu.rtp.rtcp import (
     DelaySinceLastRr,
@@ -105,6 +106,9 @@ def test_simulcast_retransmissions_are_told_by_the_repaired_rid() -> None:
     assert recorder.indexes == [0, 2, 1]
     assert recorder.packets[2].ssrc == 1001
     assert receiver.streams[1].duplicates == 1
+    counts = received(receiver)
+    assert (counts.packets, counts.resent_packets, counts.duplicates) == (2, 2, 1)
+    assert counts.resent_octets == 2 * len(repeat) + 8  # the first one has extensions
 
 
 def test_layers_without_rids_are_told_by_their_ssrcs_in_order() -> None:
@@ -202,7 +206,10 @@ def test_a_layer_that_moves_to_another_ssrc_is_followed_and_stragglers_do_not_pu
     ingress.receive_rtp(media(501, ssrc=3000), 0.3)
     assert [packet.ssrc for packet in recorder.packets] == [1000, 3000, 3000]
     assert ingress.counters["retired"] == 1
+    assert received(receiver).packets == 3  # those on both, and none that was a straggler
     ingress.receive_rtp(labelled(3, 1000, "q"), 5.0)
+    assert (received(receiver).packets, received(receiver).nacks) == (4, 0)
+    assert received(receiver).octets > received(receiver).packets * 12
     assert receiver.streams[0].ssrc == 1000
     assert len(receiver.streams) == 1
 

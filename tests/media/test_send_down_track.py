@@ -83,6 +83,31 @@ def test_an_unbound_track_is_fed_no_more() -> None:
     assert len(path.sink.packets) == 1
 
 
+@pytest.mark.parametrize("mime", ["video/VP8", "audio/opus"])
+def test_a_track_goes_on_where_another_was_left_as_one_stream(mime: str) -> None:
+    video = mime == "video/VP8"
+    first = Path(mime)
+    for number in range(10, 13):
+        first.now += 0.1
+        first.publish(number, vp8(number, key=number == 10, tl0=number) if video else b"first")
+    first.sender.remove(first.track)
+    # Two seconds later there is another publisher, on whose numbers nothing depends.
+    second = Path(mime, continuing=first.track.left_off(), now=first.now + 2, seed=2)
+    second.track.set_muted(False, second.now)
+    sent = second.publish(60_000, vp8(500, key=True, tl0=200) if video else b"second", timestamp=12)
+    sent += second.publish(60_001, vp8(501, tl0=201) if video else b"second", timestamp=3012)
+    last = first.media[-1]
+    assert [(one.sequence - last.sequence) & 0xFFFF for one in sent] == [1, 2]
+    assert seconds(first, sent[0], last) == pytest.approx(2.0)
+    if video:
+        pictures = [VpxPayloadDescriptor.parse(one.payload)[0] for one in (last, *sent)]
+        assert [one.picture_id for one in pictures] == [12, 13, 14]
+        assert [one.tl0picidx for one in pictures] == [12, 13, 14]
+    assert second.track.stats.packets == 5, "its receiver counts on, too"
+    second.track.receive_nack([last.sequence], second.now)
+    assert len(second.sink.packets) == 2, "what the other has sent is not ours to repeat"
+
+
 # --- header extensions -----------------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triosfu.errors import UsageError
-from triosfu.net.address import pack, unpack
-from triosfu.net.batch import SLOT, Arena, BatchedInbox, PlainInbox, batching_available
+from triosfu.net import batch
+from triosfu.net.address import family, pack, unpack
+from triosfu.net.batch import (
+    FRAGMENTATION,
+    LARGEST,
+    SLOT,
+    Arena,
+    BatchedInbox,
+    PlainInbox,
+    batching_available,
+    may_be_fragmented,
+)
 from triosfu.net.egress import SLOTS, Egress
 from triosfu.srtp import Inbound, Outbound, SrtpKeys, SrtpProfile
 
@@ -162,9 +172,59 @@ def test_one_datagram_with_an_error_does_not_stop_the_others(batched: bool) -> N
 def test_oversize_and_empty_data_is_dropped_and_counted() -> None:
     with egress_and_peer(batched=True) as (egress, _, peer):
         destination = egress.destination(peer.getsockname())
-        egress.send(bytes(SLOT + 1), destination)
+        egress.send(bytes(LARGEST + 1), destination)
         egress.send(b"", destination)
         assert (egress.queued, egress.counters) == (0, {"send_oversize": 2})
+
+
+def test_large_datagrams_leave_in_order_among_small_ones_and_their_slots_are_slots_again(batched: bool) -> None:
+    with egress_and_peer(batched=batched) as (egress, _, peer):
+        destination = egress.destination(peer.getsockname())
+        for turn in range(2):
+            sent = [bytes([turn, index]) * size for index, size in enumerate([1, SLOT // 2, SLOT, 5, LARGEST // 2, 9])]
+            for data in sent:
+                egress.send(data, destination)
+            egress.flush()
+            assert [peer.recv(LARGEST) for _ in sent] == sent
+        egress.send(b"small", destination)
+        egress.send(b"small too", destination)
+        egress.send(b"where a large one was", destination)
+        egress.flush()
+        assert [peer.recv(100) for _ in range(3)] == [b"small", b"small too", b"where a large one was"]
+        assert not egress._large
+        assert not egress._pinned
+        assert not egress.counters
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_probe_goes_behind_what_is_queued_and_alone_must_not_be_fragmented(batched: bool, host: str) -> None:
+    with socket.socket(family((host, 0)), socket.SOCK_DGRAM) as ours, socket.socket(ours.family, ours.type) as peer:
+        for sock in (ours, peer):
+            sock.bind((host, 0))
+            sock.setblocking(False)
+        may_be_fragmented(ours)
+        level, option, _, normal = FRAGMENTATION[ours.family]
+        egress = Egress()
+        egress.open_outlet(ours, ours.getsockname()[:2], batched=batched)
+        destination = egress.destination(peer.getsockname()[:2])
+        egress.send(b"first", destination)
+        egress.probe(bytes(9000), destination)
+        assert [len(peer.recv(LARGEST)) for _ in range(2)] == [5, 9000]
+        assert ours.getsockopt(level, option) == normal
+        egress.probe(bytes(65_535), destination)
+        assert egress.counters == {"send_emsgsize": 1}
+        assert ours.getsockopt(level, option) == normal
+        egress.close()
+        egress.probe(b"late", destination)
+        egress.probe(b"nowhere", egress.destination(peer.getsockname()[:2]))
+        assert egress.counters == {"send_emsgsize": 1, "send_closed": 1, "send_no_socket": 1}
+
+
+def test_where_a_datagram_cannot_be_kept_whole_no_probe_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "FRAGMENTATION", {})
+    with egress_and_peer(batched=True) as (egress, _, peer):
+        egress.probe(bytes(9000), egress.destination(peer.getsockname()))
+        assert egress.counters == {"send_probe": 1}
 
 
 def test_a_family_without_a_socket_is_dropped_and_counted(batched: bool) -> None:
@@ -218,13 +278,13 @@ def test_somebody_is_woken_once_per_flush_unless_somebody_has_promised() -> None
         assert woken == [1, 1]
 
 
-def test_a_datagram_larger_than_a_slot_is_cut_to_it(batched: bool) -> None:
+def test_a_datagram_larger_than_the_largest_is_cut_to_it(batched: bool) -> None:
     with udp() as ours, udp() as peer:
-        ours.sendto(bytes(SLOT + 100), peer.getsockname())
+        ours.sendto(bytes(LARGEST + 100), peer.getsockname())
         ours.sendto(b"next", peer.getsockname())
         inbox = BatchedInbox(peer) if batched else PlainInbox(peer)
         assert inbox.receive() == 2
-        assert inbox.lengths == [SLOT, 4], "the mux drops what fills its slot"
+        assert inbox.lengths == [LARGEST, 4], "the mux drops what fills its slot"
         assert bytes(inbox.views[1][:4]) == b"next"
 
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from triosfu.errors import UsageError
-from triosfu.net.batch import BATCH, SLOT
+from triosfu.net.batch import BATCH, LARGEST, SLOT
 from triosfu.net.udp import MAX_TUPLES, Route, UdpMux
 from triosfu.stun.wire import COOKIE_BYTES
 
@@ -184,10 +184,11 @@ async def test_what_nobody_claims_is_counted_and_not_answered(batched: bool) -> 
             "unknown_protocol": b"\xff" * 20,
             "odd_size": b"\x80",
         }
-        client.send(*strangers.values(), b"\x16" + bytes(SLOT), b"", stun_request("ours"))
+        odd = [b"\x16" + bytes(LARGEST), b"\x01" + bytes(SLOT), b"\x80\x60" + bytes(SLOT), b""]
+        client.send(*strangers.values(), *odd, stun_request("ours"))
         await route.wait_for(1)
         for reason in strangers:
-            assert mux.counters[reason] == (3 if reason == "odd_size" else 1), reason
+            assert mux.counters[reason] == (5 if reason == "odd_size" else 1), reason
         assert len(route.got) == 1
         assert mux.egress.queued == 0
 

@@ -44,8 +44,10 @@ async def parked(both: Pair, nursery: trio.Nursery) -> tuple[Writers, list[DataC
 async def test_close_wakes_every_parked_writer_at_once() -> None:
     async with pair(settings=NARROW) as both, trio.open_nursery() as nursery:
         writers, channels = await parked(both, nursery)
+        assert both.offerer.peer.parked == writers.left == 200
         before = trio.current_time()
         both.offerer.peer.close("enough")
+        assert both.offerer.peer.parked == 0
         assert {channel.state for channel in channels} == {ChannelState.CLOSED}
         await writers.over_within(PASSES)
         assert trio.current_time() - before < 1

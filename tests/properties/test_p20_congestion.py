@@ -22,11 +22,12 @@ class CongestionMachine(RuleBasedStateMachine):
         super().__init__()
         self.outbound = make(rwnd=60_000)
         self.now = 0.0
+        self.unit = self.largest = UNIT
         self.rwnd = 60_000
         self.arrived: set[int] = set()  # offsets from the first TSN
         self.flying: list[int] = []
         self.cumulative = 0  # how many have arrived without a hole
-        self.cwnd = min(4 * UNIT, max(2 * UNIT, 4404))
+        self.cwnd = min(4 * self.unit, max(2 * self.unit, 4404))
         self.ssthresh = 1 << 30
         self.partial = 0
         self.exit: int | None = None
@@ -41,13 +42,13 @@ class CongestionMachine(RuleBasedStateMachine):
         before = self.outbound.flight
         if not self.outbound.outstanding and not self.outbound.queue.empty:
             for _ in range(int((self.now - self.outbound.last_sent_at) / self.outbound._rto.value)):
-                self.cwnd = max(self.cwnd // 2, 4 * UNIT) if self.cwnd > 4 * UNIT else self.cwnd
-        packets = transmit(self.outbound, self.now, packets=MAX_BURST)
+                self.cwnd = max(self.cwnd // 2, 4 * self.unit) if self.cwnd > 4 * self.unit else self.cwnd
+        packets = transmit(self.outbound, self.now, packets=MAX_BURST, unit=self.unit)
         self.flying += tsns(packets)
         assert len(packets) <= MAX_BURST
-        assert self.outbound.flight <= max(self.cwnd, before) + UNIT
+        assert self.outbound.flight <= max(self.cwnd, before) + self.largest
         user = sum(sent.size - 16 for sent in self.outbound._outstanding.values() if sent.state == 0)
-        assert user <= max(self.rwnd, before) + UNIT, "more than the receiver's window and one probe"
+        assert user <= max(self.rwnd, before) + self.largest, "more than the receiver's window and one probe"
 
     @precondition(lambda self: self.flying)
     @rule(keep=st.lists(st.booleans(), min_size=1, max_size=30), rwnd=st.sampled_from([0, 1, 1162, 60_000]))
@@ -71,21 +72,21 @@ class CongestionMachine(RuleBasedStateMachine):
         if self.exit is not None and self.cumulative > self.exit:
             self.exit = None
         if self.exit is None and self.outbound.congestion.recovery_exit is not None:
-            self.ssthresh = max(self.cwnd // 2, 4 * UNIT)
+            self.ssthresh = max(self.cwnd // 2, 4 * self.unit)
             self.cwnd, self.partial = self.ssthresh, 0
             self.exit = self.outbound.next_tsn - 1 - FIRST
         elif self.cumulative > old and self.exit is None:
             self.grow(result.size, flight_before)
 
     def grow(self, size: int, flight_before: int) -> None:
-        full = flight_before + UNIT >= self.cwnd
+        full = flight_before + self.unit >= self.cwnd
         if self.cwnd <= self.ssthresh:
-            self.cwnd += min(size, UNIT) if full else 0
+            self.cwnd += min(size, self.unit) if full else 0
         else:
             self.partial += size
             if self.partial >= self.cwnd and full:
                 self.partial -= self.cwnd
-                self.cwnd += UNIT
+                self.cwnd += self.unit
         if not self.outbound.flight:
             self.partial = 0
 
@@ -94,14 +95,21 @@ class CongestionMachine(RuleBasedStateMachine):
         self.now += rounds
         if self.outbound.outstanding:
             self.outbound.timed_out()
-            self.ssthresh = max(self.cwnd // 2, 4 * UNIT)
-            self.cwnd, self.partial, self.exit = UNIT, 0, None
+            self.ssthresh = max(self.cwnd // 2, 4 * self.unit)
+            self.cwnd, self.partial, self.exit = self.unit, 0, None
+
+    @rule(unit=st.sampled_from([UNIT, 1320, 8900]))
+    def packets_become_larger_or_smaller(self, unit: int) -> None:
+        """RFC 9260, section 7.3: the window is at least a packet; what has a TSN keeps its size."""
+        self.outbound.resize(unit)
+        self.unit, self.largest = unit, max(unit, self.largest)
+        self.cwnd = max(self.cwnd, unit)
 
     @invariant()
     def the_window_is_what_the_rules_say(self) -> None:
         congestion = self.outbound.congestion
         assert (congestion.bytes, congestion.ssthresh) == (self.cwnd, self.ssthresh)
-        assert self.cwnd >= UNIT
+        assert self.cwnd >= self.unit
 
     @invariant()
     def the_books_agree(self) -> None:
@@ -128,6 +136,7 @@ class Watched(Association):
     def __init__(self, seed: int, settings: Settings) -> None:
         super().__init__(now=0.0, rng=Random(seed), over_dtls=True, settings=settings)
         self.ready: list[bytes] = []
+        self.largest = UNIT
 
     def receive_datagram(self, data: bytes, now: float) -> None:
         super().receive_datagram(data, now)
@@ -147,7 +156,9 @@ class Watched(Association):
         before = max(before, self._connection.outbound.flight)
         packets = super().datagrams_to_send()
         assert sum(holds(packet, ChunkType.DATA) or holds(packet, ChunkType.I_DATA) for packet in packets) <= MAX_BURST
-        assert self._connection.outbound.flight <= max(before, self._connection.outbound.congestion.bytes) + UNIT
+        outbound = self._connection.outbound
+        self.largest = max(self.largest, self._connection.unit)
+        assert outbound.flight <= max(before, outbound.congestion.bytes) + self.largest
         self.ready += packets
 
 

@@ -140,11 +140,11 @@ async def test_p22_a_stranger_is_not_heard_and_gets_no_answer(
             sent: set[bytes] = set()
             post = network.post
 
-            def overhear(source: Address, destination: Address, data: bytes) -> None:
+            def overhear(source: Address, destination: Address, data: bytes, *, whole: bool = False) -> None:
                 assert destination != STRANGER, f"an answer to the stranger: {data[:20].hex()}"
                 if source != STRANGER and 20 <= data[0] < 64:
                     seen.append((destination, data))
-                post(source, destination, data)
+                post(source, destination, data, whole=whole)
 
             def shout(data: bytes, to: Address) -> None:
                 sent.add(data)

@@ -15,13 +15,15 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.rooms.test_lifetimes import Ear, connect, join, running
 from triosfu.errors import MalformedPacket
+from triosfu.media.counts import MediaCounts
 from triosfu.peer import PeerConnection
 from triosfu.rooms import track_info
 from triosfu.rooms.directory import Rooms
-from triosfu.rooms.joining import Applicant, JoinOptions
+from triosfu.rooms.joining import Applicant, JoinOptions, JoinRefused
 from triosfu.rooms.permissions import Permission, SubscriptionRules
 from triosfu.rooms.settings import Limits, RoomSettings
 from triosfu.rooms.sids import MAX_SID
+from triosfu.rooms.tally import Flow
 from triosfu.rooms.updates import HASTE
 from triosfu.signalling.codec import MAX_TEXT_VALUES, decode
 from triosfu.signalling.session import handle
@@ -207,3 +209,28 @@ async def test_a_bug_that_comes_with_the_servers_end_is_still_one_participants(
     assert alice.closed
     assert room.counters["bugs"] == 1
     assert other.counters["bugs"] == 0
+
+
+async def test_nobody_is_let_in_while_more_media_passes_than_may(autojump_clock: MockClock) -> None:
+    async with running(RoomSettings(limits=replace(Limits(), bytes_per_second=100_000))) as rooms:
+        alice, _ = await join(rooms, "alice")
+        passed = MediaCounts()
+        rooms.services.tally._ended[Flow("incoming", "CAMERA", "video")] = passed
+        for _ in range(20):
+            passed.octets += 60_000
+            passed.resent_octets += 5_000
+            await trio.sleep(1)
+        assert rooms.throughput.rate == pytest.approx(65_000, rel=0.2)
+        await join(rooms, "bob")
+        for _ in range(20):
+            passed.octets += 150_000
+            await trio.sleep(1)
+        for room in ("room", "other"):
+            with pytest.raises(JoinRefused, match=r"^node has exceeded its configured limit$") as refused:
+                await rooms.for_join(room, Applicant(identity="carol"))
+            assert refused.value.status == 503
+        assert rooms.resume("room", "alice", JoinOptions(single=True), Ear()) is alice  # who is here stays
+        assert await rooms.create("room") is alice.room
+        await trio.sleep(12)
+        assert rooms.throughput.rate == 0
+        await join(rooms, "carol")

@@ -307,6 +307,7 @@ async def test_a_track_that_is_not_found_is_told_after_a_minute(autojump_clock: 
         await trio.sleep(2)
         response = ear.heard[ear.kinds().index("subscription_response")].subscription_response
         assert (response.track_sid, response.err) == ("TR_none", models.SubscriptionError.SE_TRACK_NOTFOUND)
+        assert alice.room.counters["subscribe: track not found"] == 1
         assert len(alice.subscriptions) == 0
 
 

@@ -56,6 +56,7 @@ ROOMS: dict[str, tuple[str, str, object]] = {
     "audio.smooth_intervals": ("4", "reception.levels.smooth_intervals", 4),
     "video.dynacast_pause_delay": ("7s", "times.dynacast_downgrade", 7.0),
     "limit.num_tracks": ("9", "limits.server_tracks", 9),
+    "limit.bytes_per_sec": ("1e6", "limits.bytes_per_second", 1e6),
     "limit.subscription_limit_video": ("8", "limits.subscribed_video", 8),
     "limit.subscription_limit_audio": ("7", "limits.subscribed_audio", 7),
     "limit.max_metadata_size": ("6", "limits.metadata", 6),
@@ -71,6 +72,7 @@ ELSEWHERE = {
     "rtc.interfaces.includes", "rtc.interfaces.excludes", "rtc.ips.includes", "rtc.ips.excludes",
     "limit.signal_message_size_limit", "limit.max_api_request_body_size",
     "logging.level", "logging.json",
+    "prometheus.port", "prometheus.username", "prometheus.password",  # tests/metrics/test_page.py
     "webhook.api_key", "webhook.urls",  # these six in tests/webhooks/test_call.py
     "webhook.filter_params.include_events", "webhook.filter_params.exclude_events",
     "webhook.resource_url_notifier.max_age", "webhook.resource_url_notifier.max_depth",
@@ -131,6 +133,7 @@ def test_no_limit_is_no_limit() -> None:
     for key, path in (("max_metadata_size", "metadata"), ("max_room_name_length", "room_name")):
         assert find(room_settings(configured(f"limit.{key}", "0"), Random(1)).limits, path) == sys.maxsize
     assert room_settings(configured("limit.num_tracks", "-1"), Random(1)).limits.server_tracks == 0
+    assert room_settings(configured("limit.bytes_per_sec", "-1"), Random(1)).limits.bytes_per_second == 0
     assert room_settings(configured("audio.smooth_intervals", "0"), Random(1)).reception.levels.smooth_intervals == 1
 
 

@@ -25,17 +25,19 @@ async def test_a_wish_beyond_the_limit_waits_for_another_track_to_end() -> None:
         assert first not in offer.mid_to_track_id.values()
 
 
-async def test_no_room_is_begun_while_the_server_has_its_tracks() -> None:
+async def test_nobody_is_let_in_while_the_server_has_its_tracks() -> None:
     settings = RoomSettings(limits=Limits(server_tracks=1))
     async with running(settings) as world, dual(world, "alice") as alice:
         async with dual(world, "zoe", room="before"):
             pass
         await publish(alice)
         await alice.client.expect_participant("alice", lambda one: one.tracks)
-        other = world.token("carol", "other")
-        assert await world.refusal("/rtc?protocol=17", other) == (503, "server is at its limits")
-        async with dual(world, "bob") as bob:  # a room that is there has place
-            assert bob.join.other_participants
+        full = (503, "node has exceeded its configured limit")
+        for room in ("other", "room"):
+            token = world.token("carol", room)
+            assert await world.refusal("/rtc?protocol=17", token) == full
+            assert (await world.get("/rtc/validate?protocol=17", token))[::2] == full
+        await alice.client.send(update_metadata=rtc.UpdateParticipantMetadata(name="still here"))
 
 
 @pytest.mark.parametrize(

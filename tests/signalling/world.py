@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from triosfu.peer import DataChannel
+    from triosfu.rooms.listener import RoomListener
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.room import Room
     from triosfu.sdp.sections import Section
@@ -144,7 +145,9 @@ class World:
 
 
 @asynccontextmanager
-async def running(settings: RoomSettings | None = None) -> AsyncIterator[World]:
+async def running(
+    settings: RoomSettings | None = None, listeners: tuple[RoomListener, ...] = ()
+) -> AsyncIterator[World]:
     """A server on free ports of the loopback interface."""
     rng = Random(4)
     with trio.fail_after(60):
@@ -158,14 +161,15 @@ async def running(settings: RoomSettings | None = None) -> AsyncIterator[World]:
                 settings=PeerSettings(),
             )
             services = Services(
-                peers=peers, rng=rng, settings=settings or RoomSettings(), refresh_token=token_refresher(KEYS)
-            )
+                peers=peers, rng=rng, settings=settings or RoomSettings(), refresh_token=token_refresher(KEYS),
+                listeners=listeners,
+            )  # fmt: skip
             rooms = Rooms(services)
             signalling = Signalling(rooms, KEYS)
-            listeners = await open_listeners(["127.0.0.1"], 0)
+            sockets = await open_listeners(["127.0.0.1"], 0)
             await nursery.start(rooms.run)
-            await nursery.start(serve_http, listeners, signalling.respond)
-            yield World(listeners[0].socket.getsockname()[1], rooms, signalling, mux, nursery)
+            await nursery.start(serve_http, sockets, signalling.respond)
+            yield World(sockets[0].socket.getsockname()[1], rooms, signalling, mux, nursery)
             assert sum(room.counters["bugs"] for room in rooms) == rooms.counters["bugs"] == 0
             nursery.cancel_scope.cancel()
 

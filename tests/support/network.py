@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
 from triosfu.sctp.core import Association, Settings
-from triosfu.sctp.wire import Chunk, Packet
+from triosfu.sctp.wire import PACKET_HEADER_SIZE, Chunk, ChunkType, Packet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,7 @@ class Path:
     jitter: float = 0.0
     dark: tuple[float, float] = (math.inf, math.inf)
     swallow: Callable[[bytes, float], bool] | None = None
+    mtu: int = 1191  # bytes of the largest packet that passes in one piece; a larger probe is lost
     sent: list[tuple[float, bytes]] = field(default_factory=list)
 
     def chunks(self) -> list[Chunk]:
@@ -63,10 +64,15 @@ class Network:
                 self.times[index].append(self.now)
             for data in end.datagrams_to_send():
                 self._post(index, data)
+            for probe in end.probes_to_send() if isinstance(end, Association) else ():
+                if len(probe) <= self.paths[index].mtu:
+                    self._post(index, probe)
 
     def _post(self, source: int, data: bytes) -> None:
         path, rng = self.paths[source], self.rng
-        assert len(data) <= 1191
+        assert len(data) <= path.mtu or data[PACKET_HEADER_SIZE] == ChunkType.HEARTBEAT_ACK, (
+            "which is as large as a probe"
+        )
         path.sent.append((self.now, data))
         if path.dark[0] <= self.now < path.dark[1]:
             return
@@ -110,7 +116,7 @@ def check_windows(end: End) -> None:
     if not isinstance(end, Association):
         return
     outbound = end._connection.outbound
-    unit = end._connection.settings.unit
+    unit = end._connection.unit
     in_flight = [sent for sent in outbound._outstanding.values() if sent.state == 0]
     assert outbound.flight == sum(sent.size for sent in in_flight)
     assert outbound.in_flight == len(in_flight)
@@ -119,7 +125,7 @@ def check_windows(end: End) -> None:
 
 
 # What nearly all peers do today, and all that we can do.
-PLAIN, FULL = Settings(interleaving=False, zero_checksum=False), Settings()
+PLAIN, FULL = Settings(interleaving=False, zero_checksum=False, larger_mtus=()), Settings()
 
 
 def associations(

@@ -13,6 +13,7 @@ from triosfu.sctp.wire import Data, Sack, parse_chunks
 UNIT = 1176
 FIRST = 0xFFFFFFF0  # TSNs wrap soon
 MAX_BURST = 4
+MAX_PIECES = 3  # of one chunk: header, data, padding
 
 
 def make(tsn: int = FIRST, *, rwnd: int = 1 << 20) -> Outbound:
@@ -38,17 +39,17 @@ def queue(
     return message
 
 
-def transmit(outbound: Outbound, now: float = 0.0, *, packets: int = 100) -> list[list[Data]]:
+def transmit(outbound: Outbound, now: float = 0.0, *, packets: int = 100, unit: int = UNIT) -> list[list[Data]]:
     """The DATA of up to so many packets."""
     sent: list[list[Data]] = []
     while len(sent) < packets:
         pieces: list[bytes] = []
-        room = outbound.fill(pieces, UNIT, now)
-        assert room >= 0
+        room = outbound.fill(pieces, unit, now)
+        assert room >= 0 or len(pieces) <= MAX_PIECES, "only a chunk from larger packets is too large, and goes alone"
         if not pieces:
             break
         body = b"".join(pieces)
-        assert len(body) == UNIT - room
+        assert len(body) == unit - room
         sent.append([chunk for chunk in parse_chunks(bytes(12) + body) if isinstance(chunk, Data)])
     return sent
 

@@ -37,7 +37,7 @@ class Relay:
 
     async def _serve(self) -> None:
         while True:
-            data, client = await self._front.recvfrom(2048)
+            data, client = await self._front.recvfrom(65_535)
             if client not in self._backs:
                 back = trio.socket.socket(self._front.family, self._front.type)
                 await back.bind((self.address[0], 0))
@@ -48,7 +48,7 @@ class Relay:
     async def _serve_back(self, back: trio.socket.SocketType, client: Address) -> None:
         with back:
             while True:
-                data, sender = await back.recvfrom(2048)
+                data, sender = await back.recvfrom(65_535)
                 if sender[:2] == self._target:
                     self._carry(data, self._front, client)
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 seeds = st.integers(0, 2**32 - 1)
 near_the_wrap = st.one_of(seeds, st.integers(2**32 - 50, 2**32 - 1))
-bad_paths = st.builds(Path, loss=st.floats(0, 0.2), duplicate=st.floats(0, 0.3), jitter=st.floats(0, 0.2))
+mtus = st.sampled_from([1191, 1191, 1500, 20_000])
+bad_paths = st.builds(Path, loss=st.floats(0, 0.2), duplicate=st.floats(0, 0.3), jitter=st.floats(0, 0.2), mtu=mtus)
 tight_windows = st.sampled_from([0, 1, 1190])  # closed, one byte, and one less than the MTU
 chunk_types = st.sampled_from(sorted(ChunkType))
 HANDSHAKE = (ChunkType.INIT, ChunkType.INIT_ACK, ChunkType.COOKIE_ECHO, ChunkType.COOKIE_ACK)

@@ -43,6 +43,7 @@ import trio._core._run as scheduler
 from trio.testing import MockClock
 
 from tests.support.side import Pair, Side, assert_forgotten
+from triosfu.net.batch import FRAGMENTATION
 from triosfu.net.udp import UdpMux
 from triosfu.sctp.wire import PACKET_HEADER_SIZE, ChunkType
 
@@ -138,6 +139,7 @@ class Way:
     unwritable: tuple[float, float] = NEVER  # when `sendto` fails
     unreadable: tuple[float, float] = NEVER  # when what arrives is an error instead of the datagram
     errno: int = 101  # ENETUNREACH; of both
+    mtu: float = math.inf  # bytes of the largest datagram that passes in one piece
     sent: int = 0
     busy_until: float = -math.inf
 
@@ -157,15 +159,20 @@ class VirtualSocket:
         self._address = address
         self._arriving: list[tuple[float, int, bytes, Address, int]] = []  # the last is an errno, if not 0
         self._alarm = trio.CancelScope()
+        self._whole = False  # what is sent must not be fragmented
 
     def fileno(self) -> int:
         return -1
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None:
+        assert (level, option) == FRAGMENTATION[self.family][:2]
+        self._whole = value == FRAGMENTATION[self.family][2]
 
     def getsockname(self) -> Address:
         return self._address
 
     def sendto(self, data: memoryview | bytes, address: Address, /) -> int:
-        self._network.post(self._address, address, bytes(data))
+        self._network.post(self._address, address, bytes(data), whole=self._whole)
         return len(data)
 
     def recvfrom_into(self, buffer: memoryview, nbytes: int = 0, /) -> tuple[int, Address]:
@@ -220,7 +227,7 @@ class VirtualNetwork:
         (near,), (far,) = source.local_addresses, destination.local_addresses
         return self.ways.setdefault((near, far), Way())
 
-    def post(self, source: Address, destination: Address, data: bytes) -> None:
+    def post(self, source: Address, destination: Address, data: bytes, *, whole: bool = False) -> None:
         """What the kernel does at `sendto`."""
         now = trio.current_time()
         way = self.ways.setdefault((source, destination), Way())
@@ -229,7 +236,7 @@ class VirtualNetwork:
             raise OSError(way.errno, os.strerror(way.errno))
         number, way.sent = way.sent, way.sent + 1
         target = self.sockets.get(destination)
-        if target is None or _within(way.dark, now):
+        if target is None or _within(way.dark, now) or (whole and len(data) > way.mtu):
             return
         script, rng = way.script, self.rng
         copies = script[number] if number < len(script) else (0.0, 0.0) if _dice(rng, way.duplicate) else (0.0,)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import structlog
 import trio
@@ -57,8 +57,18 @@ class Service:
     methods: Mapping[str, Method]
 
 
+class Answered(NamedTuple):
+    """One way in which calls have been answered: there are as many as RPCs and codes."""
+
+    service: str  # empty, like the method, where there is no such route
+    method: str
+    family: str  # of the HTTP status, such as 4xx
+    code: str  # ok, or Twirp's
+
+
 @dataclass(frozen=True, slots=True)
 class _Route:
+    service: str
     name: str
     request: type[Message]
     method: Method | None
@@ -76,12 +86,13 @@ class Twirp:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self.answered: Counter[Answered] = Counter()
         self._keys = keys
         self._deadline = deadline
         self._wall_clock = wall_clock
         self._routes = {
             f"{PREFIX}{service.descriptor.full_name}/{name}": _Route(
-                name, GetMessageClass(method.input_type), service.methods.get(name)
+                service.descriptor.name, name, GetMessageClass(method.input_type), service.methods.get(name)
             )
             for service in services
             for name, method in service.descriptor.methods_by_name.items()
@@ -92,20 +103,25 @@ class Twirp:
 
         The exception is `PerformRpc`: a participant may perform what it was asked, and nobody hears of it.
         """
+        code = "unauthenticated"
         try:
             claims = self._claims(request)
+            response = await self._respond(request, claims)
+            code = "ok"
         except TokenError as refusal:
             self.counters["refused"] += 1
-            return Response.text(refusal.status, refusal.text)
-        try:
-            return await self._respond(request, claims)
+            response = Response.text(refusal.status, refusal.text)
         except TwirpError as error:
             self.counters[error.code] += 1
-            return error.response()
+            code, response = error.code, error.response()
         except Exception:  # a bug in one call ends that call only
             log.exception("bug", path=request.path)
             self.counters["bugs"] += 1
-            return TwirpError("internal", "internal error").response()
+            code, response = "internal", TwirpError("internal", "internal error").response()
+        route = self._routes.get(request.path)
+        service, method = ("", "") if route is None else (route.service, route.name)
+        self.answered[Answered(service, method, f"{response.status // 100}xx", code)] += 1
+        return response
 
     def _claims(self, request: Request) -> Claims | None:
         token = token_of(request.headers.get("authorization"), request.get("access_token"))

@@ -66,6 +66,7 @@ def _settle(raw: dict[str, Any], *, development: bool) -> Config:
     _read_key_file(raw)
     _settle_rtc(raw)
     _settle_addresses(raw, development=development)
+    _settle_prometheus(raw)
     if development:
         raw["keys"] = raw.get("keys") or {DEVELOPMENT_KEY: DEVELOPMENT_SECRET}
     try:
@@ -176,6 +177,18 @@ def _settle_addresses(raw: dict[str, Any], *, development: bool) -> None:
         raw["rtc"].setdefault("enable_loopback_candidate", True)
 
 
+def _settle_prometheus(raw: dict[str, Any]) -> None:
+    """LiveKit has replaced prometheus_port by prometheus.port; where both are given, the old one wins there."""
+    port = raw.pop("prometheus_port", None)
+    if not port:
+        return
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port <= 65535:
+        raise ConfigError("prometheus_port: must be a port")
+    section = raw.setdefault("prometheus", {})
+    if isinstance(section, dict):
+        section["port"] = port
+
+
 def _check(config: Config) -> None:
     """What no single field can know."""
     if not config.keys:
@@ -188,6 +201,10 @@ def _check(config: Config) -> None:
     if config.webhook.urls and config.webhook.api_key not in config.keys:
         known = "is not one of keys" if config.webhook.api_key else "is missing: say which of keys signs webhooks"
         raise ConfigError(f"webhook.api_key: {known}")
+    if bool(config.prometheus.username) is not bool(config.prometheus.password):
+        raise ConfigError("prometheus.username: must be set together with prometheus.password, or neither")
+    if config.prometheus.port and config.prometheus.port == config.port:
+        raise ConfigError("prometheus.port: must not be the port of signalling")
     delay = config.room.playout_delay
     if delay.max and delay.min > delay.max:
         raise ConfigError(f"room.playout_delay.min: {delay.min} is more than max, {delay.max}")

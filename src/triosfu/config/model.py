@@ -142,7 +142,8 @@ class LimitConfig:
     """Section `limit`: 0 is no limit, where it is allowed."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    num_tracks: int = 0  # received and sent by the whole server, above which no room is begun
+    num_tracks: int = 0  # received and sent by the whole server, above which nobody is let in
+    bytes_per_sec: float = 0.0  # of media, both ways together over ten seconds; above it nobody is let in
     subscription_limit_video: Count = 0  # tracks that one participant receives at once; so is the next
     subscription_limit_audio: Count = 0
     max_metadata_size: Count = 512 * 1024
@@ -184,6 +185,16 @@ class WebhookConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrometheusConfig:
+    """Section `prometheus`: where metrics are served (docs/metrics.md)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    port: Port = 0  # 0 serves none
+    username: str = ""  # both, or neither: then everybody may read
+    password: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoggingConfig:
     """Section `logging`."""
 
@@ -209,4 +220,5 @@ class Config:
     video: VideoConfig = VideoConfig()
     limit: LimitConfig = LimitConfig()
     webhook: WebhookConfig = WebhookConfig()
+    prometheus: PrometheusConfig = PrometheusConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -25,7 +25,6 @@ class Refusal:
 
 
 _CLUSTER: Final = "one server is one process so far: there is no Redis and there are no other nodes"
-_METRICS: Final = "metrics are not exported yet"
 _TCP: Final = "ICE over TCP is not served yet: set it to 0 or leave it out, media needs UDP"
 _TURN: Final = "no TURN server is built in yet: list one of your own under rtc.turn_servers"
 _BANDWIDTH: Final = "bandwidth estimation is not configurable yet"
@@ -43,11 +42,11 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "signal_relay": Refusal(_CLUSTER),
     "psrpc": Refusal(_CLUSTER),
     "api": Refusal(_CLUSTER),
-    "node_stats": Refusal(_METRICS),
-    "metric": Refusal(_METRICS),
-    "prometheus": Refusal(_METRICS),
-    "prometheus_port": Refusal(_METRICS),
-    "debug_handler": Refusal("there is no debug port"),
+    "node_stats": Refusal(
+        "rates are measured every two seconds over ten, which is not configurable", ("2s", "30s", ["10s"])
+    ),
+    "metric": Refusal("what clients measure is passed on as it is, not collected or rewritten"),
+    "debug_handler": Refusal("there is no debug port: `triosfu tasks` shows what every task waits for"),
     "trace": Refusal("traces are not exported"),
     "environment": Refusal("it has no effect: leave it out"),
     "log_level": Refusal("LiveKit has replaced it by logging.level"),
@@ -86,7 +85,7 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "rtc.sctp_cwnd_ca_step": Refusal(_SCTP),
     "rtc.enable_rtp_stream_restart_detection": Refusal("it is not configurable"),
     "rtc.enable_warp": Refusal("WARP is not served yet"),
-    "rtc.forward_stats": Refusal(_METRICS),
+    "rtc.forward_stats": Refusal("how long packets stay here is not measured for each"),
     "room.create_room_timeout": Refusal(_CLUSTER, ("10s",)),
     "room.create_room_attempts": Refusal(_CLUSTER, (3,)),
     "room.update_batch_target_size": Refusal("it is not configurable", (131_072,)),
@@ -96,7 +95,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "audio.enable_loss_proxying": Refusal("loss reports are not passed on to publishers"),
     "video.stream_tracker": Refusal("it is not configurable"),
     "video.codec_regression_threshold": Refusal("publishers are not asked for another codec", (5,)),
-    "limit.bytes_per_sec": Refusal("the server's throughput is not limited yet"),
     "limit.max_data_blob_key_length": Refusal("participant data blobs are not served yet", (256,)),
     "limit.max_data_blobs_size": Refusal("participant data blobs are not served yet", (64_000,)),
     "limit.max_data_track_custom_encoding_length": Refusal(_DATA_TRACKS, (32,)),

@@ -251,6 +251,18 @@ class DataChannels:
         """The SCTP packets to send now, drained."""
         return self._association.datagrams_to_send()
 
+    def probes_to_send(self) -> list[bytes]:
+        """The SCTP packet, if there is one, that must not be fragmented on its way, drained."""
+        return self._association.probes_to_send()
+
+    def remote_max_packet_size(self, size: int) -> None:
+        """Send no SCTP packets of more than `size` bytes, the smallest ones aside."""
+        self._association.limit_packets(size)
+
+    def path_changed(self, now: float) -> None:
+        """Packets take another way from now on."""
+        self._association.path_changed(now)
+
     def events(self) -> list[Event]:
         """What has happened since the last call, drained."""
         drained, self._events = self._events, []

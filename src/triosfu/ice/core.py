@@ -344,23 +344,25 @@ class IceAgent:
             self.dropped["unauthenticated"] += 1
             return
         error = message.error if message.kind is Kind.ERROR else None
-        mapped = message.address(Attribute.XOR_MAPPED_ADDRESS) if message.kind is Kind.SUCCESS else None
-        if error is None and mapped is None:
+        succeeded = message.kind is Kind.SUCCESS
+        if error is None and not succeeded:
             raise MalformedPacket("ice: a response without what it should tell")
+        # RFC 8445 has success tell the mapped address. FFmpeg's WHIP client leaves it out; the key proves it no less.
+        mapped = message.address(Attribute.XOR_MAPPED_ADDRESS) if succeeded else None
         self._transactions.close(transaction)
         if transaction.generation not in self._generations():
             return
         if (destination, source) != transaction.pair.addresses:
             self.dropped["asymmetric"] += 1
             self._fail(transaction, now)
-        elif mapped is not None:
+        elif succeeded:
             self._succeed(transaction, mapped, now)
         elif error is not None and error.code == binding.ROLE_CONFLICT.code:
             self._yield_role(transaction, now)
         else:
             self._fail(transaction, now)
 
-    def _succeed(self, transaction: Transaction, mapped: Address, now: float) -> None:
+    def _succeed(self, transaction: Transaction, mapped: Address | None, now: float) -> None:
         pair = transaction.pair
         self._events.append(TupleValidated(*pair.addresses))
         if transaction.sends == 1:  # else nobody knows which of them was answered
@@ -372,7 +374,8 @@ class IceAgent:
         if transaction.generation is not self._generation:
             return
         self._generation.checklist.dismiss(pair)
-        self._addresses.learn_reflexive(mapped, pair.base)
+        if mapped is not None:
+            self._addresses.learn_reflexive(mapped, pair.base)
         if transaction.purpose is Purpose.NOMINATION and self._nominating is pair:
             self._select(pair, now)
         else:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from random import Random
 
+    from triosfu.media.handover import LeftOff
     from triosfu.media.receiver import TrackReceiver
     from triosfu.media.sent_log import SentLog
     from triosfu.rtp.reports import ReportBlock
@@ -77,17 +78,24 @@ class DownTrack:
         mid: str = "",
         encrypted: bool = False,
         playout_delay: bytes = b"",
+        continuing: LeftOff | None = None,
     ) -> None:
         self.cname, self.mid = cname, mid
         self.mime = ""  # of what is sent, in lower case, once bound
         self.created_at = now
-        self.stats = SendStats()
+        self.stats = continuing.stats if continuing else SendStats()
         self._receiver = receiver
         self._encrypted = encrypted
         self._delay = playout_delay
         self._holds = {Hold.UNBOUND}
         self._forwarder = Forwarder(
-            receiver=receiver, sink=sink, ssrc=ssrc, rtx_ssrc=rtx_ssrc, rng=rng, stats=self.stats
+            receiver=receiver,
+            sink=sink,
+            ssrc=ssrc,
+            rtx_ssrc=rtx_ssrc,
+            rng=rng,
+            stats=self.stats,
+            continuing=continuing,
         )
         self._reports = SendReports(receiver.clock_rate)
         self._max_spatial = self._max_temporal = TOP
@@ -162,6 +170,10 @@ class DownTrack:
         self._stop(Hold.UNBOUND, Change.RESUMED)
         self._forwarder.sequencer.clear()
         self._padding_at = math.inf
+
+    def left_off(self) -> LeftOff:
+        """Where the stream stands, for a track that goes on from there; call it after `unbind`."""
+        return self._forwarder.left_off()
 
     def log_sent(self, log: SentLog | None) -> None:
         """Number packets for transport-wide feedback in `log`, that of the subscriber's transport."""

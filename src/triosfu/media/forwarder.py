@@ -8,12 +8,13 @@ protects and queues it. All that changes the shifts goes the slow way, through `
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from triosfu.media.codecs.av1 import DependencyDescriptor
 from triosfu.media.codecs.vp8 import Vp8Descriptor
 from triosfu.media.codecs.vp9 import Vp9Descriptor
-from triosfu.media.handover import Left, continue_numbers, continue_time, leave
+from triosfu.media.handover import NONE, Left, LeftOff, continue_numbers, continue_time, leave
 from triosfu.media.hunt import KeyframeHunt
 from triosfu.media.layers import NO_LAYER, TOP, ScalableFilter, SimulcastSelector, TemporalFilter
 from triosfu.media.munger import Munger
@@ -87,6 +88,7 @@ class Forwarder:
         rtx_ssrc: int | None,
         rng: Random,
         stats: SendStats,
+        continuing: LeftOff | None = None,
     ) -> None:
         self.ssrc, self.rtx_ssrc = ssrc, rtx_ssrc
         self.payload_type = 0
@@ -101,10 +103,10 @@ class Forwarder:
         self.change = Change.RESUMED  # why the next source, after none, begins
         self.started_at = math.inf
         history = 1 << (receiver.buffer_size - 1).bit_length()  # packets that can be sent again; a power of two
-        self.munger = Munger(rng=rng, history=history)
+        self.munger = Munger(rng=rng, history=history, start=continuing.next_out if continuing else None)
         self.sequencer = Sequencer(history)
         self.last: RtpPacket | None = None  # the newest packet of the source that flows; None while none does
-        self._left: Left | None = None
+        self._left: Left | None = continuing.last if continuing else None
         self._receiver = receiver
         self._sink = sink
         self._rng = rng
@@ -112,7 +114,7 @@ class Forwarder:
         self._video = receiver.kind == "video"
         self._ring, self._ring_mask = self.sequencer.ring, self.sequencer.mask
         self._marked: set[int] = set()  # sent with a marker that the publisher's packet does not have
-        self._rtx_sequence = 2**15 + rng.randrange(2**14)
+        self._rtx_sequence = continuing.rtx_sequence if continuing else 2**15 + rng.randrange(2**14)
         # Packets of a temporal layer above the gate take the slow way; below 0 all do.
         self._gate = TOP
         self._refused_since = math.inf
@@ -371,6 +373,12 @@ class Forwarder:
         if last is not None:
             shifts = self.munger.late(last.ssrc, last.index) or self.munger.current
             self._left = leave(last, shifts, self._receiver.extension_ids)
+
+    def left_off(self) -> LeftOff:
+        """Where this stream stands; call it after `detach`."""
+        # The next track has another publisher and another clock: only the numbers themselves go on.
+        last = None if self._left is None else replace(self._left, source=NONE, spatial=NONE, timestamp_shift=0)
+        return LeftOff(self.munger.next_out, self._rtx_sequence, last, self._stats)
 
     def detach(self) -> None:
         """Leave the source: the next one begins at a keyframe, or with audio's next packet."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from triosfu.media.munger import Shifts
+    from triosfu.media.send_reports import SendStats
     from triosfu.rtp.wire import RtpPacket
 
 NONE = -1  # no such source, layer or number
@@ -31,6 +32,19 @@ class Left:
     tl0: int = NONE
     key: int = NONE
     frame: int = NONE
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOff:
+    """Where an outgoing stream stands whose track is over; another track may go on from there, on the same SSRCs.
+
+    Receivers see one stream: their jitter buffers, replay windows and statistics know of SSRCs and not of tracks.
+    """
+
+    next_out: int  # extended sequence number
+    rtx_sequence: int
+    last: Left | None
+    stats: SendStats
 
 
 def leave(last: RtpPacket, shifts: Shifts, publisher_ids: Mapping[str, int]) -> Left:

@@ -55,6 +55,9 @@ class RtxStream:
     def receive(self, packet: RtpPacket, now: float) -> None:
         """Unwrap a packet and give it to its layer. A layer cannot begin with a retransmission."""
         self.packets += 1
+        past = self._receiver.past
+        past.resent_packets += 1
+        past.resent_octets += len(packet.data)
         base = self._receiver.streams.get(self._spatial)
         payload_type = self._repeats.get(packet.payload_type)
         if base is None or payload_type is None or not base.receive_rtx(packet, payload_type, now):
@@ -68,8 +71,8 @@ class RtxStream:
 class Ingress:
     """One publisher's media: which SSRC belongs to which receiver, and everything that is reported back."""
 
-    def __init__(self, *, rng: Random, now: float) -> None:
-        self.counters: Counter[str] = Counter()
+    def __init__(self, *, rng: Random, now: float, counters: Counter[str] | None = None) -> None:
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self._feedback = Feedback(rng.randrange(1, 1 << 32))
         self._bindings = Bindings()
         self._tracks: list[Track] = []
@@ -221,6 +224,7 @@ class Ingress:
             now=now,
         )
         if previous is not None:
+            receiver.past.add_stream(previous)
             self._streams.pop(previous.ssrc, None)
             self._retired[previous.ssrc] = now
             if len(self._retired) > MAX_HELD_SSRCS:

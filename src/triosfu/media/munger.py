@@ -65,9 +65,9 @@ class Munger:
 
     __slots__ = ("_past", "current", "history", "next_index", "start")
 
-    def __init__(self, *, rng: Random, history: int) -> None:
+    def __init__(self, *, rng: Random, history: int, start: int | None = None) -> None:
         # The third quarter of the space: far from a wrap that would confuse SRTP's guess of its roll-over counter.
-        self.start = 2**15 + rng.randrange(2**14)
+        self.start = 2**15 + rng.randrange(2**14) if start is None else start
         self.history = history
         self.current = Shifts(NOWHERE, 0, self.start)
         self.next_index = 0

@@ -30,6 +30,7 @@ class NackGenerator:
 
     def __init__(self) -> None:
         self.given_up = 0  # numbers that nobody will ask for any more, ever
+        self.asked = 0  # requests, of each number on its own
         self._missing: dict[int, Missing] = {}  # ascending
         self._due = math.inf
 
@@ -80,5 +81,6 @@ class NackGenerator:
         for number in ended:
             del self._missing[number]
         self.given_up += len(ended)
+        self.asked += len(asked)
         self._due = due
         return asked

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from triosfu.media.codecs import inspect_for
+from triosfu.media.counts import MediaCounts
 from triosfu.media.feedback import DEFAULT_RTT
 from triosfu.media.levels import SSRC_AUDIO_LEVEL, AudioLevel, LevelSettings
 
@@ -77,6 +78,7 @@ class TrackReceiver:
         self.extension_ids: dict[str, int] = {}  # the publisher's: uri -> identifier in received packets
         self.inspect = inspect or inspect_for(mime, self.extension_ids)
         self.streams: dict[int, ReceiveStream] = {}  # by spatial index
+        self.past = MediaCounts()  # of streams that others have replaced, and of retransmissions
         # Replaced, never changed in place: a packet may be on its way along it.
         self.subscribers: list[Subscriber] = []
         self.available: tuple[int, ...] = ()  # the spatial layers that media arrives on now, lowest first

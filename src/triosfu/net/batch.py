@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from cffi import FFI
@@ -17,15 +18,26 @@ from triosfu.net.address import IPV4_LENGTH, IPV6_LENGTH, pack
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Mapping
 
     from triosfu.net.address import Address
 
 Pointer: TypeAlias = Any
 """A cffi `char *`."""
 
-SLOT = 2048  # bytes per datagram, room for protection included; a power of two
+SLOT = 2048  # bytes per datagram of media, room for protection included; a power of two
+LARGEST = 9 * SLOT  # bytes of a datagram: data channels may use all of a DTLS record where the path carries it
 BATCH = 64  # datagrams per receiving call
 FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
+
+# Linux's option (ip(7), ipv6(7)) that says who may fragment what leaves, by family: its level, its number, the value
+# for "nobody, and never mind what is known of the path", and the one for "whoever has to". The latter is not the
+# default of IPv4: what has left in large packets must get through also when the path becomes narrower.
+FRAGMENTATION: Mapping[int, tuple[int, int, int, int]] = (
+    {socket.AF_INET: (socket.IPPROTO_IP, 10, 3, 0), socket.AF_INET6: (socket.IPPROTO_IPV6, 23, 3, 1)}
+    if sys.platform == "linux"
+    else {}
+)
 
 ffi = FFI()
 ffi.cdef("""
@@ -74,27 +86,33 @@ class DatagramSocket(Protocol):
     def recvfrom_into(self, buffer: memoryview, nbytes: int = 0, /) -> tuple[int, Any]:
         """Take the next datagram; its length and where it came from."""
 
-    def sendto(self, data: memoryview, address: Address, /) -> int:
+    def sendto(self, data: memoryview | bytes, address: Address, /) -> int:
         """Hand over one datagram."""
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None:
+        """Set one of the options of `FRAGMENTATION`."""
 
     def close(self) -> None:
         """Give it back."""
 
 
 class Arena:
-    """`slots` times `SLOT` bytes of memory, with what recvmmsg and sendmmsg need to use them."""
+    """`slots` times `size` bytes of memory, with what recvmmsg and sendmmsg need to use them.
 
-    __slots__ = ("_iovecs", "header_words", "headers", "iovec_words", "memory", "pointer", "slots")
+    Of a large slot the system provides the pages that are used.
+    """
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
-        self.pointer: Pointer = ffi.new("char[]", slots * SLOT)
+    __slots__ = ("_iovecs", "_size", "header_words", "headers", "iovec_words", "memory", "pointer", "slots")
+
+    def __init__(self, slots: int, size: int = SLOT) -> None:
+        self.slots, self._size = slots, size
+        self.pointer: Pointer = ffi.new("char[]", slots * size)
         self.memory = memoryview(ffi.buffer(self.pointer)).cast("B")
         self._iovecs = ffi.new("struct iovec[]", slots)
         self.headers = ffi.new("struct mmsghdr[]", slots)
         for index in range(slots):
-            self._iovecs[index].iov_base = self.pointer + index * SLOT
-            self._iovecs[index].iov_len = SLOT
+            self._iovecs[index].iov_base = self.pointer + index * size
+            self._iovecs[index].iov_len = size
             self.headers[index].msg_hdr.msg_iov = self._iovecs + index
             self.headers[index].msg_hdr.msg_iovlen = 1
         # The hot path writes these structures as arrays of words, which is three times faster than by field.
@@ -107,7 +125,7 @@ class Arena:
 
     def view(self, slot: int) -> memoryview:
         """The bytes of one slot."""
-        return self.memory[slot * SLOT : (slot + 1) * SLOT]
+        return self.memory[slot * self._size : (slot + 1) * self._size]
 
 
 class Inbox(Protocol):
@@ -131,7 +149,7 @@ class BatchedInbox:
 
     def __init__(self, sock: DatagramSocket) -> None:
         self._descriptor = sock.fileno()
-        self._arena = Arena(BATCH)
+        self._arena = Arena(BATCH, LARGEST)
         self._name_length = IPV6_LENGTH if sock.family == socket.AF_INET6 else IPV4_LENGTH
         self._names = ffi.new("char[]", BATCH * self._name_length)
         for index in range(BATCH):
@@ -141,7 +159,7 @@ class BatchedInbox:
             header.msg_namelen = self._name_length
         self._halves = memoryview(ffi.buffer(self._arena.headers)).cast("B").cast("I")
         self.views = [self._arena.view(index) for index in range(BATCH)]
-        self.pointers = [self._arena.pointer + index * SLOT for index in range(BATCH)]
+        self.pointers = [self._arena.pointer + index * LARGEST for index in range(BATCH)]
         self.lengths: list[int] = []
         self.sources: list[bytes] = []
 
@@ -164,9 +182,9 @@ class PlainInbox:
 
     def __init__(self, sock: DatagramSocket) -> None:
         self._socket = sock
-        self._arena = Arena(BATCH)
+        self._arena = Arena(BATCH, LARGEST)
         self.views = [self._arena.view(index) for index in range(BATCH)]
-        self.pointers = [self._arena.pointer + index * SLOT for index in range(BATCH)]
+        self.pointers = [self._arena.pointer + index * LARGEST for index in range(BATCH)]
         self.lengths: list[int] = []
         self.sources: list[bytes] = []
 
@@ -175,7 +193,7 @@ class PlainInbox:
         self.lengths, self.sources = [], []
         for view in self.views:
             try:
-                length, source = self._socket.recvfrom_into(view, SLOT)
+                length, source = self._socket.recvfrom_into(view, LARGEST)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
@@ -205,6 +223,32 @@ def send_batch(descriptor: int, arena: Arena, first: int, count: int, drops: Cou
             sent = 1  # sendmmsg fails only for the first of what it was given
         first += sent
         count -= sent
+
+
+def may_be_fragmented(sock: DatagramSocket) -> None:
+    """Let what leaves through `sock` be fragmented on its way, by whoever has to."""
+    if sock.family in FRAGMENTATION:
+        level, option, _, normal = FRAGMENTATION[sock.family]
+        sock.setsockopt(level, option, normal)
+
+
+def send_unfragmented(sock: DatagramSocket, data: bytes, address: Address, drops: Counter[str]) -> None:
+    """Send `data` in one piece or not at all, which is counted. Never waits, never raises.
+
+    Where the system has no way to say so for a single datagram, nothing is sent.
+    """
+    if sock.family not in FRAGMENTATION:
+        drops["send_probe"] += 1
+        return
+    level, option, whole, normal = FRAGMENTATION[sock.family]
+    try:
+        sock.setsockopt(level, option, whole)
+        try:
+            sock.sendto(data, address)
+        finally:
+            sock.setsockopt(level, option, normal)
+    except OSError as error:
+        drops[send_error(error.errno)] += 1
 
 
 def send_error(number: int | None) -> str:

@@ -1,5 +1,7 @@
 """Everything that leaves: datagrams are written into one arena, and go out together.
 
+The few that are larger than a slot stay where they are, and their slot points to them.
+
     offset = egress.reserve()                 # a free slot
     ... write the packet at arena[offset:] ...
     egress.commit(offset, length, destination)
@@ -15,12 +17,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from triosfu.errors import UsageError
 from triosfu.net.address import Address, family, pack
-from triosfu.net.batch import FULL, SLOT, Arena, ffi, send_batch, send_error
+from triosfu.net.batch import FULL, LARGEST, SLOT, Arena, ffi, send_batch, send_error, send_unfragmented
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from triosfu.net.batch import DatagramSocket
+    from triosfu.net.batch import DatagramSocket, Pointer
 
 SLOTS = 256  # datagrams per flush at most
 
@@ -30,6 +32,9 @@ class Outlet(Protocol):
 
     def send(self, first: int, count: int) -> None:
         """Send `count` slots from `first` on; must neither wait nor raise."""
+
+    def probe(self, data: bytes, address: Address) -> None:
+        """Send `data` now, in one piece or not at all; must neither wait nor raise."""
 
     def close(self) -> None:
         """Drop everything from now on: the socket is about to be closed, and its number to be given to another."""
@@ -56,6 +61,8 @@ class Egress:
         self._slots = Arena(SLOTS)
         self._iovecs, self._headers = self._slots.iovec_words, self._slots.header_words
         self._queued: list[Destination] = []  # one for each slot in use, from slot 0 on
+        self._large: dict[int, bytes] = {}  # what is sent in place of a slot
+        self._pinned: list[Pointer] = []  # holds these where they are
         self._outlets: list[tuple[Address, Outlet]] = []
         self.arena = self._slots.memory
         """All slots; a packet may be written from its offset on, `SLOT` bytes with the room for protection."""
@@ -73,7 +80,7 @@ class Egress:
         if batched:
             outlet = _BatchedOutlet(sock, self._slots, self.counters)
         else:
-            outlet = _PlainOutlet(sock, self._slots, self.counters, self._queued)
+            outlet = _PlainOutlet(sock, self._slots, self.counters, self._queued, self._large)
         self._outlets.append((local, outlet))
 
     def destination(self, address: Address, source: Address | None = None) -> Destination:
@@ -116,14 +123,27 @@ class Egress:
             self.wake()
 
     def send(self, data: bytes, destination: Destination) -> None:
-        """Queue a copy of `data`; more than a slot holds is dropped and counted."""
+        """Queue `data`; more than `LARGEST` bytes are dropped and counted."""
         length = len(data)
-        if not 0 < length <= SLOT:
+        if not 0 < length <= LARGEST:
             self.counters["send_oversize"] += 1
             return
         offset = self.reserve()
-        self.arena[offset : offset + length] = data
-        self.commit(offset, length, destination)
+        if length <= SLOT:
+            self.arena[offset : offset + length] = data
+            self.commit(offset, length, destination)
+            return
+        slot, pinned = offset // SLOT, ffi.from_buffer(data)
+        self.commit(offset, SLOT, destination)
+        self._large[slot] = data
+        self._pinned.append(pinned)
+        self._iovecs[2 * slot] = int(ffi.cast("uintptr_t", pinned))
+        self._iovecs[2 * slot + 1] = length
+
+    def probe(self, data: bytes, destination: Destination) -> None:
+        """Send `data` at once, behind what is queued, in one piece or not at all: it asks how much the path carries."""
+        self.flush()
+        destination.outlet.probe(data, destination.address)
 
     def flush(self) -> None:
         """Hand all that is queued to the kernel. Never waits: what it does not take is dropped and counted."""
@@ -137,6 +157,15 @@ class Egress:
             outlet.send(first, last - first)
             first = last
         queued.clear()
+        if self._large:
+            self._let_go_of_large()
+
+    def _let_go_of_large(self) -> None:
+        base = int(ffi.cast("uintptr_t", self.pointer))
+        for slot in self._large:
+            self._iovecs[2 * slot] = base + slot * SLOT
+        self._large.clear()
+        self._pinned.clear()
 
     def close(self) -> None:
         """Flush, and from then on drop and count."""
@@ -150,6 +179,7 @@ class _BatchedOutlet:
     """A socket that sends with sendmmsg."""
 
     def __init__(self, sock: DatagramSocket, slots: Arena, counters: Counter[str]) -> None:
+        self._socket = sock
         self._descriptor = sock.fileno()
         self._slots = slots
         self._counters = counters
@@ -160,6 +190,12 @@ class _BatchedOutlet:
             return
         send_batch(self._descriptor, self._slots, first, count, self._counters)
 
+    def probe(self, data: bytes, address: Address) -> None:
+        if self._descriptor < 0:
+            self._counters["send_closed"] += 1
+            return
+        send_unfragmented(self._socket, data, address, self._counters)
+
     def close(self) -> None:
         self._descriptor = -1
 
@@ -167,24 +203,39 @@ class _BatchedOutlet:
 class _PlainOutlet:
     """A socket that sends with one call per datagram."""
 
-    def __init__(self, sock: DatagramSocket, slots: Arena, counters: Counter[str], queued: list[Destination]) -> None:
+    def __init__(
+        self,
+        sock: DatagramSocket,
+        slots: Arena,
+        counters: Counter[str],
+        queued: list[Destination],
+        large: dict[int, bytes],
+    ) -> None:
         self._socket: DatagramSocket | None = sock
         self._slots = slots
         self._counters = counters
         self._queued = queued
+        self._large = large
 
     def send(self, first: int, count: int) -> None:
         if self._socket is None:
             self._counters["send_closed"] += count
             return
         for slot in range(first, first + count):
+            data = self._large.get(slot) or self._slots.view(slot)[: self._slots.length(slot)]
             try:
-                self._socket.sendto(self._slots.view(slot)[: self._slots.length(slot)], self._queued[slot].address)
+                self._socket.sendto(data, self._queued[slot].address)
             except OSError as error:
                 if error.errno in FULL:
                     self._counters["send_full"] += first + count - slot
                     return
                 self._counters[send_error(error.errno)] += 1
+
+    def probe(self, data: bytes, address: Address) -> None:
+        if self._socket is None:
+            self._counters["send_closed"] += 1
+            return
+        send_unfragmented(self._socket, data, address, self._counters)
 
     def close(self) -> None:
         self._socket = None
@@ -198,6 +249,9 @@ class _NoOutlet:
 
     def send(self, first: int, count: int) -> None:  # noqa: ARG002  which ones does not matter
         self._counters["send_no_socket"] += count
+
+    def probe(self, data: bytes, address: Address) -> None:  # noqa: ARG002  nor here
+        self._counters["send_no_socket"] += 1
 
     def close(self) -> None:
         """Nothing to do."""

@@ -4,8 +4,8 @@
     await nursery.start(serve_http, await open_listeners(["127.0.0.1"], 7880), handler)
 
 One task per connection, which ends with it: keep-alive and pipelined requests are answered one after the other. What a
-client does wrong, or too slowly, ends its own connection. Cross-origin requests are allowed everywhere, because pages
-of any origin use LiveKit's API; preflight requests are answered here.
+client does wrong, or too slowly, ends its own connection. Cross-origin requests are allowed unless a server says
+otherwise, because pages of any origin use LiveKit's API; preflight requests are answered here.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import structlog
 import trio
 
 from triosfu.errors import ConfigError, TriosfuError, UsageError
+from triosfu.net.shares import Shares, holder
 from triosfu.net.websocket import WebSocket, WebSocketHandler, WebSocketLimits
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 READ_SIZE: Final = 65536
+LITTLE: Final = 64  # of all connections, one in so many is little for one address
 # The kernel gives up a connection whose data is not acknowledged for so long. With a WebSocket's ping interval before
 # it, that is how a client is noticed that vanishes before it has a transport: in the 20 s promised for every client.
 TCP_USER_TIMEOUT_MS: Final = 10_000
@@ -46,7 +48,10 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much clients may ask for, and how long they may take."""
+    """How much clients may ask for, and how long they may take.
+
+    One address cannot have all of `connections` and `buffered`: see `net.shares`.
+    """
 
     head: int = 3 << 19  # bytes of request line and header fields; a join_request travels in the URL
     header_lines: int = 256
@@ -139,13 +144,13 @@ class Upgrade:
 Handler = Callable[[Request], Awaitable[Response | Upgrade]]
 
 
-async def open_listeners(addresses: Sequence[str], port: int) -> list[trio.SocketListener]:
+async def open_listeners(addresses: Sequence[str], port: int, *, key: str = "port") -> list[trio.SocketListener]:
     """Listening sockets on each address; with port 0, the same free port on all. An absent IPv6 is passed over.
 
     Cancelled, it has left no socket open.
 
     Raises:
-        ConfigError: A port is taken or an address is not ours.
+        ConfigError: A port is taken, which `key` of the configuration has chosen, or an address is not ours.
     """
     listeners: list[trio.SocketListener] = []
     try:
@@ -155,8 +160,8 @@ async def open_listeners(addresses: Sequence[str], port: int) -> list[trio.Socke
             except OSError as error:
                 if ":" in address and error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} and len(addresses) > 1:
                     continue
-                key = "port" if error.errno in {errno.EADDRINUSE, errno.EACCES} else "bind_addresses"
-                raise ConfigError(f"{key}: cannot listen on {address} port {port}: {error.strerror}") from None
+                blamed = key if error.errno in {errno.EADDRINUSE, errno.EACCES} else "bind_addresses"
+                raise ConfigError(f"{blamed}: cannot listen on {address} port {port}: {error.strerror}") from None
             listeners += opened
             port = opened[0].socket.getsockname()[1]
     except BaseException:
@@ -180,21 +185,49 @@ async def serve_http(
 
     A WebSocket's client is told so first, within 250 ms.
     """
-    server = HttpServer(handler, limits=limits, counters=counters)
-    async with trio.open_nursery() as nursery:
-        task_status.started()
-        await trio.serve_listeners(server.serve_socket, list(listeners), handler_nursery=nursery)
+    await HttpServer(handler, limits=limits, counters=counters).serve(listeners, task_status=task_status)
 
 
 class HttpServer:
     """What the connections of one server share: the handler, the limits, and the count of what they hold."""
 
-    def __init__(self, handler: Handler, *, limits: Limits | None = None, counters: Counter[str] | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: Limits | None = None,
+        counters: Counter[str] | None = None,
+        cross_origin: bool = True,
+    ) -> None:
+        """Serve nothing yet. Without `cross_origin`, browsers let pages of other origins read nothing."""
         self.handler = handler
+        self.cross_origin = cross_origin
         self.limits = limits or Limits()
         self.counters: Counter[str] = counters if counters is not None else Counter()
-        self.connections = 0
-        self.buffered = 0
+        asked = self.limits
+        self.connection_shares = Shares(asked.connections, little=max(1, asked.connections // LITTLE))
+        self.buffer_shares = Shares(asked.buffered, little=max(asked.head + asked.body, asked.buffered // LITTLE))
+
+    @property
+    def connections(self) -> int:
+        """How many there are now."""
+        return self.connection_shares.total
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes of unanswered requests are kept now."""
+        return self.buffer_shares.total
+
+    async def serve(
+        self,
+        listeners: Sequence[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Answer every request on `listeners`, until cancelled; what is closed then, see `serve_http`."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            await trio.serve_listeners(self.serve_socket, list(listeners), handler_nursery=nursery)
 
     async def serve_socket(self, stream: trio.SocketStream) -> None:
         """Serve one accepted connection to its end. Never raises for what its client does.
@@ -211,12 +244,12 @@ class HttpServer:
 
     async def serve_stream(self, stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
         """Serve one connection over any stream to its end, and close it; cancelled, it has closed it as well."""
-        if self.connections >= self.limits.connections:
+        who = holder(peer[0])
+        if not self.connection_shares.take(who):
             self.counters["connections_refused"] += 1
             await trio.aclose_forcefully(stream)
             return
-        self.connections += 1
-        connection = _Connection(self, stream, peer)
+        connection = _Connection(self, stream, peer, who)
         try:
             await connection.serve()
         except Exception:  # a bug here ends one connection, not the server
@@ -224,7 +257,7 @@ class HttpServer:
             self.counters["connection_failed"] += 1
         finally:
             connection.release()
-            self.connections -= 1
+            self.connection_shares.give_back(who)
             await trio.aclose_forcefully(stream)
 
 
@@ -241,11 +274,12 @@ class _Gone(TriosfuError):
 
 
 class _Connection:
-    def __init__(self, server: HttpServer, stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
+    def __init__(self, server: HttpServer, stream: trio.abc.HalfCloseableStream, peer: Address, who: str) -> None:
         self._server = server
         self._limits = server.limits
         self._stream = stream
         self._peer = peer
+        self._who = who  # holds what this connection does
         self._buffer = bytearray()  # read and not yet given to h11
         self._held = 0  # our share of server.buffered
 
@@ -258,7 +292,7 @@ class _Connection:
             self._server.counters["connections_lost"] += 1
 
     def release(self) -> None:
-        self._server.buffered -= self._held
+        self._server.buffer_shares.give_back(self._who, self._held)
         self._held = 0
 
     async def _exchange(self, patience: float) -> bool:
@@ -392,7 +426,8 @@ class _Connection:
             raise _Refused(400, "too many query parameters") from None
 
     async def _answer(self, request: Request) -> Response | Upgrade:
-        if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+        preflight = request.method == "OPTIONS" and "access-control-request-method" in request.headers
+        if preflight and self._server.cross_origin:
             allowed = request.headers.get("access-control-request-headers", "*")
             return Response(
                 204,
@@ -413,12 +448,18 @@ class _Connection:
         self, protocol: h11.Connection, response: Response, *, head_only: bool = False, close: bool = False
     ) -> None:
         try:
-            data = _serialize(protocol, response, head_only=head_only, close=close)
+            data = self._serialize(protocol, response, head_only=head_only, close=close)
         except h11.LocalProtocolError:  # the handler's fault, such as a line break in a header field
             log.exception("http.bad_response")
             self._server.counters["handler_errors"] += 1
-            data = _serialize(h11.Connection(h11.SERVER), Response.text(500, "internal error"), close=True)
+            data = self._serialize(h11.Connection(h11.SERVER), Response.text(500, "internal error"), close=True)
         await self._send(data)
+
+    def _serialize(
+        self, protocol: h11.Connection, response: Response, *, head_only: bool = False, close: bool = False
+    ) -> bytes:
+        common = CORS if self._server.cross_origin else ()
+        return _serialize(protocol, response, common, head_only=head_only, close=close)
 
     async def _send(self, data: bytes) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -433,9 +474,8 @@ class _Connection:
             data = bytes(await self._stream.receive_some(READ_SIZE))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise _Gone from None
-        if self._server.buffered + len(data) > self._limits.buffered:
+        if not self._server.buffer_shares.take(self._who, len(data)):
             raise _Refused(503, "too many requests at once")
-        self._server.buffered += len(data)
         self._held += len(data)
         return data
 
@@ -450,9 +490,11 @@ class _Connection:
                 pass
 
 
-def _serialize(protocol: h11.Connection, response: Response, *, head_only: bool = False, close: bool = False) -> bytes:
+def _serialize(
+    protocol: h11.Connection, response: Response, common: Sequence[tuple[str, str]], *, head_only: bool, close: bool
+) -> bytes:
     given = {name.lower() for name, _ in response.headers}
-    headers = [(name, value) for name, value in CORS if name.lower() not in given]
+    headers = [(name, value) for name, value in common if name.lower() not in given]
     if response.status not in {204, 304} and "content-length" not in given:
         headers.append(("Content-Length", str(len(response.body))))
     if response.body and "content-type" not in given:

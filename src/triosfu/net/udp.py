@@ -20,7 +20,17 @@ import trio
 from triosfu.errors import UsageError
 from triosfu.ice.candidate import Candidate
 from triosfu.net.address import Address, family, pack, unpack
-from triosfu.net.batch import BATCH, SLOT, BatchedInbox, Inbox, PlainInbox, Pointer, batching_available
+from triosfu.net.batch import (
+    BATCH,
+    LARGEST,
+    SLOT,
+    BatchedInbox,
+    Inbox,
+    PlainInbox,
+    Pointer,
+    batching_available,
+    may_be_fragmented,
+)
 from triosfu.net.egress import Destination, Egress
 from triosfu.stun.wire import peek
 
@@ -300,7 +310,7 @@ class UdpMux:
         inbox = port.inbox
         length, source, view = inbox.lengths[slot], inbox.sources[slot], inbox.views[slot]
         first = view[0]
-        if length >= SLOT or length < 2:
+        if length < 2 or (length >= SLOT and (length >= LARGEST or not 20 <= first < 64)):
             self.counters["odd_size"] += 1
         elif first < 4:
             self._dispatch_stun(bytes(view[:length]), source, port.local, now)
@@ -374,6 +384,7 @@ def _bound(hosts: Sequence[str], port: int) -> Iterator[socket.socket]:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)  # the kernel gives what it allows
+            may_be_fragmented(sock)
             sock.bind((host, port))
             port = port or sock.getsockname()[1]
     except OSError:

@@ -52,6 +52,11 @@ class DataChannel:
         """Bytes accepted and not yet acknowledged by the peer."""
         return self._peer.buffered(self)
 
+    @property
+    def queued(self) -> int:
+        """How many tasks wait for those before them to send."""
+        return len(self._line)
+
     async def send(self, data: bytes, *, binary: bool = True) -> None:
         """Queue one message for delivery.
 

@@ -28,7 +28,7 @@ from triosfu.peer.transport import Transport
 from triosfu.peer.waiting import WaitingPlace
 from triosfu.rtp.rtcp import parse_compound
 from triosfu.sctp.core import Association
-from triosfu.sdp.negotiation import LocalTransport, Negotiation
+from triosfu.sdp.negotiation import Changes, LocalTransport, Negotiation
 
 if TYPE_CHECKING:
     from random import Random
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from triosfu.dtls.certificate import Certificate
     from triosfu.net.udp import UdpMux
     from triosfu.peer.state import PeerHandler
-    from triosfu.sdp.negotiation import Changes, MediaPolicy
+    from triosfu.sdp.negotiation import MediaPolicy
 
 MAX_REMOTE_CANDIDATES = 64  # that one client may add to one ICE session of a peer connection
 
@@ -63,12 +63,13 @@ class PeerConnection:
         rng: Random,
         settings: PeerSettings | None = None,
         ntp_offset: float = 0.0,
+        counters: Counter[str] | None = None,
     ) -> None:
         now = trio.current_time()
         self.name = name
         self.settings = settings or PeerSettings()
         self.state = PeerState.NEW
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self.waiting = WaitingPlace()
         self._handler = handler
         self._mux = mux
@@ -81,16 +82,17 @@ class PeerConnection:
             settings=self.settings,
             rng=rng,
             now=now,
+            counters=counters,
         )
         self.sink = TransportSink(self._transport, mux.egress)
         self.negotiation = Negotiation(local=self._local_transport(), policy=policy, single=single, rng=rng)
-        self.ingress = Ingress(rng=rng, now=now)
+        self.ingress = Ingress(rng=rng, now=now, counters=counters)
         self.ingress.wake = self.drain_soon
         self.sender = Sender(rng=rng, now=now, ntp_offset=ntp_offset)
-        self._data = DataChannels(
-            Association(now=now, rng=rng, max_message_size=self.settings.max_message_size, over_dtls=True),
-            dtls_client=None,
-        )
+        association = Association(now=now, rng=rng, max_message_size=self.settings.max_message_size, over_dtls=True)
+        self.sctp_drops = association.dropped
+        """Packets and chunks of SCTP that were dropped, by reason."""
+        self._data = DataChannels(association, dtls_client=None)
         self._channels: dict[int, DataChannel] = {}
         self._remote_candidates = 0
         self._connect_by = math.inf
@@ -154,6 +156,7 @@ class PeerConnection:
             self.counters["bugs"] += 1
         finally:
             self._transport.close(reason)
+        self.counters.update({f"sctp: {why}": count for why, count in self.sctp_drops.items()})
         for channel in channels:
             self._handler.peer_channel_closed(self, channel, reason)
         self._handler.peer_state_changed(self, PeerState.CLOSED, reason)
@@ -162,6 +165,11 @@ class PeerConnection:
     def closed(self) -> bool:
         """Whether this connection is over for good."""
         return self.state is PeerState.CLOSED
+
+    @property
+    def parked(self) -> int:
+        """How many tasks wait to send on a data channel."""
+        return len(self.waiting) + sum(channel.queued for channel in self._channels.values())
 
     @property
     def round_trip_time(self) -> float:
@@ -201,6 +209,19 @@ class PeerConnection:
         changes = self.negotiation.accept_answer(sdp)
         self._apply(changes, trio.current_time())
         return changes
+
+    def restart_ice(self, remote: Credentials) -> None:
+        """Begin a new ICE session with the client's new credentials; ours are then in `negotiation.local`.
+
+        The old path carries on until the new session has one; the client's earlier candidates are forgotten.
+
+        Raises:
+            UsageError: There was no description yet.
+        """
+        self.negotiation.restart_ice(remote.ufrag, remote.pwd)
+        now = trio.current_time()
+        self._restart_ice(now)
+        self._apply(Changes(ice_restart=True), now)
 
     def add_remote_candidate(self, text: str) -> None:
         """Add one trickled candidate; what is malformed, foreign or too much is counted and dropped."""
@@ -252,6 +273,7 @@ class PeerConnection:
         )
         self._data.set_role(dtls_client=client, now=now)
         self._data.remote_max_message_size = remote.max_message_size
+        self._data.remote_max_packet_size(remote.max_packet_size)
         if self._transport.secured and self.negotiation.has_data:
             self._data.connect(now)  # a section for data may come long after the transport is up
         for candidate in remote.candidates:
@@ -353,6 +375,10 @@ class PeerConnection:
             self._data.receive_datagram(packet, now)
         except MalformedPacket:
             self.counters["malformed_sctp"] += 1
+
+    def transport_rerouted(self, now: float) -> None:
+        """Have SCTP find out anew how large packets may be."""
+        self._data.path_changed(now)
 
     def transport_secured(self, now: float) -> None:
         """Start SCTP, if negotiated, now that there is a secure path."""
@@ -457,6 +483,8 @@ class PeerConnection:
         packets = self._data.datagrams_to_send()
         for packet in packets:
             self._transport.send_data(packet)
+        for probe in self._data.probes_to_send():
+            self._transport.send_probe(probe)
         return bool(events or packets)
 
     def _channel_opened(self, event: ChannelOpened) -> None:

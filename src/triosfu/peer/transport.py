@@ -44,6 +44,9 @@ class TransportOwner(Protocol):
     def transport_secured(self, now: float) -> None:
         """Learn that DTLS is up and media keys are in place."""
 
+    def transport_rerouted(self, now: float) -> None:
+        """Learn that datagrams take another way from now on."""
+
     def transport_ice_state(self, state: IceState) -> None:
         """Learn of an ICE state change."""
 
@@ -70,6 +73,7 @@ class Transport:
         settings: PeerSettings,
         rng: Random,
         now: float,
+        counters: Counter[str] | None = None,
     ) -> None:
         self._mux = mux
         self._owner = owner
@@ -77,7 +81,7 @@ class Transport:
         self._settings = settings
         self._rng = rng
         self._closed = False
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self.ice = IceAgent(
             local=Credentials.generate(rng),
             controlling=controlling,
@@ -139,6 +143,15 @@ class Transport:
         """Send one SCTP packet; dropped unless DTLS is up."""
         if self._dtls is not None and self.secured:
             self._dtls.send(packet)
+
+    def send_probe(self, packet: bytes) -> None:
+        """Send one SCTP packet that must not be fragmented on its way; dropped unless DTLS is up and has a path."""
+        if self._dtls is None or not self.secured or self.destination is None:
+            return
+        self._flush_dtls(self._dtls)
+        self._dtls.send(packet)
+        for datagram in self._dtls.datagrams_to_send():
+            self._mux.egress.probe(datagram, self.destination)
 
     def send_rtcp(self, compound: bytes) -> None:
         """Protect and send one RTCP compound; dropped unless the transport is up."""
@@ -252,7 +265,9 @@ class Transport:
                         self.destination = self._destination(local, remote)
                     self._start_dtls(now)
                 case SelectedPair(local=local, remote=remote):
-                    self.destination = self._destination(local, remote)
+                    before, self.destination = self.destination, self._destination(local, remote)
+                    if before is not self.destination:
+                        self._owner.transport_rerouted(now)
                     self._register_ufrags()
                     self._start_dtls(now)
                 case StateChanged(state=state):

@@ -293,7 +293,10 @@ class DataRouter:
         origin = Origin(sender.sid, sender.identity, hidden=sender.permission.hidden, agent=sender.is_agent)
         if not stamp(packet, origin, kind) or self._seen(packet):
             return
-        if packet.WhichOneof("value") == "metrics":
+        value = packet.WhichOneof("value")
+        if value == "stream_header":
+            sender.tally.streams.opened(packet.stream_header, len(packet.destination_identities))
+        if value == "metrics":
             readers = [one for one in self._room.others(sender) if one.permission.can_subscribe_metrics]
         else:
             readers = self._room.others(sender)

@@ -12,6 +12,7 @@ from livekit.protocol import models
 from triosfu.errors import UsageError
 from triosfu.rooms.joining import JoinRefused
 from triosfu.rooms.room import Room
+from triosfu.rooms.tally import Throughput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 Reason = models.DisconnectReason
 NO_SUCH_ROOM = "requested room does not exist"  # JS looks for exactly this
+FULL = "node has exceeded its configured limit"  # LiveKit's word
 
 
 class Rooms:
@@ -34,6 +36,8 @@ class Rooms:
         self.services = services
         self.settings = services.settings
         self.counters: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()  # what was counted in rooms that are over
+        self.throughput = Throughput()
         self._rooms: dict[str, Room] = {}
         self._nursery: trio.Nursery | None = None
         self._draining = False
@@ -51,6 +55,8 @@ class Rooms:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                if self.settings.limits.bytes_per_second:
+                    nursery.start_soon(self.throughput.run, self.services.tally, self, name="throughput")
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -92,8 +98,7 @@ class Rooms:
                 raise UsageError("rooms: not running")
             if self._draining or (self.settings.max_rooms and len(self._rooms) >= self.settings.max_rooms):
                 raise JoinRefused(503, "server is at its limits")
-            if self.settings.limits.server_tracks and self._tracks() >= self.settings.limits.server_tracks:
-                raise JoinRefused(503, "server is at its limits")
+            self.check_limits()
             room = Room(name, settings or self.settings.defaults, self.services)
             await self._nursery.start(self._run, room, name=f"room {name}")
             if self._draining or room.closed:  # `close` came during that step, and did not know of this room
@@ -102,6 +107,17 @@ class Rooms:
             self._rooms[name] = room
             room.begin()
             return room
+
+    def check_limits(self) -> None:
+        """Raise JoinRefused while the server has as many tracks, or as many bytes per second, as it may have.
+
+        Who is here already stays, publishes and subscribes, as with LiveKit; nobody else is let in.
+        """
+        limits = self.settings.limits
+        if limits.server_tracks and self._tracks() >= limits.server_tracks:
+            raise JoinRefused(503, FULL)
+        if limits.bytes_per_second and self.throughput.rate >= limits.bytes_per_second:
+            raise JoinRefused(503, FULL)
 
     def _tracks(self) -> int:
         """How many tracks are received and sent, all rooms together."""
@@ -120,6 +136,7 @@ class Rooms:
             if self._rooms.get(room.name) is room:
                 del self._rooms[room.name]
                 self._emptied.unpark_all()
+            self.ended.update(room.counters)
 
     async def for_join(self, name: str, applicant: Applicant) -> Room:
         """Return the room that `applicant` may join, made if need be and allowed. Cancelled, it has made none.
@@ -133,19 +150,24 @@ class Rooms:
             if not self.settings.auto_create and not applicant.room_create:
                 raise JoinRefused(404, NO_SUCH_ROOM)
             room = await self.create(name, applicant.room)
+        else:
+            self.check_limits()
         room.check_place(applicant)
         return room
 
     async def join(self, name: str, applicant: Applicant, options: JoinOptions, link: SignalLink) -> Participant:
         """Admit `applicant` to the room `name`. Cancelled, it has admitted nobody. Errors as `for_join`."""
         room = await self.for_join(name, applicant)
-        return room.join(applicant, options, link)
+        participant = room.join(applicant, options, link)
+        self.counters["joined"] += 1
+        return participant
 
     def check_join(self, name: str, applicant: Applicant) -> None:
         """Raise what `for_join` would raise, without making the room."""
         applicant.check(name, self.settings.limits)
         if self.find(name) is None and not self.settings.auto_create and not applicant.room_create:
             raise JoinRefused(404, NO_SUCH_ROOM)
+        self.check_limits()
 
     def resume(self, name: str, identity: str, options: JoinOptions, link: SignalLink) -> Participant | None:
         """Give a participant its new signalling connection; None when it is not here (any more)."""

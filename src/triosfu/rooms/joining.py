@@ -10,6 +10,7 @@ from livekit.protocol import models, rtc
 from triosfu.errors import TriosfuError
 from triosfu.rooms.permissions import Permission
 from triosfu.rooms.settings import RoomSettings
+from triosfu.rooms.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from triosfu.rooms.listener import RoomListener
     from triosfu.rooms.participant import Participant
+    from triosfu.rooms.publication import Publication
     from triosfu.rooms.session_shape import PeerFactory
     from triosfu.rooms.settings import Limits, RoomDefaults
 
@@ -82,12 +84,29 @@ class Applicant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which of a room's tracks a client takes that takes what comes; what is empty selects nothing away."""
+
+    participant: str = ""  # the publisher's identity
+    track: str = ""  # a sid or a name
+
+    def takes(self, publication: Publication) -> bool:
+        """Whether the track is one of those."""
+        return self.participant in {"", publication.publisher.identity} and (
+            self.track in {"", publication.sid, publication.info.name}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JoinOptions:
     """What a client asks for when it joins, or comes back."""
 
     client: models.ClientInfo = field(default_factory=models.ClientInfo)
     single: bool = False  # one peer connection
+    fixed: bool = False  # with the sections of its first offer, for ever; the client's signalling is HTTP requests
+    sends: bool = True  # what it may send there is taken
     auto_subscribe: bool = True
+    selection: Selection = Selection()
     auto_subscribe_data_tracks: bool = False
     adaptive_stream: bool = False
     add_tracks: tuple[rtc.AddTrackRequest, ...] = ()
@@ -106,6 +125,7 @@ class Services:
     settings: RoomSettings = field(default_factory=RoomSettings)
     refresh_token: Callable[[Participant], str] | None = None
     listeners: tuple[RoomListener, ...] = ()
+    tally: Tally = field(default_factory=Tally)
 
 
 def profile_problem(name: str, metadata: str, attributes: Mapping[str, str], limits: Limits) -> str | None:

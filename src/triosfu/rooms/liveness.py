@@ -43,6 +43,10 @@ class Liveness:
         """The client's socket is open."""
         self._owner.deadlines.disarm(ATTACH)
 
+    def expect_transport(self, seconds: float) -> None:
+        """Give a client that cannot be seen to vanish before it has a transport `seconds` for it, and no more."""
+        self._owner.deadlines.arm(JOIN, trio.current_time() + seconds, self._join_overdue)
+
     def link_lost(self) -> None:
         """The client's socket is gone; media may go on, if there ever was any."""
         if not self._ever_connected:
@@ -79,6 +83,8 @@ class Liveness:
             self._ever_connected.add(peer.name)
             if not self._lost():
                 self._resumed_without = None
+                if owner.shape.fixed:
+                    owner.deadlines.disarm(RESUME)
             if peer is owner.shape.primary:
                 owner.deadlines.disarm(JOIN)
                 owner.became_active()
@@ -91,7 +97,7 @@ class Liveness:
             self._transport_ended()
 
     def _transport_lost(self, peer: PeerConnection) -> None:
-        """Ask the client to resume, and give it five seconds."""
+        """Ask the client to resume, if it can be asked, and give it five seconds."""
         owner = self._owner
         if not owner.active:
             owner.close(Reason.JOIN_FAILURE)
@@ -100,8 +106,9 @@ class Liveness:
         elif peer.name not in self._ever_connected:
             owner.negotiation_failed("a transport never came up")
         else:
-            owner.send(leave(LeaveAction.RESUME, Reason.CONNECTION_TIMEOUT))
-            owner.drop_link()
+            if not owner.shape.fixed:  # else its transport may come back by itself as well as by a restart
+                owner.send(leave(LeaveAction.RESUME, Reason.CONNECTION_TIMEOUT))
+                owner.drop_link()
             at = trio.current_time() + owner.settings.times.resume
             owner.deadlines.arm(RESUME, at, lambda: owner.close(Reason.CONNECTION_TIMEOUT, tell=False))
 

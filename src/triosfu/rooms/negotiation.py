@@ -64,6 +64,7 @@ class Negotiator:
             if owner.closed:
                 return  # what the offer brought has ended the session
             owner.publications.settle()  # sets how sections are to be answered
+            owner.shape.prepare_answer()
             sdp = peer.create_answer()
         except MalformedPacket as error:
             raise PeerError(f"offer: {error}") from error
@@ -131,6 +132,8 @@ class Negotiator:
         Ten milliseconds after a pause, 150 during a flurry of changes, so that many changes make one round.
         """
         owner, now = self._owner, trio.current_time()
+        if owner.shape.fixed:
+            return  # what changes, changes within what was agreed upon
         if self.answering:
             return  # the answer in the making carries it
         if self._waiting and owner.shape.single and not self._lacks_sections():
@@ -234,7 +237,7 @@ class Negotiator:
         if not self._owner.shape.single:
             if peer.negotiation.remote is not None or self._owner.shape.subscriber_primary or self._again:
                 self.begin(ice_restart=peer.negotiation.remote is not None)
-        elif self._again or peer.negotiation.needs_negotiation:
+        elif not self._owner.shape.fixed and (self._again or peer.negotiation.needs_negotiation):
             self.begin()
 
     # --- our candidates --------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from triosfu.rooms.negotiation import Negotiator
 from triosfu.rooms.permissions import SubscriptionRules
 from triosfu.rooms.publication import Publications
 from triosfu.rooms.resume import send_reconnect, take_options
-from triosfu.rooms.session_shape import DualShape, SessionShape, SingleShape
+from triosfu.rooms.session_shape import DualShape, FixedShape, SessionShape, SingleShape
 from triosfu.rooms.sids import PARTICIPANT, new_sid
 from triosfu.rooms.signals import LeaveAction, SignalLink, leave
 from triosfu.rooms.subscription import Subscriptions
@@ -60,6 +60,7 @@ class Participant:
         self.options = options
         self.settings = services.settings
         self.rng = services.rng
+        self.tally = services.tally
         self.sid = new_sid(PARTICIPANT, services.rng)
         self.identity = applicant.identity
         self.name = applicant.name
@@ -91,6 +92,8 @@ class Participant:
         return f"<Participant {self.identity} {self.sid}>"
 
     def _new_shape(self, services: Services) -> SessionShape:
+        if self.options.fixed:
+            return FixedShape(services.peers, self, self.sid, rng=services.rng, receives=self.options.sends)
         if self.options.single:
             return SingleShape(services.peers, self, self.sid)
         modern = self.options.client.protocol >= SUBSCRIBER_PRIMARY_SINCE

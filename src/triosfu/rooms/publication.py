@@ -171,6 +171,7 @@ class Publications:
         sid = track_sid(request.type, request.source, owner.rng)
         publication = Publication(owner, request.cid, track_info.new_track_info(request, sid, owner.enabled_codecs))
         self._pending[request.cid] = publication
+        owner.room.counters[f"publish: {publication.kind}"] += 1
         self._confirm(request.cid, publication)
 
     def _add_codecs(self, publication: Publication, request: rtc.AddTrackRequest) -> None:
@@ -315,7 +316,7 @@ class Publications:
         if codec is None or codec.mime in publication.receivers:
             return
         previous = publication.receivers.pop(publication.sections.pop(mid))
-        peer.ingress.remove_track(previous)
+        self._stop_receiving(publication, previous, peer)
         for subscription in list(publication.subscriptions.values()):
             if subscription.receiver in (None, previous):
                 with subscription.subscriber.guard("codec change"):
@@ -336,7 +337,7 @@ class Publications:
             receiver = publication.receivers[mime]
             if mime not in publication.sections.values():
                 del publication.receivers[mime]
-                peer.ingress.remove_track(receiver)
+                self._stop_receiving(publication, receiver, peer)
             if not publication.sections:
                 self._close(publication)
                 self._owner.changed(at_once=True)
@@ -452,11 +453,14 @@ class Publications:
             self._close(publication)
 
     def _detach(self, publication: Publication) -> None:
-        ingress = self._owner.shape.publisher.ingress
         for receiver in publication.receivers.values():
-            ingress.remove_track(receiver)
+            self._stop_receiving(publication, receiver, self._owner.shape.publisher)
         publication.sections.clear()
         publication.receivers.clear()
+
+    def _stop_receiving(self, publication: Publication, receiver: TrackReceiver, peer: PeerConnection) -> None:
+        peer.ingress.remove_track(receiver)
+        self._owner.tally.receiver_ended(publication, receiver)
 
     def _close(self, publication: Publication) -> None:
         publication.state = PublicationState.CLOSED

@@ -82,6 +82,10 @@ class Quality:
                 concerned = {receiver.sid, *receiver.subscriptions.publishers}
                 self._tell(receiver, sorted(changed & concerned))
 
+    def scores(self) -> list[float]:
+        """Everybody's score, 0 to 100, when it was last looked at."""
+        return list(self._scores.values())
+
     def introduce(self, publisher: Participant, to: Participant) -> None:
         """Tell a new subscriber how well `publisher` is connected."""
         if publisher.sid in self._scores and to.active:

@@ -179,6 +179,7 @@ class Room:
         """A participant is gone."""
         reason = Reason.Name(participant.disconnect_reason)
         log.info("left", room=self.name, participant=participant.sid, reason=reason)
+        self.counters.update({f"data: {why}": count for why, count in participant.data.counters.items()})
         self.speakers.left(participant)
         self.data.calls.left(participant)
         self.announcer.left(participant, replaced=replaced)

@@ -52,7 +52,8 @@ class Limits:
     subscriptions: int = 4096  # wishes of one participant, found or not
     subscribed_video: int = 0  # tracks that one participant receives at once; 0 is no limit, and so for the next
     subscribed_audio: int = 0
-    server_tracks: int = 0  # received and sent by all, above which no room is begun; 0 is no limit
+    server_tracks: int = 0  # received and sent by all, above which nobody is let in; 0 is no limit, and so for the next
+    bytes_per_second: float = 0.0  # of media, both ways together
     stored_settings: int = 4096
     candidates: int = 128  # of one transport, waiting for its description
     data_tracks: int = 256

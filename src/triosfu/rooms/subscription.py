@@ -27,6 +27,7 @@ from triosfu.sdp.sections import Sender
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from triosfu.media.handover import LeftOff
     from triosfu.media.receiver import TrackReceiver
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.publication import Publication
@@ -146,8 +147,11 @@ class Subscriptions:
 
     def auto_subscribe(self, publications: Iterable[Publication]) -> None:
         """Wish for these tracks, if this client takes everything, except for those that it declined."""
-        if self._owner.options.auto_subscribe:
+        options = self._owner.options
+        if options.auto_subscribe:
             for publication in publications:
+                if not options.selection.takes(publication):
+                    continue
                 if publication.sid not in self._declined and publication.publisher is not self._owner:
                     self.subscribe(publication.sid)
 
@@ -198,6 +202,8 @@ class Subscriptions:
                 sender.ssrc = self._new_ssrc()
                 if sender.rtx_ssrc is not None:
                     sender.rtx_ssrc = self._new_ssrc()
+        if self._owner.shape.fixed:
+            self._fill_place()  # there are places now
 
     def connected(self) -> None:
         """The transport that carries media to this client is up."""
@@ -229,37 +235,42 @@ class Subscriptions:
         if not allowed:
             self._release(subscription)
             return
-        if subscription.sender is None and self._has_place(publication.kind):
+        if subscription.sender is None and self._has_place(publication):
             # Every client drops media whose publisher it does not know (trap 17).
             owner.room.announcer.introduce(publisher, to=owner)
-            subscription.sender = self._new_sender(publication)
+            subscription.sender = owner.shape.send(self._new_sender(publication))
+            self._count("attempt")
             publication.subscriptions[owner.sid] = subscription
-            owner.shape.subscriber.negotiation.add_sender(subscription.sender)
             owner.negotiator.request()
+            if subscription.sender.negotiated and not owner.negotiator.answering:
+                self._bind(subscription)  # its place was agreed upon long ago
 
-    def _has_place(self, kind: str) -> bool:
-        """Tell whether one more track of a kind may be received; a wish beyond that waits for another to end."""
-        limits = self._owner.settings.limits
+    def _has_place(self, publication: Publication) -> bool:
+        """Tell whether one more track may be received; a wish beyond that waits for another to end."""
+        kind, limits = publication.kind, self._owner.settings.limits
+        if not self._owner.shape.has_place(kind, _codecs_of(publication)):
+            return False
         limit = limits.subscribed_video if kind == "video" else limits.subscribed_audio
         return not limit or sum(one.sender is not None and one.sender.kind == kind for one in self) < limit
 
+    def _count(self, what: str) -> None:
+        self._owner.room.counters[f"subscribe: {what}"] += 1
+
     def _give_up(self, sid: str) -> None:
         self._wishes.pop(sid, None)
+        self._count("track not found")
         response = rtc.SubscriptionResponse(track_sid=sid, err=models.SubscriptionError.SE_TRACK_NOTFOUND)
         self._owner.send(rtc.SignalResponse(subscription_response=response))
 
     def _new_sender(self, publication: Publication) -> Sender:
         video = publication.kind == "video"
-        codecs = list(publication.receivers)
-        if RED in codecs and OPUS not in codecs and not publication.encrypted:
-            codecs.append(OPUS)  # redundancy is taken off for those who cannot read it
         return Sender(
             kind=publication.kind,
             track_id=publication.sid,
             stream_id=f"{publication.publisher.sid}|{self._stream_name(publication)}",
             ssrc=self._new_ssrc(),
             rtx_ssrc=self._new_ssrc() if video else None,
-            codecs=codecs,
+            codecs=_codecs_of(publication),
             stereo=publication.info.stereo,
         )
 
@@ -305,6 +316,7 @@ class Subscriptions:
                 mid=sender.mid or "",
                 encrypted=publication.encrypted,
                 playout_delay=self._playout_delay(publication),
+                continuing=self._owner.shape.left_off(sender),
             )
             down.set_muted(publication.info.muted, now)
             subscription.down, subscription.receiver = down, receiver
@@ -321,6 +333,7 @@ class Subscriptions:
         if fresh:
             self._owner.shape.subscriber.sender.add(down)
             self._publishers[publication.publisher.sid] += 1
+            self._count("success")
             self._first_settings(publication)
             self._apply(subscription)
             self._owner.room.quality.introduce(publication.publisher, to=self._owner)
@@ -337,18 +350,20 @@ class Subscriptions:
 
     def _unsupported(self, subscription: Subscription) -> None:
         self._wishes.pop(subscription.track_sid, None)
+        self._count("codec not supported")
         self._release(subscription)
         response = rtc.SubscriptionResponse(
             track_sid=subscription.track_sid, err=models.SubscriptionError.SE_CODEC_UNSUPPORTED
         )
         self._owner.send(rtc.SignalResponse(subscription_response=response))
 
-    def _unbind(self, subscription: Subscription) -> None:
-        """Stop a subscription's media."""
+    def _unbind(self, subscription: Subscription) -> LeftOff | None:
+        """Stop a subscription's media; return where its stream stands, if there was any."""
         publication, down = subscription.publication, subscription.down
+        self._owner.tally.subscription_ended(subscription)
         subscription.down = subscription.receiver = None
         if down is None:
-            return
+            return None
         down.unbind()
         self._owner.shape.subscriber.sender.remove(down)
         if publication is not None:
@@ -359,22 +374,23 @@ class Subscriptions:
                 self._owner.room.speakers.forget(publisher, by=self._owner)
             message = publication.dynacast.forget(self._owner.sid, trio.current_time())
             publisher.publications.tell_quality(publication, message)
+        return down.left_off()
 
     def _release(self, subscription: Subscription) -> None:
         """Take a subscription's media and section away; the wish itself is not this function's business."""
-        self._unbind(subscription)
+        left_off = self._unbind(subscription)
         sender, subscription.sender = subscription.sender, None
         if subscription.publication is not None:
             subscription.publication.subscriptions.pop(self._owner.sid, None)
         if sender is not None and not self._owner.closed:
-            self._owner.shape.subscriber.negotiation.remove_sender(sender)
+            self._owner.shape.withdraw(sender, left_off)
             self._owner.negotiator.request()
             self._fill_place()
 
     def _fill_place(self) -> None:
         """Let the wishes that wait for a place have the one that became free."""
         limits = self._owner.settings.limits
-        if limits.subscribed_video or limits.subscribed_audio:
+        if limits.subscribed_video or limits.subscribed_audio or self._owner.shape.fixed:
             for waiting in self:
                 if waiting.publication is not None and waiting.sender is None:
                     self._reconcile(waiting)
@@ -438,6 +454,14 @@ class Subscriptions:
         wishes, self._wishes = self._wishes, {}
         for subscription in wishes.values():
             self._release(subscription)
+
+
+def _codecs_of(publication: Publication) -> list[str]:
+    """The codecs that a track can be sent in."""
+    codecs = list(publication.receivers)
+    if RED in codecs and OPUS not in codecs and not publication.encrypted:
+        codecs.append(OPUS)  # redundancy is taken off for those who cannot read it
+    return codecs
 
 
 def _receiver_for(publication: Publication, negotiated: list[Codec]) -> TrackReceiver | None:

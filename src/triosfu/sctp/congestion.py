@@ -18,6 +18,11 @@ class CongestionWindow:
         self._partial = 0
         self.recovery_exit: int | None = None  # fast recovery ends when this TSN is cumulatively acknowledged
 
+    def resize(self, unit: int) -> None:
+        """From now on packets carry `unit` bytes of chunks; the window is at least one of them."""
+        self._unit = unit
+        self.bytes = max(self.bytes, unit)
+
     def acknowledged(self, size: int, *, flight_before: int, flight: int) -> None:
         """Grow after a SACK that moved the cumulative TSN and acknowledged `size` bytes that were not before."""
         if self.recovery_exit is not None:

@@ -13,8 +13,10 @@ from triosfu.sctp.liveness import Liveness
 from triosfu.sctp.outbound import Outbound
 from triosfu.sctp.packer import Packer
 from triosfu.sctp.parameters import CauseCode, Tlv, cause
+from triosfu.sctp.pathmtu import PathMtu
 from triosfu.sctp.reconfig import Reconfig
 from triosfu.sctp.rto import RetransmissionTimeout
+from triosfu.sctp.settings import unit_of
 from triosfu.sctp.state import OPENING, TRANSITIONS, On, State
 from triosfu.sctp.timers import Timer, Timers
 from triosfu.sctp.transmission import Transmission
@@ -47,6 +49,8 @@ class Connection:
         "outbound",
         "outbound_streams",
         "packer",
+        "packet_limit",
+        "path",
         "ports",
         "reconfig",
         "rto",
@@ -75,6 +79,7 @@ class Connection:
         self.state = State.CLOSED
         self.events: list[Event] = []  # the same list throughout: the two halves append to it
         self.dropped: Counter[str] = Counter()
+        self.packet_limit = max(settings.mtu, *settings.larger_mtus, 0)
         self.packer = Packer(ports=ports, unit=self.unit)
         self.timers = Timers()
         self.rto = RetransmissionTimeout(
@@ -101,6 +106,9 @@ class Connection:
         self.timers.clear()
         self.rto.reset()
         self.packer.replies.clear()
+        self.packer.drain_probe()
+        self.packer.unit = self.unit = settings.unit
+        self.path = PathMtu(rng=self._rng, settings=settings, initial_tsn=tsn, limit=self.packet_limit)
         self.liveness = Liveness(rng=self._rng, rto=self.rto, settings=settings)
         self._quiet_since, self._quiet_for = self.now, settings.heartbeat_interval
         self.outbound = Outbound(initial_tsn=tsn, unit=self.unit, rto=self.rto)
@@ -193,6 +201,36 @@ class Connection:
             if Timer.HEARTBEAT_ACK not in self.timers:
                 soon = self.now + self.rto.value
                 self.timers[Timer.HEARTBEAT] = min(self.timers.get(Timer.HEARTBEAT, soon), soon)
+
+    # The size of packets
+
+    def may_search_path(self) -> bool:
+        """Is it time to try for larger packets, with much to send?"""
+        return self.now >= self.path.search_at and self.state is State.ESTABLISHED
+
+    def search_path(self) -> None:
+        """Try whether the path carries larger packets."""
+        self.path.begin()
+        self.probe_path()
+
+    def probe_path(self) -> None:
+        """Try the next size, or the same once more; the timer ends the wait for the answer."""
+        probe = self.path.probe(self.now, self.outbound.next_tsn)
+        if probe is not None:
+            self.packer.send_probe([probe])
+            self.timers[Timer.PATH_MTU] = self.now + self.rto.value
+
+    def use_path_mtu(self) -> None:
+        """Fill packets up to what the path is known to carry."""
+        self.unit = self.packer.unit = unit_of(self.path.size)
+        self.outbound.resize(self.unit)
+
+    def narrow_path(self, *, after: float) -> None:
+        """Send packets that every path carries, and search for larger ones after so many seconds at the earliest."""
+        self.timers.pop(Timer.PATH_MTU, None)
+        self.packer.drain_probe()
+        self.path.start_over(self.now, self.outbound.next_tsn, after=after)
+        self.use_path_mtu()
 
     # The end
 

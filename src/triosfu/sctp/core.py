@@ -100,6 +100,11 @@ class Association:
         return self._connection.rto.srtt
 
     @property
+    def path_mtu(self) -> int:
+        """The largest packet in bytes that is known to arrive."""
+        return self._connection.path.size
+
+    @property
     def dropped(self) -> Counter[str]:
         """How many packets and chunks were dropped, by reason."""
         return self._connection.dropped
@@ -245,6 +250,23 @@ class Association:
         """The packets to send now, drained."""
         self._transmit()
         return self._connection.packer.drain()
+
+    def probes_to_send(self) -> list[bytes]:
+        """The packet, if there is one, that is to go now and must not be fragmented on its way, drained.
+
+        It asks whether the path carries more than it is known to. Who cannot send such a thing drops it, and packets
+        stay as they are.
+        """
+        return self._connection.packer.drain_probe()
+
+    def limit_packets(self, size: int) -> None:
+        """Try no packets of more than `size` bytes: the peer has no room for them."""
+        self._connection.packet_limit = self._connection.path.limit = size
+
+    def path_changed(self, now: float) -> None:
+        """Packets take another way from now on: it is searched anew for the largest size."""
+        self._connection.advance(now)
+        self._connection.narrow_path(after=0.0)
 
     def events(self) -> list[Event]:
         """What has happened since the last call, drained."""

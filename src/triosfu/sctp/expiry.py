@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from triosfu.sctp import closing
+from triosfu.sctp.pathmtu import AFTER_BLACK_HOLE
 from triosfu.sctp.state import State
 from triosfu.sctp.timers import Timer
 
@@ -23,9 +24,7 @@ def expired(connection: Connection, timer: Timer) -> None:
         case Timer.T5_GUARD:
             connection.give_up("the shutdown took too long")
         case Timer.T3_RTX:
-            connection.failed_once_more("DATA")
-            if connection.state is not State.ENDED:
-                connection.outbound.timed_out()
+            _expired_t3(connection)
         case Timer.DELAYED_SACK:
             connection.transmission.sack_due = True
         case Timer.RECONFIG:
@@ -37,6 +36,9 @@ def expired(connection: Connection, timer: Timer) -> None:
             connection.failed_once_more("HEARTBEAT")
             if connection.liveness.doubtful and connection.state is not State.ENDED:
                 connection.beat()
+        case Timer.PATH_MTU:
+            if connection.state is State.ESTABLISHED:
+                connection.probe_path()
 
 
 def _expired_t1(connection: Connection, timer: Timer) -> None:
@@ -44,6 +46,14 @@ def _expired_t1(connection: Connection, timer: Timer) -> None:
         connection.outbound.timed_out()  # what went along with the cookie goes along again
     if not connection.handshake.expired(timer, connection.now):
         connection.give_up("the peer does not answer the handshake")
+
+
+def _expired_t3(connection: Connection) -> None:
+    connection.failed_once_more("DATA")
+    if connection.state is not State.ENDED:
+        if connection.path.is_black_hole(connection.liveness.errors):
+            connection.narrow_path(after=AFTER_BLACK_HOLE)
+        connection.outbound.timed_out()
 
 
 def _expired_reconfig(connection: Connection) -> None:

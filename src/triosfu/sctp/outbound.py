@@ -153,6 +153,12 @@ class Outbound:
         self._header = IDATA_HEADER_SIZE if interleaving else DATA_HEADER_SIZE
         self._largest = self._unit - self._header
 
+    def resize(self, unit: int) -> None:
+        """Fill packets with `unit` bytes of chunks from now on; what has a TSN keeps its size."""
+        self._unit = unit
+        self._largest = unit - self._header
+        self.congestion.resize(unit)
+
     @property
     def outstanding(self) -> bool:
         """Is a TSN not yet cumulatively acknowledged? Then T3 runs."""
@@ -401,7 +407,9 @@ class Outbound:
                 self._advance()
                 continue
             size = (sent.size + 3) & ~3
-            if size > room or (self.flight >= self.congestion.bytes and not self._fast_packet):
+            if size > room and room < self._unit:
+                break  # it goes into the next packet: alone, and fragmented by IP, if packets have become smaller since
+            if self.flight >= self.congestion.bytes and not self._fast_packet:
                 break
             earliest = tsn == self.cumulative + 1
             # The first missing chunk may be what a full receiver waits for: its window does not hold that one back.

@@ -71,7 +71,7 @@ def receive_packet(connection: Connection, data: bytes) -> None:
     if not chunks:
         return
     first = chunks[0]
-    connection.packer.begin_datagram()
+    connection.packer.begin_datagram(len(data) - PACKET_HEADER_SIZE)
     if type(first) is CookieEcho:
         if not opening.receive_cookie_echo(connection, first, tag):
             return
@@ -149,6 +149,8 @@ def _receive_sack(connection: Connection, sack: Sack) -> None:
     if result.size or result.cumulative_moved or sack.a_rwnd < connection.unit:
         connection.liveness.proven()
     connection.transmission.sack_received(cumulative_moved=result.cumulative_moved)
+    if connection.outbound.cumulative >= connection.path.search_from and connection.may_search_path():
+        connection.search_path()
 
 
 def _receive_control(connection: Connection, chunk: Chunk) -> bool:
@@ -189,6 +191,11 @@ def _receive_heartbeat(connection: Connection, chunk: Heartbeat) -> None:
         if connection.liveness.is_answer(chunk, connection.now):
             connection.timers.pop(Timer.HEARTBEAT_ACK, None)
             connection.liveness.proven()
+        elif connection.path.is_answer(chunk):
+            connection.timers.pop(Timer.PATH_MTU, None)
+            connection.use_path_mtu()
+            if connection.state is State.ESTABLISHED:
+                connection.probe_path()
     elif connection.state not in (State.CLOSED, State.COOKIE_WAIT):
         connection.reply(Heartbeat(True, chunk.body).serialize())
 

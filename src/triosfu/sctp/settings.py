@@ -12,6 +12,8 @@ class Settings:
     """Limits and times; the defaults suit WebRTC."""
 
     mtu: int = 1191  # an SCTP packet in DTLS in TURN in UDP in IPv6, within 1280 bytes
+    # Tried when there is much to send: WireGuard, Ethernet, jumbo frames, and the largest record of DTLS (loopback).
+    larger_mtus: tuple[int, ...] = (1332, 1412, 8912, 16_384)
     streams: int = 65535
     receive_buffer: int = 1 << 20
     # A peer delays its SACKs by 200 ms at most, so a lower minimum than RFC 9260's second is safe; the low maximum
@@ -32,4 +34,9 @@ class Settings:
     @property
     def unit(self) -> int:
         """The bytes of chunks that fit into one packet, padding included."""
-        return (self.mtu - PACKET_HEADER_SIZE) & ~3
+        return unit_of(self.mtu)
+
+
+def unit_of(mtu: int) -> int:
+    """The bytes of chunks that fit into a packet of `mtu` bytes, padding included."""
+    return (mtu - PACKET_HEADER_SIZE) & ~3

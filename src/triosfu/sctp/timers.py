@@ -18,6 +18,7 @@ class Timer(Enum):
     RECONFIG = auto()  # the answer to our RE-CONFIG request
     HEARTBEAT = auto()  # the next sign of life to send
     HEARTBEAT_ACK = auto()  # its answer
+    PATH_MTU = auto()  # the answer to a probe of the path
 
     __hash__ = object.__hash__  # members are singletons; Enum's own hash is a call into Python for each look-up
 

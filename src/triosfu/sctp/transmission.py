@@ -28,7 +28,6 @@ class Transmission:
         "_rto",
         "_settings",
         "_timers",
-        "_unit",
         "_unsacked",
         "sack_due",
     )
@@ -45,7 +44,6 @@ class Transmission:
     ) -> None:
         self._packer, self._outbound, self._reconfig = packer, outbound, reconfig
         self._timers, self._rto, self._settings = timers, rto, settings
-        self._unit = settings.unit
         self._unsacked = 0  # packets with DATA since the last SACK
         self._burst = 0
         self.sack_due = False
@@ -70,7 +68,7 @@ class Transmission:
     def send_behind_cookie(self, cookie_echo: bytes, now: float) -> None:
         """COOKIE ECHO with as much DATA as fits behind it; nothing else may follow before the COOKIE ACK."""
         pieces = [cookie_echo]
-        self._outbound.fill(pieces, self._settings.unit - len(cookie_echo), now)
+        self._outbound.fill(pieces, self._packer.unit - len(cookie_echo), now)
         self._packer.send_checked(pieces)
 
     def send(self, inbound: Inbound | None, now: float, *, may_send_data: bool) -> None:
@@ -83,7 +81,7 @@ class Transmission:
             # Ahead of the replies, so that it shares a packet with the answer to the peer's own request.
             if self._reconfig.waiting:
                 self._request_reset(self._reconfig.request(outbound.next_tsn - 1), now)
-            room = packer.take_replies(pieces) if packer.replies else self._unit
+            room = packer.take_replies(pieces) if packer.replies else packer.unit
             if self.sack_due and room >= _ROOM_FOR_SACK:
                 room -= self._take_sack(pieces, inbound)
             if budget > 0 and outbound.ready:

@@ -145,6 +145,7 @@ class Writer:
             mid=mid,
             sctp_port=SCTP_PORT,
             max_message_size=self.local.max_message_size,
+            max_packet_size=self.local.max_packet_size,
             **self._transport(first=first),
         )
 

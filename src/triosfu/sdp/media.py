@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_CANDIDATES = 64  # of one section
+MAX_PACKET_SIZE = "x-max-packet-size"  # bytes of an SCTP packet that its sender takes in; others do not say
 MAX_FINGERPRINTS = 8
 MAX_FORMATS = 256
 DISCARD_PORT = 9  # a live section; the real address travels in candidates (RFC 8839, section 4.2.1)
@@ -75,6 +76,7 @@ class MediaDescription:
     bundle_only: bool = False
     sctp_port: int | None = None
     max_message_size: int | None = None
+    max_packet_size: int | None = None  # ours alone: `MAX_PACKET_SIZE`
 
     @property
     def is_rejected(self) -> bool:
@@ -96,7 +98,7 @@ class MediaDescription:
         if "RTP/" in protocol and kind in {"audio", "video"}:
             codecs = memo.codecs(kind, formats, attributes)
         mid = last(attributes, "mid")
-        sctp_port, max_message_size = _sctp(kind, protocol, formats, attributes)
+        sctp_port, max_message_size, max_packet_size = _sctp(kind, protocol, formats, attributes)
         return cls(
             kind=kind,
             port=number(port.partition("/")[0], "port", 0xFFFF),
@@ -122,6 +124,7 @@ class MediaDescription:
             bundle_only="bundle-only" in attributes,
             sctp_port=sctp_port,
             max_message_size=max_message_size,
+            max_packet_size=max_packet_size,
         )
 
     def lines(self) -> list[str]:
@@ -159,6 +162,8 @@ class MediaDescription:
             values.append(f"sctp-port:{self.sctp_port}")
         if self.max_message_size is not None:
             values.append(f"max-message-size:{self.max_message_size}")
+        if self.max_packet_size is not None:
+            values.append(f"{MAX_PACKET_SIZE}:{self.max_packet_size}")
         values += [f"extmap:{extension.serialize()}" for extension in self.extensions]
         values += [f"msid:{msid.serialize()}" for msid in self.msids]
         values += write_codecs(self.codecs)
@@ -236,15 +241,18 @@ def _candidates(attributes: Attributes) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"candidate:{value.strip()}" for value in values))
 
 
-def _sctp(kind: str, protocol: str, formats: Sequence[str], attributes: Attributes) -> tuple[int | None, int | None]:
-    """Port and message size of a data section (RFC 8841), in the old form of its drafts too (`sctpmap`)."""
+def _sctp(
+    kind: str, protocol: str, formats: Sequence[str], attributes: Attributes
+) -> tuple[int | None, int | None, int | None]:
+    """Port and sizes of a data section (RFC 8841), in the old form of its drafts too (`sctpmap`)."""
     if kind != "application" or "SCTP" not in protocol:
-        return None, None
+        return None, None, None
     port = last(attributes, "sctp-port")
     if port is None and formats and formats[0].isdigit():
         port = formats[0]
-    size = last(attributes, "max-message-size")
+    size, packet = last(attributes, "max-message-size"), last(attributes, MAX_PACKET_SIZE)
     return (
         None if port is None else number(port, "sctp-port", 0xFFFF),
         None if size is None else number(size, "max-message-size", 2**64 - 1),
+        None if packet is None else number(packet, MAX_PACKET_SIZE, 0xFFFF),
     )

@@ -6,7 +6,7 @@ One object plays one role for life: the answerer (publisher connection, single c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,7 @@ class Negotiation:
         self._version = 0
         self._allow_mixed = True
         self._offered: list[tuple[Section, Sender | None]] = []  # what the unanswered offer says
+        self._unheard = False  # an offer was forgotten: what it said may be news to the client
 
     @property
     def dtls_client(self) -> bool | None:
@@ -135,7 +136,14 @@ class Negotiation:
             if section.incoming is not None:
                 section.incoming = in_answered_order(section.incoming, answered)
         self._state = State.STABLE
+        self._unheard = False
         return self._describe(media)
+
+    def restart_ice(self, ufrag: str, pwd: str) -> None:
+        """Note new ICE credentials of the client that came without a description (RFC 9725, section 4.3.3)."""
+        if self.remote is None:
+            raise UsageError("sdp: there is no description whose ICE could restart")
+        self.remote = replace(self.remote, ufrag=ufrag, pwd=pwd, candidates=[])
 
     # --- our offers ----------------------------------------------------------------------------------------
 
@@ -189,10 +197,12 @@ class Negotiation:
             if sender is not None and sender is section.outgoing:
                 self._negotiate(sender, section, changes)
         self._offered = []
+        self._unheard = False
         return changes
 
     def rollback(self) -> None:
         """Forget the pending offer, ours or the client's; sections and their order stay."""
+        self._unheard |= self._state is State.OFFERED
         self._state = State.STABLE
         self._offered = []
 
@@ -251,7 +261,7 @@ class Negotiation:
         """Whether the client was not yet told of what goes out now."""
         told = all(section.outgoing is section.announced for section in self.sections)
         new = not self._answers and any(item.remote is None for item in self.sections)
-        return bool(self.waiting) or not told or new
+        return bool(self.waiting) or not told or new or self._unheard
 
     @property
     def _answers(self) -> bool:
@@ -296,7 +306,7 @@ class Negotiation:
         """Update a section from the client's words; a sender that may no longer send there is added to `displaced`."""
         before = section.incoming
         section.remote = media
-        section.remote_direction = media.direction if usable else Direction.INACTIVE
+        section.remote_direction = self._direction(media) if usable else Direction.INACTIVE
         incoming = self._incoming(section, media) if usable else None
         section.rejected = not usable or not self._has_codec(media, sends=incoming is not None)
         if before is not None and (incoming is None or incoming.track_id != before.track_id):
@@ -318,6 +328,11 @@ class Negotiation:
             displaced.append(sender)
         else:
             self._negotiate(sender, section, changes)
+
+    def _direction(self, media: MediaDescription) -> Direction:
+        """The client's direction; where nothing may be sent to us, an offer to do both is one to receive."""
+        only_receives = not self.policy.receive and media.direction is Direction.SENDRECV
+        return Direction.RECVONLY if only_receives else media.direction
 
     def _incoming(self, section: Section, media: MediaDescription) -> Incoming | None:
         return read_incoming(media, self.policy, section.preferences, single=self.single)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MAX_REMOTE_CANDIDATES = 128
 DEFAULT_SCTP_PORT = 5000  # RFC 8841, section 5.2
 DEFAULT_MAX_MESSAGE_SIZE = 65_536  # of a peer that does not say (RFC 8841, section 6.1)
+DEFAULT_MAX_PACKET_SIZE = 1_500  # what DTLS of every peer reads at once; only our own says more
 UNLIMITED_MESSAGE_SIZE = 2**30  # stands for the 0 of a peer that takes any size
 
 
@@ -31,6 +32,7 @@ class LocalTransport:
     ice_lite: bool = False
     end_of_candidates: bool = True  # the embedded candidates are all there will be
     max_message_size: int = 262_144  # bytes of one data channel message that we accept
+    max_packet_size: int = 16_384  # bytes of one SCTP packet that we accept: all of a DTLS record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class RemoteTransport:
     candidates: list[str]  # "candidate:…", of all sections, each once
     sctp_port: int | None  # None without an application section
     max_message_size: int  # bytes of one message that the client accepts; never 0
+    max_packet_size: int  # bytes of one SCTP packet that it accepts
     ice_lite: bool
     end_of_candidates: bool
 
@@ -73,6 +76,9 @@ class RemoteTransport:
             candidates=list(candidates)[:MAX_REMOTE_CANDIDATES],
             sctp_port=None if data is None else data.sctp_port or DEFAULT_SCTP_PORT,
             max_message_size=size,
+            max_packet_size=DEFAULT_MAX_PACKET_SIZE
+            if data is None or not data.max_packet_size
+            else data.max_packet_size,
             ice_lite=description.ice_lite,
             end_of_candidates=any(section.end_of_candidates for section in bundled),
         )

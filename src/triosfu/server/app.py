@@ -9,9 +9,9 @@ Leaving the block ends every session: clients are told first, then everything is
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -22,15 +22,18 @@ from triosfu.api import twirp
 from triosfu.api.absent import absent_services
 from triosfu.api.rooms import RoomService
 from triosfu.dtls.certificate import Certificate
-from triosfu.net.http import Limits, Request, Response, Upgrade, open_listeners, serve_http
+from triosfu.metrics.sources import Sources
+from triosfu.net.http import HttpServer, Limits, Request, Response, Upgrade, open_listeners
 from triosfu.net.websocket import WebSocketLimits
 from triosfu.peer import PeerConnection, PeerHandler, PeerSettings
 from triosfu.rooms.directory import Rooms
 from triosfu.rooms.joining import Services
 from triosfu.server.addresses import open_mux
 from triosfu.server.demo import Demo
-from triosfu.server.settings import configured_webhooks, media_policy, room_settings, webhook_events
+from triosfu.server.settings import configured_metrics, configured_webhooks, media_policy, room_settings, webhook_events
 from triosfu.signalling.routes import Signalling, token_refresher
+from triosfu.whip.endpoint import Whip
+from triosfu.whip.session import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -53,6 +56,7 @@ class PeerFactory:
     policy: MediaPolicy
     settings: PeerSettings
     rng: SystemRandom
+    counters: Counter[str] = field(default_factory=Counter)  # of all of them
 
     def __call__(self, *, name: str, handler: PeerHandler, single: bool, offerer: bool) -> PeerConnection:
         """A new peer connection that nobody runs yet."""
@@ -67,6 +71,7 @@ class PeerFactory:
             rng=self.rng,
             settings=self.settings,
             ntp_offset=time.time() + NTP_EPOCH - trio.current_time(),
+            counters=self.counters,
         )
 
 
@@ -141,8 +146,10 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
         # Nobody can make a token for these but this server's owner, by `create_token`.
         keys = {f"API{rng.randbytes(6).hex()}": rng.randbytes(32).hex()}
     async with AsyncExitStack() as stack:
+        monitoring = await stack.enter_async_context(configured_metrics(config)) if config.prometheus.port else None
         webhooks = await stack.enter_async_context(configured_webhooks(config, rng)) if config.webhook.urls else None
         mux = await open_mux(config, stack)
+        whip_sessions = Sessions()
         peers = PeerFactory(
             mux=mux,
             certificate=Certificate.generate(),
@@ -150,22 +157,23 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
             settings=PeerSettings(ice_lite=config.rtc.use_ice_lite),
             rng=rng,
         )
+        told = () if webhooks is None else (webhook_events(config.webhook, webhooks, rng),)
         rooms = Rooms(
             Services(
                 peers=peers,
                 rng=rng,
                 settings=room_settings(config, rng),
                 refresh_token=token_refresher(keys),
-                listeners=() if webhooks is None else (webhook_events(config.webhook, webhooks, rng),),
+                listeners=(whip_sessions, *told, *([] if monitoring is None else [monitoring.history])),
             )
         )
         signalling = Signalling(rooms, keys, limits=WebSocketLimits(message=config.limit.signal_message_size_limit))
         api = twirp.Twirp(keys, [RoomService(rooms).service(), *absent_services()])
+        whip = Whip(rooms, whip_sessions, keys, peers.policy)
         demo = Demo(keys) if config.development else None
         listeners = await open_listeners(config.bind_addresses, config.port)
         for listener in listeners:
             stack.callback(listener.socket.close)  # a start that is cancelled may not get as far as `serve_http`
-        limits = Limits(body=config.limit.max_api_request_body_size)
         port = listeners[0].socket.getsockname()[1]
 
         async def respond(request: Request) -> Response | Upgrade:
@@ -173,15 +181,32 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 return health(request)
             if request.path.startswith(twirp.PREFIX):
                 return await api.respond(request)
+            if (answer := await whip.respond(request)) is not None:
+                return answer
             if demo is not None and (page := demo.respond(request)) is not None:
                 return page
             return await signalling.respond(request)
 
+        http = HttpServer(respond, limits=Limits(body=config.limit.max_api_request_body_size))
         async with trio.open_nursery() as nursery:
             if webhooks is not None:
                 nursery.start_soon(webhooks.run, name="webhooks")
             await nursery.start(rooms.run, name="rooms")
-            await nursery.start(partial(serve_http, limits=limits), listeners, respond, name="http")
+            await nursery.start(http.serve, listeners, name="http")
+            if monitoring is not None:
+                sources = Sources(
+                    mux=mux,
+                    http=http,
+                    signalling=signalling,
+                    api=api,
+                    rooms=rooms,
+                    peers=peers.counters,
+                    history=monitoring.history,
+                    delay=monitoring.delay,
+                    webhooks=webhooks,
+                    whip=whip,
+                )
+                await nursery.start(monitoring.run, sources, name="metrics")
             try:
                 yield Server(config, port, rooms, mux, webhooks, trio.lowlevel.current_trio_token(), keys)
             finally:

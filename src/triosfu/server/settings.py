@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from triosfu.config import Config, LimitConfig, PlayoutDelay, RtcConfig, WebhookConfig
+    from triosfu.metrics.monitoring import Monitoring
     from triosfu.webhooks.delivery import Webhooks
 
 RTX = "video/rtx"
@@ -68,6 +69,7 @@ def limits(config: LimitConfig) -> Limits:
         subscribed_video=config.subscription_limit_video,
         subscribed_audio=config.subscription_limit_audio,
         server_tracks=max(0, config.num_tracks),
+        bytes_per_second=max(0.0, config.bytes_per_sec),
     )
 
 
@@ -136,6 +138,13 @@ def configured_webhooks(config: Config, rng: Random) -> AbstractAsyncContextMana
         rng=rng,
         schedule=Schedule(depth=queue.max_depth, max_age=queue.max_age or Schedule().max_age),
     )
+
+
+def configured_metrics(config: Config) -> AbstractAsyncContextManager[Monitoring]:
+    """Metrics on the configured port."""
+    from triosfu.metrics.monitoring import open_monitoring  # noqa: PLC0415  as above
+
+    return open_monitoring(config)
 
 
 def webhook_events(config: WebhookConfig, webhooks: Webhooks, rng: Random) -> EventWriter:

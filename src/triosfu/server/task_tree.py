@@ -96,15 +96,24 @@ class Watch(trio.abc.Instrument):
         self.last.pop(task, None)
 
 
+_watch: trio.lowlevel.RunVar[tuple[Watch | None, int]] = trio.lowlevel.RunVar("triosfu watch")
+
+
 @contextmanager
 def watching() -> Iterator[Watch]:
-    """Watch all tasks of this `trio.run` until the block is left."""
-    watch = Watch()
-    trio.lowlevel.add_instrument(watch)
+    """Watch all tasks of this `trio.run` until the block is left; blocks at the same time share one watch."""
+    watch, others = _watch.get((None, 0))
+    if watch is None:
+        watch = Watch()
+        trio.lowlevel.add_instrument(watch)
+    _watch.set((watch, others + 1))
     try:
         yield watch
     finally:
-        trio.lowlevel.remove_instrument(watch)
+        _, users = _watch.get((watch, 1))
+        _watch.set((watch if users > 1 else None, users - 1))
+        if users == 1:
+            trio.lowlevel.remove_instrument(watch)
 
 
 def look(watch: Watch, root: trio.lowlevel.Task | None = None) -> TaskView:
@@ -122,18 +131,9 @@ def _view(task: trio.lowlevel.Task, watch: Watch, now: float, room: str, partici
         room = named
     elif kind == "participant":
         participant = named
-    frames = [frame for frame, _ in task.iter_await_frames()]
-    own, waits_on = _place(frames)
+    bound, own, waits_on = _wait(task)
     where = _where(own) if own is not None else ""
     last, deadline = watch.last.get(task), effective_deadline(task)
-    if is_runnable(task):
-        bound, waits_on = Bound.RUNNING, ""
-    elif joins_children(frames):
-        bound, waits_on = Bound.CHILDREN, "its tasks"
-    elif deadline < math.inf:
-        bound = Bound.DEADLINE
-    else:
-        bound = Bound.DECLARED if where in DECLARED else Bound.NONE
     return TaskView(
         name=task.name,
         room=room,
@@ -153,6 +153,25 @@ def _view(task: trio.lowlevel.Task, watch: Watch, now: float, room: str, partici
             for nursery in task.child_nurseries
         ),
     )
+
+
+def bound_of(task: trio.lowlevel.Task) -> Bound:
+    """What bounds the wait of one task now."""
+    return _wait(task)[0]
+
+
+def _wait(task: trio.lowlevel.Task) -> tuple[Bound, FrameType | None, str]:
+    """What bounds a wait, in which of our frames it is, and for what."""
+    frames = [frame for frame, _ in task.iter_await_frames()]
+    own, waits_on = _place(frames)
+    if is_runnable(task):
+        return Bound.RUNNING, own, ""
+    if joins_children(frames):
+        return Bound.CHILDREN, own, "its tasks"
+    if effective_deadline(task) < math.inf:
+        return Bound.DEADLINE, own, waits_on
+    declared = own is not None and _where(own) in DECLARED
+    return Bound.DECLARED if declared else Bound.NONE, own, waits_on
 
 
 def _place(frames: list[FrameType]) -> tuple[FrameType | None, str]:

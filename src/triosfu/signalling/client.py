@@ -111,7 +111,7 @@ def _from_join_request(join: rtc.JoinRequest, request: Request) -> tuple[JoinOpt
     settings = join.connection_settings
     client = models.ClientInfo()
     client.CopyFrom(join.client_info)
-    client.address = _address(request)
+    client.address = client_address(request)
     options = JoinOptions(
         client=client,
         single=True,
@@ -146,7 +146,7 @@ def _from_query(request: Request) -> JoinOptions:
         browser=text("browser"),
         browser_version=text("browser_version"),
         network=text("network"),
-        address=_address(request),
+        address=client_address(request),
         client_protocol=_number(text("client_protocol")),
         capabilities=capabilities,
     )
@@ -170,7 +170,7 @@ def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
 
 
-def _address(request: Request) -> str:
+def client_address(request: Request) -> str:
     """The client's address as the first proxy saw it."""
     for header in FORWARDED_BY:
         if value := request.headers.get(header):

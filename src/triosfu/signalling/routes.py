@@ -73,6 +73,7 @@ class Signalling:
         try:
             claims = self._claims(request)
             if not validating and not request.wants_websocket:
+                self.counters["no_upgrade"] += 1
                 return Response(404)
             wish = self._wish(request, claims, validating=validating)
             if validating:
@@ -132,6 +133,7 @@ class Signalling:
     def _session(self, participant: Participant, link: SocketLink) -> WebSocketHandler:
         async def session(socket: WebSocket) -> None:
             trio.lowlevel.current_task().name = f"session {participant.sid}"
+            self.counters["connected"] += 1
             await converse(socket, link, participant, self.counters)
 
         return session

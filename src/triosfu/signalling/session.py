@@ -53,6 +53,7 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
                 socket.close(MALFORMED)
                 break
             handle(participant, request)
+            counters["requests"] += 1
             if rest := rest_after(time.perf_counter() - began):
                 await trio.sleep(rest)
             elif received % YIELD_EVERY == 0:

@@ -1,7 +1,7 @@
 // An application's backend by livekit-server-sdk. Usage: node backend.mjs URL KEY SECRET ROOM IDENTITY
 // Makes each call on a room in which somebody is, and prints what came back, as one JSON object.
 
-import { DataPacket_Kind, RoomServiceClient } from 'livekit-server-sdk';
+import { DataPacket_Kind, EgressClient, IngressClient, RoomServiceClient, SipClient } from 'livekit-server-sdk';
 
 const [url, key, secret, room, identity] = process.argv.slice(2);
 const rooms = new RoomServiceClient(url, key, secret);
@@ -34,5 +34,22 @@ try {
   await rooms.deleteRoom(room);
 } catch (error) {
   said.missing = [error.status, error.code, error.message];
+}
+const egress = new EgressClient(url, key, secret);
+const ingress = new IngressClient(url, key, secret);
+const sip = new SipClient(url, key, secret);
+said.absent = [];
+for (const call of [
+  () => egress.listEgress(),
+  () => egress.startWebEgress('https://example.com', {}),
+  () => ingress.listIngress(),
+  () => sip.listSipInboundTrunk(),
+  () => sip.createSipParticipant('trunk', '1', room),
+]) {
+  try {
+    await call();
+  } catch (error) {
+    said.absent.push([error.status, error.message]);
+  }
 }
 console.log(JSON.stringify(said));

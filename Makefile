@@ -10,7 +10,7 @@ HOURS ?= 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 CLIENTS ?= 200
-.PHONY: black-hole soak help run test check lint format fuzz prove prove-mutants clean
+.PHONY: black-hole joins soak help run test check lint format fuzz prove prove-mutants clean
 
 help:
 	@echo "make run    serve the demo on http://localhost:7880 (ARGS=... goes to triosfu run)"
@@ -18,6 +18,7 @@ help:
 	@echo "make check  the same without real browsers and clients (ARGS=... goes to pytest)"
 	@echo "make soak   a meeting of ten for two minutes (SECONDS=...), after which nothing may be left"
 	@echo "make black-hole  clients whose link goes down (CLIENTS=200), after which nothing may be left"
+	@echo "make joins  a thousand clients that join and leave, then 200 at once (JOINS=..., AT_ONCE=...): nothing may be left"
 	@echo "make lint   style and types only"
 	@echo "make format rewrite the code in the project's style"
 	@echo "make fuzz   fuzz every parser and state machine (SECONDS=60 together)"
@@ -36,7 +37,7 @@ test: lint .make/clients
 	@PATH="$(abspath $(BIN)):$$PATH" $(PYTEST) $(ARGS)
 
 check: lint
-	@$(PYTEST) --ignore=tests/clients $(ARGS)
+	@$(PYTEST) --ignore=tests/clients --ignore=tests/conformance $(ARGS)
 
 lint: .make/development
 	$(BIN)/ruff check
@@ -65,6 +66,12 @@ soak: .make/clients
 # Clients whose link goes down at chosen moments, batch after batch (docs/black-hole.md).
 black-hole: .make/clients
 	@$(BIN)/python -m tests.clients.black_hole --clients $(CLIENTS)
+
+# What a join costs the server, and that nothing is left of it (docs/performance.md).
+joins: JOINS ?= 1000
+joins: AT_ONCE ?= 200
+joins: .make/clients
+	@$(BIN)/python -m bench.joins --joins $(JOINS) --at-once $(AT_ONCE)
 
 clean:
 	rm -rf .make $(VENV) $(JS)/node_modules

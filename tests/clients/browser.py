@@ -36,6 +36,7 @@ SDK = Path(__file__).parent / "js" / "node_modules" / "livekit-client" / "dist" 
 CLIENT = """
 window.seen = {texts: [], data: [], gone: [], muted: [], unmuted: [], unpublished: [], speakers: []};
 window.join = async (url, token, options) => {
+  Object.assign(options, window.more);  // what is no JSON
   const room = window.room = new LivekitClient.Room({adaptiveStream: false, dynacast: false, ...options});
   const event = LivekitClient.RoomEvent;
   room.on(event.TrackSubscribed, (track) => document.body.append(track.attach()));

@@ -84,9 +84,12 @@ class Participant:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def join(self, url: str, token: str, *, single: bool, watch: bool = True) -> None:
+    async def join(
+        self, url: str, token: str, *, single: bool, watch: bool = True, encryption: rtc.E2EEOptions | None = None
+    ) -> None:
         """Connect, with one peer connection or two; who does not `watch` subscribes to nobody."""
-        await self.room.connect(url, token, rtc.RoomOptions(auto_subscribe=watch, single_peer_connection=single))
+        options = rtc.RoomOptions(auto_subscribe=watch, single_peer_connection=single, encryption=encryption)
+        await self.room.connect(url, token, options)
 
     async def publish_microphone(self) -> rtc.LocalTrackPublication:
         """Publish a tone that does not end."""

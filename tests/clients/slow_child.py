@@ -1,5 +1,8 @@
-"""Clients that do not read. Usage: python -m tests.clients.slow_child window|signals URL ROOM IDENTITY
+"""Clients that do not read, or slowly.
 
+Usage: python -m tests.clients.slow_child window|signals|drains URL ROOM IDENTITY
+
+`drains`: a peer whose application takes a MiB of messages a second, and tells the number of each.
 `window`: a peer whose application takes nothing, so that its SCTP window is closed, while ICE and signalling live on.
 `signals`: somebody who joins and then never reads the WebSocket.
 """
@@ -13,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
+from livekit.protocol import models
 
 from tests.clients.child import tell
 from tests.clients.crowd_child import Elsewhere
@@ -22,6 +26,8 @@ from triosfu.sctp.inbound import Inbound
 if TYPE_CHECKING:
     from triosfu.sctp.wire import Data, IData, Sack
 
+DRAINED = 1 << 20  # bytes a second
+TURN = 0.02  # seconds
 RECEIVE_BUFFER = 4096  # bytes, of a socket that nobody reads
 UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}"
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -55,6 +61,24 @@ async def close_window(server: Elsewhere, room: str, identity: str) -> None:
         tell("over")
 
 
+async def drain(server: Elsewhere, room: str, identity: str) -> None:
+    """Take messages at that speed; the window is smaller by what waits."""
+    async with join(server.server, identity, room=room, single=True) as client:
+        await client.ready()
+        tell("slow")
+        messages, peer, untaken, allowed = client.subscriber.messages, client.subscriber.peer, 0, 0.0
+        while not client.gone:
+            await trio.sleep(TURN)
+            allowed = min(allowed + DRAINED * TURN, float(DRAINED))
+            while messages and len(messages[0][1]) <= allowed:
+                _, message, _ = messages.pop(0)
+                allowed -= len(message)
+                tell("taken", number=int.from_bytes(models.DataPacket.FromString(message).user.payload[:4], "big"))
+            if (waiting := sum(len(message) for _, message, _ in messages)) != untaken:
+                untaken = waiting
+                peer.withhold(untaken)
+
+
 def read_no_signals(server: Elsewhere, room: str, identity: str) -> None:
     """Join, then do nothing."""
     token = server.create_token(identity=identity, room=room)
@@ -70,8 +94,8 @@ def read_no_signals(server: Elsewhere, room: str, identity: str) -> None:
 
 def main(kind: str, url: str, room: str, identity: str) -> None:
     """Be slow until killed."""
-    if kind == "window":
-        trio.run(close_window, Elsewhere(url), room, identity)
+    if kind in {"window", "drains"}:
+        trio.run(close_window if kind == "window" else drain, Elsewhere(url), room, identity)
     else:
         read_no_signals(Elsewhere(url), room, identity)
 

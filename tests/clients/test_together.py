@@ -6,7 +6,6 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
-from tests.clients.browser import chromium, join, open_client, wait
 from tests.clients.node_client import node_participant
 from tests.clients.python_client import Participant, leaving, until
 
@@ -46,45 +45,3 @@ def test_node_and_python_hear_and_read_each_other(server: RunningServer) -> None
         finally:
             node_done.set()
             worker.join()
-
-
-def test_browser_and_python_in_one_room(server: RunningServer) -> None:
-    seen = threading.Event()
-
-    async def python() -> None:
-        bot = Participant("bot")
-        async with leaving((bot,)):
-            await bot.join(server.url, server.token("bot", "browser"), single=True)
-            await bot.publish_microphone()
-            await bot.publish_camera()
-            await until(lambda: bot.video_frames["alice"] > 20, seconds=20, what="the browser's camera")
-            await until(lambda: bot.audio_frames["alice"] > 100, seconds=20, what="the browser's microphone")
-            await bot.room.local_participant.send_text("x" * 40_000, topic="chat")
-            answer = await bot.room.local_participant.perform_rpc(
-                destination_identity="alice", method="double", payload="4"
-            )
-            assert answer == "8"
-            await until(seen.is_set, seconds=30, what="the browser sees the bot")
-
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            asyncio.run(asyncio.wait_for(python(), 60))
-        except BaseException as error:  # noqa: BLE001  told below
-            failures.append(error)
-
-    with chromium() as browser:
-        page = open_client(browser, server)
-        join(page, server, "alice", "browser")
-        page.evaluate("room.localParticipant.enableCameraAndMicrophone()")
-        worker = threading.Thread(target=run)
-        worker.start()
-        try:
-            wait(page, "(await received())['bot/camera']?.frames > 20", seconds=20)
-            wait(page, "(await received())['bot/microphone']?.energy > 0", seconds=20)
-            wait(page, "seen.texts.length === 1 && seen.texts[0][0] === 40000", seconds=20)
-        finally:
-            seen.set()
-            worker.join()
-    assert not failures, failures

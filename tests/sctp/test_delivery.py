@@ -212,3 +212,23 @@ def test_a_small_window_is_respected() -> None:
         network.flush()
         data = [chunk for chunk in network.paths[0].chunks() if isinstance(chunk, Data)]
         assert len(data) == 1 or sum(len(chunk.payload) for chunk in data) <= window
+
+
+def test_what_the_user_has_not_taken_makes_the_window_smaller_and_the_peer_learns_when_it_has() -> None:
+    network = established()
+    left, right = lefts(network)
+    window = right._connection.settings.receive_buffer
+    right.withhold(window - 2000, 1.0)
+    left.send(0, bytes(200_000), ppid=53, now=1.0)
+    network.run(until=2.0)
+    assert left._connection.outbound.a_rwnd <= 2000
+    assert not network.of(1, Message)
+    network.paths[1].sent.clear()
+    right.withhold(0, 2.0)
+    (packet,) = right.datagrams_to_send()
+    (sack,) = Packet.parse(packet).chunks
+    assert isinstance(sack, Sack)
+    assert sack.a_rwnd > window // 2
+    left.receive_datagram(packet, 2.0)
+    network.run(until=4.0)
+    assert [len(message.data) for message in network.of(1, Message)] == [200_000]

@@ -31,6 +31,7 @@ ROOMS: dict[str, tuple[str, str, object]] = {
     "enable_data_tracks": ("false", "data_tracks", False),
     "enable_participant_data_blob": ("true", "data_blobs", True),
     "rtc.packet_buffer_size_video": ("300", "reception.buffer_video", 300),
+    "rtc.datachannel_slow_threshold": ("800", "data_slow_threshold", 800),
     "rtc.packet_buffer_size_audio": ("100", "reception.buffer_audio", 100),
     "rtc.pli_throttle.low_quality": ("2s", "reception.keyframe_distance", (2.0, 1.0, 1.0)),
     "rtc.pli_throttle.mid_quality": ("2s", "reception.keyframe_distance", (0.5, 2.0, 1.0)),

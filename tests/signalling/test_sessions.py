@@ -76,6 +76,24 @@ async def test_data_goes_to_those_named_and_not_without_permission() -> None:
             assert [packet.user.payload for packet in one.subscriber.packets()] == expected
 
 
+async def test_metrics_go_to_those_who_may_read_them_and_as_they_are() -> None:
+    async with (
+        running() as world,
+        dual(world, "alice") as alice,
+        dual(world, "bob", can_subscribe_metrics=True) as bob,
+        dual(world, "carol") as carol,
+    ):
+        await alice.open_data()
+        metrics = models.DataPacket(metrics={"str_data": ["a"], "timestamp_ms": 5}).metrics
+        alice.send_data(metrics=metrics)
+        alice.send_data(user=models.UserPacket(payload=b"after"))
+        for one, expected in ((bob, ["metrics", "user"]), (carol, ["user"])):
+            await one.subscriber.until(lambda side: bool(side.packets()) and side.packets()[-1].HasField("user"))
+            assert [packet.WhichOneof("value") for packet in one.subscriber.packets()] == expected
+        assert bob.subscriber.packets()[0].metrics == metrics
+        assert bob.subscriber.packets()[0].participant_identity == "alice"
+
+
 async def test_reliable_messages_wait_for_one_who_is_joining() -> None:
     async with running() as world, dual(world, "alice") as alice:
         await alice.open_data()
@@ -489,6 +507,9 @@ async def test_data_tracks() -> None:
         handles = (await bob.client.expect("data_track_subscriber_handles")).sub_handles
         ((handle, described),) = handles.items()
         assert (described.publisher_identity, described.track_sid) == ("alice", info.sid)
+        async with world.connect("carol", query="protocol=17&auto_subscribe_data_track=1") as carol:
+            (only,) = (await carol.expect("data_track_subscriber_handles")).sub_handles.values()
+            assert only == described
         await alice.publisher.until(lambda side: "_data_track" in side.channels)
         packet = bytes([0x18, 0, 0, 3]) + bytes(8) + b"payload"
         assert upstream.send_nowait(packet)

@@ -61,6 +61,9 @@ async def test_trap_19_every_update_is_the_whole_participant() -> None:
                 await alice.client.send(mute=rtc.MuteTrackRequest(sid=sid, muted=muted))
         await alice.client.send(update_metadata=rtc.UpdateParticipantMetadata(metadata="new", name="Alice"))
         update = rtc.UpdateLocalVideoTrack(track_sid=video, width=640, height=360)
+        features = [models.AudioTrackFeature.TF_STEREO]
+        await alice.client.send(update_audio_track=rtc.UpdateLocalAudioTrack(track_sid=audio, features=features))
+        await bob.client.expect_participant("alice", lambda one: any(track.stereo for track in one.tracks))
         await alice.client.send(update_video_track=update)
         await bob.client.expect_participant("alice", lambda one: any(track.width == 640 for track in one.tracks))
         assert [one.metadata for one in about(bob.client, "alice")][-1] == "new"

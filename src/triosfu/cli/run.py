@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -79,6 +80,7 @@ def run(
     from triosfu.server import run_until_signalled  # noqa: PLC0415
 
     give_large_blocks_back()
+    gc.freeze()  # what was imported stays: a full collection that looks at it all holds up media for 40 ms
     logs.configure(level=chosen.logging.level, json=chosen.logging.json)
     for name, secret in chosen.keys.items():
         if len(secret) < SAFE_SECRET and not chosen.development:

@@ -74,7 +74,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "rtc.reconnect_on_publication_error": Refusal(_RECONNECT),
     "rtc.reconnect_on_subscription_error": Refusal(_RECONNECT),
     "rtc.reconnect_on_data_channel_error": Refusal(_RECONNECT),
-    "rtc.datachannel_slow_threshold": Refusal("slow data channels are not cut off by rate"),
     "rtc.datachannel_lossy_target_latency": Refusal(_DATA_TRACKS),
     "rtc.lossy_target_latency": Refusal(_DATA_TRACKS),
     "rtc.data_track_target_latency": Refusal(_DATA_TRACKS),

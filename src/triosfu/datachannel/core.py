@@ -181,6 +181,10 @@ class DataChannels:
         self._association.shutdown(now)
         self._collect(now)
 
+    def withhold(self, size: int, now: float) -> None:
+        """Make the peer's window smaller by `size` bytes, which were delivered and are not taken yet."""
+        self._association.withhold(size, now)
+
     def buffered(self, channel_id: int) -> int:
         """User bytes accepted on the channel and neither acknowledged nor given up; 0 once it is closed."""
         channel = self._channels.get(channel_id)

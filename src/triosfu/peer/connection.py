@@ -354,6 +354,12 @@ class PeerConnection:
         self._drain(now)
         return True
 
+    def withhold(self, size: int) -> None:
+        """Let the peer send less by `size` bytes, which it has sent and nobody has taken yet; 0 is as usual."""
+        now = trio.current_time()
+        self._data.withhold(size, now)
+        self._drain(now)
+
     def close_channel(self, channel: DataChannel) -> None:
         """Close one channel; use `DataChannel.close`."""
         if self._channels.get(channel.id) is not channel:

@@ -1,7 +1,7 @@
 """Data packets between participants: stamped with who sent them, fanned out, each delivered once.
 
 Protocol reference, sections 6.2 to 6.7. Nothing here waits: a receiver that does not read loses what exceeds the hard
-bound of its channel, counted, and nobody else notices.
+bound of its channel, counted, and nobody else notices. Unless the operator wants senders to wait (backlog.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from livekit.protocol import models
 
 from triosfu.errors import UsageError
 from triosfu.peer import ChannelState, PeerState
+from triosfu.rooms.backlog import Backlog, Drain
 from triosfu.rooms.sequence_gate import SequenceGate
 from triosfu.rooms.server_calls import ServerCalls
 from triosfu.rooms.session_shape import DATA_TRACK, LOSSY, RELIABLE
@@ -144,6 +145,9 @@ class DataPort:
         self._established = False
         self._opening = False  # channels of ours, which have a deadline
         self.missed = False  # a reliable message was dropped while the client was out of reach
+        self._backlog = Backlog(owner)
+        self._drain = Drain(owner.settings.data_slow_threshold)
+        self._sent = 0  # bytes, on the reliable channel
         self.gate: SequenceGate[models.DataPacket] = SequenceGate()
         self.counters: Counter[str] = Counter()
 
@@ -185,7 +189,24 @@ class DataPort:
                 self._send(RELIABLE, payload)
 
     def receive(self, channel: DataChannel, data: bytes) -> None:
-        """Take one message from the client and pass it on to the room."""
+        """Take one message from the client and pass it on to the room, at once unless a reader holds its sender up."""
+        if channel.label != RELIABLE or not self._backlog.keep(channel, data):
+            self.take(channel, data)
+
+    def holds_up(self) -> bool:
+        """Tell whether those who send reliable messages are to wait for this reader."""
+        channel = self._channels.get(RELIABLE)
+        if channel is None:
+            return False
+        return self._drain.holds_up(sent=self._sent, buffered=channel.buffered, now=trio.current_time())
+
+    def close(self) -> None:
+        """Let go of what is large; the participant is gone."""
+        self._backlog.close()
+        self._held.clear()
+
+    def take(self, channel: DataChannel, data: bytes) -> None:
+        """Pass one message of the client on to the room now."""
         owner = self._owner
         if not owner.permission.can_publish_data:
             self.counters["not_allowed"] += 1
@@ -232,7 +253,8 @@ class DataPort:
             self._owner.room.data.publish(self._owner, packet, Kind.RELIABLE)
 
     def leave_room(self) -> None:
-        """Forget what was held: it was said in a room that the participant leaves."""
+        """Forget what was held for the participant, and pass on what was held of it: both were said in this room."""
+        self._backlog.leave_room()
         self._held.clear()
         self._held_bytes = 0
 
@@ -270,6 +292,8 @@ class DataPort:
         if not sent:
             self.counters["dropped"] += 1
             self.missed |= label == RELIABLE and channel.state is ChannelState.OPEN and not self._in_reach
+        elif label == RELIABLE:
+            self._sent += len(payload)
 
     @property
     def _in_reach(self) -> bool:

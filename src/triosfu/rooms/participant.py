@@ -244,6 +244,7 @@ class Participant:
             last.callback(self._disconnected)
             last.callback(self.data.settle)
             last.callback(self.data_tracks.close)
+            last.callback(self.data.close)
             last.callback(self.publications.close)
             last.callback(self.subscriptions.close)
             last.callback(self.end_forwards, reason)

@@ -111,5 +111,6 @@ class RoomSettings:
     ice_servers: tuple[rtc.ICEServer, ...] = ()
     data_tracks: bool = True
     data_blobs: bool = False
+    data_slow_threshold: int = 0  # bits a second; senders of reliable data wait for readers that take more, 0 for none
     remote_unmute: bool = False
     reception: ReceiveSettings = field(default_factory=ReceiveSettings)

@@ -189,6 +189,16 @@ class Association:
         """Forget the messages of the stream of which nothing has been sent."""
         self._connection.outbound.queue.drop_unsent(stream_id)
 
+    def withhold(self, size: int, now: float) -> None:
+        """Tell the peer of a window that is smaller by `size` bytes: so much was delivered and is not taken yet."""
+        connection = self._connection
+        inbound = connection.inbound
+        if inbound is None or connection.state is State.ENDED:
+            return
+        connection.advance(now)
+        connection.transmission.sack_due |= size < inbound.untaken  # who waits for room is told of it
+        inbound.untaken = size
+
     def abort(self, reason: str, now: float) -> None:
         """End the association now; the peer is told if it is known."""
         self._connection.advance(now)

@@ -89,6 +89,7 @@ class Inbound:
         "interleaving",
         "sack_now",
         "unknown_streams",
+        "untaken",
     )
 
     def __init__(
@@ -120,6 +121,7 @@ class Inbound:
         self._next_ssn: dict[int, int] = {}
         self._waiting: dict[int, dict[int, tuple[int, bytes]]] = {}
         self.held = 0  # what fragments take, and messages that wait for an earlier one
+        self.untaken = 0  # bytes of messages that were delivered, and that our user has not taken yet
         self.unknown_streams: list[int] = []  # to be reported in an ERROR
         self.sack_now = True  # the first DATA is acknowledged at once
         self.dropped = 0
@@ -217,7 +219,7 @@ class Inbound:
     def sack(self) -> Sack:
         """The acknowledgement of all that has arrived; duplicates are reported once."""
         cumulative = self.cumulative
-        a_rwnd = max(0, self._buffer - self.held)
+        a_rwnd = max(0, self._buffer - self.held - self.untaken)
         if not self._starts and not self._duplicates:
             return Sack(cumulative & TSN_MASK, a_rwnd)
         gaps: list[int] = []

@@ -59,6 +59,7 @@ def room_settings(config: Config, rng: Random) -> RoomSettings:
         ice_servers=tuple(ice_servers(config.rtc)),
         data_tracks=config.enable_data_tracks,
         data_blobs=config.enable_participant_data_blob,
+        data_slow_threshold=config.rtc.datachannel_slow_threshold,
         remote_unmute=config.room.enable_remote_unmute,
         reception=reception(config),
     )

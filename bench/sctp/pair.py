@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CANDIDATE = re.compile(r"^a=candidate:(\S+ 1 udp \d+) \S+ (\d+) typ host.*\r\n", re.MULTILINE | re.IGNORECASE)
+LARGE = re.compile(r"^a=x-max-packet-size:.*\r\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class Path:
 
     delay: float = 0.0  # seconds, one way
     loss: float = 0.0  # share of datagrams, each way
+    common: bool = False  # our peers do not know of each other that they take large packets, as others do not say
 
     @property
     def direct(self) -> bool:
@@ -95,9 +97,12 @@ def measure(kind: str, *, seconds: float, size: int, path: Path) -> Figures:
         sender = stack.enter_context(child(kind, "send", seconds, size))
         receiver = stack.enter_context(child(kind, "receive", seconds, size))
         offer = sender.hear()["sdp"]
+        if path.common:
+            offer = LARGE.sub("", offer)
         if path.direct:
             receiver.tell(sdp=offer)
-            sender.tell(sdp=receiver.hear()["sdp"])
+            answer = receiver.hear()["sdp"]
+            sender.tell(sdp=LARGE.sub("", answer) if path.common else answer)
         else:
             wire = stack.enter_context(child("relay", path.delay, path.loss))
             ports = wire.hear()["ports"]

@@ -289,6 +289,15 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
     "check_token": _tokens,
     "check_vp8": lambda: [VP8],
     "check_vp9": lambda: [b"\xaa\x81\x23\x20\x01\x18\x01\x40\0\xf0"],
+    "check_deflate_offers": lambda: [
+        b"permessage-deflate; client_max_window_bits",
+        b'permessage-deflate; server_max_window_bits="12"; client_max_window_bits=12, permessage-deflate',
+    ],
+    "check_deflated_frames": lambda: [
+        # "Hello", as RFC 7692 has it in sections 7.2.3.1 (two fragments) and 7.2.3.4 (a final block)
+        b"\x41\x83\0\0\0\0\xf2\x48\xcd\x80\x84\0\0\0\0\xc9\xc9\x07\x00",
+        b"\xc1\x88\0\0\0\0\xf3\x48\xcd\xc9\xc9\x07\x00\x00\x89\x80\0\0\0\0",
+    ],
     "check_websocket": lambda: [b"\x81\x85\0\0\0\0hello\x88\x82\0\0\0\0\x03\xe8"],
     "check_worker_messages": worker_scripts,
 }

@@ -100,6 +100,21 @@ def test_the_speaker_is_told(pair: tuple[Page, Page]) -> None:
     wait(bob, "seen.speakers.some((names) => names.includes('alice'))")
 
 
+def test_signalling_is_compressed_as_the_browser_offers_it(browser: Browser, server: RunningServer) -> None:
+    page = open_client(browser, server)
+    tools = page.context.new_cdp_session(page)
+    answers: list[str] = []
+    tools.on(
+        "Network.webSocketHandshakeResponseReceived",
+        lambda event: answers.append(event["response"]["headers"].get("Sec-WebSocket-Extensions", "")),
+    )
+    tools.send("Network.enable")
+    join(page, server, "alice", "compressed")
+    page.evaluate("room.localParticipant.setMicrophoneEnabled(true)")  # each side has said something long
+    assert answers == ["permessage-deflate; server_no_context_takeover; client_no_context_takeover"]
+    page.context.close()
+
+
 def test_a_lost_signalling_connection_is_resumed(pair: tuple[Page, Page]) -> None:
     alice, bob = pair
     alice.evaluate("room.localParticipant.enableCameraAndMicrophone()")

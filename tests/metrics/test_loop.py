@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         ("triosfu.net.udp.UdpMux._flush_when_asked", "udp"),
         ("trio._highlevel_serve_listeners._run_handler", "connection"),
         ("trio._highlevel_serve_listeners._serve_one_listener", "listener"),
-        ("trio_websocket._impl.WebSocketConnection._reader_task", "websocket"),
         ("triosfu.net.websocket.WebSocket._run", "websocket"),
         ("triosfu.server.until_signalled.run_until_signalled", "server"),
         ("<TrioToken>", "other"),

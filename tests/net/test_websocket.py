@@ -61,6 +61,7 @@ class Raw:
         session: WebSocketHandler,
         limits: WebSocketLimits | None = None,
         *,
+        extensions: bytes = b"",
         more: bytes = b"",
         lockstep: bool = False,
     ) -> None:
@@ -69,7 +70,7 @@ class Raw:
         self.server = server_of(session, limits)
         self.received = b""
         self.served = trio.Event()
-        self._request = UPGRADE + more
+        self._request = (UPGRADE.removesuffix(b"\r\n") + extensions if extensions else UPGRADE) + more
         nursery.start_soon(self._serve, far)
 
     async def _serve(self, far: trio.abc.HalfCloseableStream) -> None:

@@ -34,7 +34,6 @@ FUNCTIONS: Final = {  # of tasks without a name of their own
     "trio._highlevel_serve_listeners": "listener",
     "triosfu.net.udp": "udp",
     "triosfu.net.websocket": "websocket",
-    "trio_websocket": "websocket",
     "triosfu": "server",
     "trio": "trio",
     "<init>": "trio",

@@ -27,6 +27,7 @@ HTTP_EVENTS: Final = (
     "connections_refused",
     "connections_lost",
     "websockets",
+    "websockets_deflated",
     "websocket_too_slow",
 )
 WHIP_EVENTS: Final = ("whip", "whep", "refused", "malformed")

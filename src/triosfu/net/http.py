@@ -317,6 +317,7 @@ class _Connection:
             await WebSocket(
                 self._stream,
                 key=request.headers["sec-websocket-key"],
+                extensions=request.headers.get("sec-websocket-extensions", ""),
                 leading=bytes(self._buffer),
                 limits=answer.limits,
                 counters=self._server.counters,

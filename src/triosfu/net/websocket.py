@@ -1,12 +1,12 @@
-"""One WebSocket on a connection whose upgrade request is already read (RFC 6455), by trio-websocket.
+"""One WebSocket on a connection whose upgrade request is already read (RFC 6455), by wsproto.
 
-    handler                     WebSocket                               trio-websocket          stream
+    handler                     WebSocket                               wsproto                 stream
     send_nowait(message) ──▶ queue (count, bytes) ──▶ writer ──▶ frames ──▶ outbox ──▶ writer ──▶ socket
-    receive()            ◀─────────────────────────── reader ◀── frames ◀───────────────────── socket
+    receive()            ◀── one message ◀─────────── reader ◀── frames ◀───────────────────── socket
 
-trio-websocket writes from several tasks, and a write that is cancelled in the middle of a frame corrupts the stream
-without a word. So it is given a stream whose `send_all` only appends to an outbox: whatever is cancelled, frames stay
-whole. One task, the writer, owns the socket; if its own write is cut short, the connection ends.
+Several tasks have something to write, and a write that is cancelled in the middle of a frame corrupts the stream
+without a word. So all of them only append whole frames to an outbox. One task, the writer, owns the socket; if its own
+write is cut short, the connection ends. Messages are compressed for clients that offer it: see `net.deflate`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
-import trio_websocket
-from wsproto.frame_protocol import FrameProtocol
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.utilities import generate_accept_token
 
 from triosfu.errors import TriosfuError
+from triosfu.net.deflate import Deflate
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -71,19 +73,30 @@ class WebSocket:
         stream: trio.abc.HalfCloseableStream,
         *,
         key: str,
+        extensions: str = "",
         leading: bytes = b"",
         limits: WebSocketLimits | None = None,
         counters: Counter[str],
     ) -> None:
-        """Wrap `stream`, whose client sent Sec-WebSocket-Key `key` and, after its request, the bytes `leading`."""
+        """Accept the request of `stream`, which had these Sec-WebSocket fields; the bytes `leading` came after it."""
         self._limits = limits or WebSocketLimits()
         self._counters = counters
-        self._wire = _Wire(stream, _request(key), leading, self._limits)
+        deflate = Deflate.accept_one_of(extensions, most=self._limits.message)
+        if deflate is not None:
+            counters["websockets_deflated"] += 1
+        self._protocol = Connection(ConnectionType.SERVER, [] if deflate is None else [deflate])
+        self._leading = leading
+        self._wire = _Wire(stream, self._limits)
+        self._wire.append(_accepted(key, deflate))
         self._queue: deque[str | bytes] = deque()
         self._queued_bytes = 0
         self._closing: tuple[int, str] | None = None
-        self._connection: trio_websocket.WebSocketConnection | None = None
-        self._opened = trio.Event()
+        self._ended = (ABNORMAL, "")  # what the client has closed with, or we, for its fault
+        self._taken, self._arrived = trio.open_memory_channel[str | bytes](1)
+        self._parts: list[str | bytes | bytearray] = []  # of the message that is arriving
+        self._size = 0  # of these, in bytes
+        self._ping = b""  # the payload of the last one
+        self._ponged = trio.Event()
         self._reading: trio.CancelScope | None = None
         # Shielded, so that a cancelled handler still gets its goodbye out; `close`, which `serve` always calls,
         # gives it its deadline.
@@ -127,15 +140,10 @@ class WebSocket:
         """
         while self._closing is None:
             with trio.CancelScope() as self._reading:
-                await self._opened.wait()
-                if self._connection is None:  # the client did not even wait for the handshake
-                    self.close(ABNORMAL)
-                    break
                 try:
-                    message: str | bytes = await self._connection.get_message()
-                except trio_websocket.ConnectionClosed as error:
-                    said = error.reason
-                    self.close(said.code if said else ABNORMAL, (said and said.reason) or "")
+                    message = await self._arrived.receive()
+                except trio.EndOfChannel:
+                    self.close(*self._ended)
                 else:
                     self._wire.unanswered = 0
                     return message
@@ -145,7 +153,8 @@ class WebSocket:
     async def serve(self, handler: WebSocketHandler) -> None:
         """Call `handler` with this WebSocket, once and in any case, and close after it.
 
-        The handshake goes on meanwhile: if the client is gone, the handler finds out when it receives. Returns when
+        The answer to the client's request goes out meanwhile: if the client is gone, the handler finds out when it
+        receives. Returns when
         nothing is left of the connection, at most 250 ms after the handler is done. Cancelled, it has done the same:
         the handler is cancelled, and what is queued, and a close frame, have 250 ms to get out.
         """
@@ -175,116 +184,138 @@ class WebSocket:
                 await self._wire.finish(self._limits.flush)
         finally:
             self._wire.over = True
-            self._opened.set()
+            self._taken.close()
             await trio.aclose_forcefully(self._wire.stream)
 
     async def _converse(self) -> None:
-        """Shake hands, then write until the conversation is over and all of it is in the outbox."""
+        """Read, write and ping until the conversation is over and all of it is in the outbox."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, nursery.cancel_scope)
-            request = await trio_websocket.wrap_server_stream(
-                nursery, self._wire, max_message_size=self._limits.message, receive_buffer_size=READ_SIZE
-            )
-            self._connection = connection = await request.accept()
-            self._opened.set()
-            self._wire.wake()
-            # Data must move for a vanished client's connection to break. Unless there is a deadline, a ping that is not
-            # answered is neither repeated nor held against the client: the kernel gives such a connection up.
-            with contextlib.suppress(trio_websocket.ConnectionClosed):
-                while True:
-                    await trio.sleep(self._limits.ping_interval)
-                    with trio.move_on_after(self._limits.pong_deadline) as patience:
-                        await connection.ping()
-                    if patience.cancelled_caught:
-                        self._counters["pings_unanswered"] += 1
-                        self.close(GOING_AWAY, "ping not answered")
-                        await trio.sleep_forever()  # `close` has set the deadline
+            nursery.start_soon(self._read)
+            await self._keep_alive()
+
+    async def _keep_alive(self) -> None:
+        """Send pings: data must move for a vanished client's connection to break.
+
+        Unless there is a deadline, a ping that is not answered is neither repeated nor held against the client: the
+        kernel gives such a connection up.
+        """
+        number = 0
+        while True:
+            await trio.sleep(self._limits.ping_interval)
+            number += 1
+            self._ping, self._ponged = number.to_bytes(4, "big"), trio.Event()
+            self._say(Ping(payload=self._ping))
+            with trio.move_on_after(self._limits.pong_deadline) as patience:
+                await self._ponged.wait()
+            if patience.cancelled_caught:
+                self._counters["pings_unanswered"] += 1
+                self.close(GOING_AWAY, "ping not answered")
+                return  # `close` has set the deadline
+
+    async def _read(self) -> None:
+        """Take what the client says, to its end. What comes after a message waits until that one is received."""
+        with self._taken:
+            data = self._leading or await self._wire.read()
+            while data:
+                self._protocol.receive_data(data)
+                for event in self._protocol.events():
+                    if isinstance(event, TextMessage | BytesMessage):
+                        await self._take(event)
+                    elif isinstance(event, Ping):
+                        self._say(event.response())
+                    elif isinstance(event, Pong) and event.payload == self._ping:
+                        self._ponged.set()
+                    elif isinstance(event, CloseConnection):
+                        self._end(event.code, event.reason or "")
+                    if self._wire.over:
+                        return
+                data = await self._wire.read()
+
+    async def _take(self, event: TextMessage | BytesMessage) -> None:
+        part = event.data
+        self._size += len(part.encode()) if isinstance(part, str) and not part.isascii() else len(part)
+        if self._size > self._limits.message:
+            self._end(MESSAGE_TOO_BIG, "message too big")
+            return
+        if part:
+            self._parts.append(part)
+        if event.message_finished:
+            parts, self._parts, self._size = self._parts, [], 0
+            empty: str | bytes = "" if isinstance(event, TextMessage) else b""
+            await self._taken.send(empty.join(parts))  # type: ignore[arg-type]  # all are of one kind
+
+    def _end(self, code: int, reason: str) -> None:
+        """The client has closed, or has made a mistake that ends this: answer with the same code, and read no more."""
+        self._ended = (code, reason)
+        self._say(CloseConnection(code=code, reason=reason))
+        self._wire.end()
+
+    def _say(self, event: Event) -> None:
+        """Put a frame into the outbox, unless nothing may follow what is there."""
+        if not self._wire.over and self._protocol.state in {ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING}:
+            self._wire.append(self._protocol.send(event))
 
     async def _write(self, conversation: trio.CancelScope) -> None:
         while not self._wire.over:
-            connection = self._connection
-            if connection is not None:
-                await self._frame(connection)
-                if self._closing is not None and not self._queue:
-                    if connection.closed is None:  # else trio-websocket has answered or sent a close frame already
-                        code, reason = self._closing
-                        self._wire.append(bytes(FrameProtocol(client=False, extensions=[]).close(code, reason)))
-                    break
+            self._frame()
+            if self._closing is not None and not self._queue:
+                code, reason = self._closing
+                self._say(CloseConnection(code=code, reason=reason))
+                break
             await self._wire.flush()
-            if connection is None or not self._queue:
+            if not self._queue:
                 await self._wire.wait()
         conversation.cancel()
 
-    async def _frame(self, connection: trio_websocket.WebSocketConnection) -> None:
+    def _frame(self) -> None:
         """Move queued messages to the outbox, about one write's worth."""
-        with contextlib.suppress(trio_websocket.ConnectionClosed):
-            while self._queue and self._wire.size < WRITE_SIZE:
-                message = self._queue.popleft()
-                self._queued_bytes -= len(message)
-                await connection.send_message(message)
+        while self._queue and self._wire.size < WRITE_SIZE:
+            message = self._queue.popleft()
+            self._queued_bytes -= len(message)
+            self._say(TextMessage(data=message) if isinstance(message, str) else BytesMessage(data=message))
 
 
-class _Wire(trio.abc.Stream):
-    """What trio-websocket takes for the connection: it replays the request, and keeps what is written whole."""
+class _Wire:
+    """The connection's stream: frames are appended whole, and one task writes them."""
 
-    def __init__(
-        self, stream: trio.abc.HalfCloseableStream, request: bytes, leading: bytes, limits: WebSocketLimits
-    ) -> None:
+    def __init__(self, stream: trio.abc.HalfCloseableStream, limits: WebSocketLimits) -> None:
         self.stream = stream
         self.over = False  # nothing more is read or accepted for writing
         self.size = 0  # bytes in the outbox
         self.unanswered = 0  # bytes read since the handler last took a message
-        self._request = request
-        self._leading = leading
         self._limits = limits
-        self._accepted = trio.Event()
         self._outbox: list[bytes] = []
         self._stirred = trio.Event()
         self._broken = False
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._request:
-            await trio.lowlevel.checkpoint()
-            data, self._request = self._request, b""
-            return data
-        # wsproto drops what arrives between the request and its acceptance.
-        await self._accepted.wait()
-        if self._leading:
-            data, self._leading = self._leading, b""
-            return data
+    async def read(self) -> bytes:
+        """Wait for bytes; b"" when there will be none."""
         if self.over:
-            raise trio.ClosedResourceError
+            return b""
         try:
-            data = bytes(await self.stream.receive_some(max_bytes))
+            data = bytes(await self.stream.receive_some(READ_SIZE))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._break()
-            raise
+            return b""
         self.unanswered += len(data)
         # Empty fragments and pings carry no message, so the message limit does not see them.
         if not data or self.unanswered > 4 * self._limits.message:
-            self._end()
+            self.end()
             return b""
         return data
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self.over:
-            raise trio.BrokenResourceError
-        self._accepted.set()
-        self.append(bytes(data))
-        if self.size > self._limits.queue_bytes + self._limits.message:  # pongs, to a client that reads none
-            self._break()
-        await trio.lowlevel.checkpoint()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        self._end()
-        await trio.lowlevel.checkpoint()
-
     def append(self, data: bytes) -> None:
+        """Add a whole frame to what is to be written."""
         self._outbox.append(data)
         self.size += len(data)
+        if self.size > self._limits.queue_bytes + self._limits.message:  # pongs, to a client that reads none
+            self._break()
+        self.wake()
+
+    def end(self) -> None:
+        """Read nothing more; what is in the outbox is still written."""
+        self.over = True
         self.wake()
 
     def wake(self) -> None:
@@ -309,7 +340,7 @@ class _Wire(trio.abc.Stream):
                 await self.stream.send_all(data)
             self._broken = scope.cancelled_caught
         if self._broken:
-            self._end()
+            self.end()
 
     async def finish(self, seconds: float) -> None:
         """Write what is left, then let the client read it: closing with unread data would reset the connection."""
@@ -323,14 +354,12 @@ class _Wire(trio.abc.Stream):
 
     def _break(self) -> None:
         self._broken = True
-        self._end()
-
-    def _end(self) -> None:
-        self.over = True
-        self.wake()
+        self.end()
 
 
-def _request(key: str) -> bytes:
-    """An upgrade request that trio-websocket accepts, in place of the real one, whose target may be a megabyte long."""
-    head = "GET / HTTP/1.1\r\nHost: triosfu\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    return f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode("latin-1")
+def _accepted(key: str, deflate: Deflate | None) -> bytes:
+    """The answer to an upgrade request (RFC 6455, section 4.2.2)."""
+    token = generate_accept_token(key.encode("latin-1")).decode()
+    head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    extensions = "" if deflate is None else f"Sec-WebSocket-Extensions: {deflate.answer}\r\n"
+    return f"{head}Sec-WebSocket-Accept: {token}\r\n{extensions}\r\n".encode()

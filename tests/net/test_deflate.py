@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
@@ -122,6 +122,7 @@ def test_any_offer_is_declined_or_answered_as_asked(offers: str) -> None:
 TEXTS = st.text(max_size=50) | st.integers(0, 5000).map("ab".__mul__)
 
 
+@settings(max_examples=40)
 @given(TEXTS | TEXTS.map(str.encode), st.booleans(), st.integers(9, 15), st.integers(1, 50), st.integers(1, 4))
 def test_what_zlib_has_compressed_is_read_in_any_fragments(
     said: str | bytes, final: bool, bits: int, piece: int, fragments: int

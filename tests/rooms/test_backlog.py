@@ -11,7 +11,7 @@ from tests.rooms.test_between_rooms import come
 from tests.rooms.test_lifetimes import running
 from tests.rooms.test_resuming import Channel
 from triosfu.rooms.backlog import CROWDED, LOOK, MEASURED, Drain
-from triosfu.rooms.data import LOSSY, RELIABLE
+from triosfu.rooms.session_shape import LOSSY, RELIABLE
 from triosfu.rooms.settings import RoomSettings
 from triosfu.rooms.transfer import move_to
 

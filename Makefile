@@ -29,7 +29,7 @@ help:
 run: .make/package
 	$(BIN)/triosfu run --dev $(ARGS)
 
-# A process for each core shares the tests, in their order; those with real clients come last, in one process.
+# A process for each core shares the tests, and one more begins with those that have real clients (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS)
 
 # pytest comes last, so that its closing line does.

@@ -6,6 +6,7 @@ They are if pytest is called with `--numprocesses=auto`, as `make test` does.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ REAL = ("tests/clients/", "tests/conformance/")  # clients
 HERE = Path(__file__).parent
 FOLDERS = {HERE.parent / folder for folder in REAL}
 ARTIFACTS = HERE / "artifacts"
+MODEST = 10  # how nice a process is that has no real clients
 
 # How long an example takes says something about the machine, and nothing about the code.
 settings.register_profile("suite", deadline=None)
@@ -33,28 +35,44 @@ settings.load_profile("suite")
 
 
 class ClientsTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist publishes no types
-    """Each test goes to whichever process is free; those with real clients by the file, when the others are done."""
+    """Each test goes to whichever process is free; those with real clients all to one, from the beginning."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0] if nodeid.startswith(REAL) else nodeid
+        return "real clients" if nodeid.startswith(REAL) else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """The tests of one file share a server, and each process has a network of its own."""
+    """Real clients wait for each other much of the time, and a process of theirs leaves room for the other tests."""
     config.option.loadscopereorder = False
     return ClientsTogether(config, log)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process for each core, and one for the real clients."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave the machine to real clients, which have deadlines, where other tests have processes of their own."""
+    if os.environ.get("PYTEST_XDIST_WORKER") and item.get_closest_marker("clients") is None and not os.nice(0):
+        os.nice(MODEST)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark those with real clients, and run them last: from then on the process has a network of its own."""
+    """Mark those with real clients. They run last: from then on the process has a network of its own.
+
+    If several processes share the tests, they come first, and one process begins with them.
+    """
     ours = [item for item in items if not FOLDERS.isdisjoint(item.path.parents)]
     for item in ours:
         item.add_marker(pytest.mark.clients)
         # Real clients, in real time, on machines that others use too: one that was starved may try once more, and the
         # summary tells that it did.
         item.add_marker(pytest.mark.flaky(reruns=1))
-    items[:] = [item for item in items if FOLDERS.isdisjoint(item.path.parents)] + ours
+    others = [item for item in items if FOLDERS.isdisjoint(item.path.parents)]
+    items[:] = ours + others if os.environ.get("PYTEST_XDIST_WORKER") else others + ours
 
 
 @pytest.fixture(scope="session")

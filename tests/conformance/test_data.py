@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -124,7 +125,9 @@ def test_a_data_track_reaches_also_who_comes_late(pair: Meeting) -> None:
                 "data_track_published",
                 lambda track, name=name: reading.add(asyncio.ensure_future(read(name, track))),
             )
-        track = await pair.alice.room.local_participant.publish_data_track(name="pose")
+        track = await pair.alice.room.local_participant.publish_data_track(
+            name=f"pose {time.monotonic_ns()}"
+        )  # unlike that of a first try
         large = LARGE[:40_000]  # many packets
 
         async def push(*names: str) -> None:
@@ -134,9 +137,9 @@ def test_a_data_track_reaches_also_who_comes_late(pair: Meeting) -> None:
                 await asyncio.sleep(0.05)
 
         async with leaving((carol,)):
-            await asyncio.wait_for(push("bob"), 10)
+            await asyncio.wait_for(push("bob"), 20)
             await pair.join(carol)
-            await asyncio.wait_for(push("bob", "carol"), 10)
+            await asyncio.wait_for(push("bob", "carol"), 20)
             assert set(frames["carol"]) == {b"small", large}
             gone: list[str] = []
             pair.bob.room.on("data_track_unpublished", gone.append)

@@ -84,3 +84,33 @@ async def test_what_was_held_up_stays_in_the_room_that_its_sender_leaves(autojum
         await trio.sleep(2 * MEASURED)
         assert came(there) == [(4, alice.sid)]
         assert len(here.sent) == 3
+
+
+async def test_what_waits_for_a_missing_message_stays_in_the_room_that_its_sender_leaves(
+    autojump_clock: MockClock,
+) -> None:
+    async with running(RoomSettings()) as rooms:
+        (alice, _), (bob, _), (carol, _) = [
+            await come(rooms, identity, room) for identity, room in (("alice", "one"), ("bob", "one"), ("carol", "two"))
+        ]
+        hers, here, there = Channel(RELIABLE), Channel(RELIABLE), Channel(RELIABLE)
+        for reader, reliable in ((bob, here), (carol, there)):
+            for channel in (reliable, Channel(LOSSY)):
+                reader.peer_channel_opened(reader.shape.primary, channel)  # type: ignore[arg-type]
+
+        def say(number: int) -> None:
+            data = models.DataPacket(user=models.UserPacket(payload=b"x"), sequence=number).SerializeToString()
+            alice.data.receive(hers, data)  # type: ignore[arg-type]
+
+        def came(to: Channel) -> list[int]:
+            return [models.DataPacket.FromString(data).sequence for data in to.sent]
+
+        say(1)
+        alice.data.expect_repeats()
+        say(3)
+        assert came(here) == [1]
+        await move_to(rooms, alice, "two", create=False)
+        assert came(here) == [1, 3]
+        say(2)
+        say(4)
+        assert came(there) == [4]

@@ -16,6 +16,7 @@ from tests.cancel.scenarios import Scenario, Scene, alice_in
 from tests.support.client import Client, join
 from tests.support.side import LIMIT
 from tests.support.steps import (
+    CONFIG,
     D_FLUSH,
     QUICK,
     SECOND,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from tests.cancel.stops import Stop
     from tests.support.steps import AtStep, Running
+    from triosfu.config import Config
     from triosfu.rooms.participant import Participant
     from triosfu.server import Server
 
@@ -74,7 +76,7 @@ async def check_within_a_server(scenario: Scenario, stop: Stop, numbers: Iterabl
 
                     def target(scene: Scene = scene) -> Callable[[], object] | None:
                         nonlocal alice
-                        alice = alice or alice_in(server)
+                        alice = alice_in(server) or alice
                         return stop.find(run, alice) if scene.begun or not scenario.joined else None
 
                     with stopping(run, number, target) as at:
@@ -87,6 +89,8 @@ async def check_within_a_server(scenario: Scenario, stop: Stop, numbers: Iterabl
                     elif stop.level == "connection":
                         await connection_ended(run, server, stop, alice)
                     await undisturbed(bob, carol)
+                    if (later := alice_in(server)) not in {None, alice}:  # who was on her way back when she was stopped
+                        later.close(Reason.PARTICIPANT_REMOVED)
                     if at.done and stop.level == "connection":
                         await session_ended(alice, at)
                     if scenario.elsewhere:
@@ -104,14 +108,16 @@ async def check_within_a_server(scenario: Scenario, stop: Stop, numbers: Iterabl
     return at_step
 
 
-async def check_server(scenario: Scenario, stop: Stop, numbers: Iterable[int]) -> int:
-    """The same for a server of its own each time, in which there is nobody but Alice and Bob."""
+async def check_server(
+    scenario: Scenario, stop: Stop, numbers: Iterable[int], *, config: Config = CONFIG, within: float = SECOND
+) -> int:
+    """The same for a server of its own each time, in which there is nobody but Alice and Bob; it ends `within` that."""
     before = await settled(process)
     at_step = 0
     with plainly(lambda: f"{stop.name} at step {at_step} of {scenario.name}"), capture_logs() as logs:
         for number in numbers:
             scenes: list[Scene] = []
-            async with running() as run:
+            async with running(config) as run:
 
                 def target(run: Running = run, scenes: list[Scene] = scenes) -> Callable[[], object] | None:
                     begun = not scenario.joined or any(scene.begun for scene in scenes)
@@ -125,7 +131,7 @@ async def check_server(scenario: Scenario, stop: Stop, numbers: Iterable[int]) -
                         with trio.fail_after(LIMIT):
                             await race(at.fired.wait, over.wait)
                         run.leave.set()
-                        with trio.fail_after(SECOND):
+                        with trio.fail_after(within):
                             await run.ended.wait()
                         if not run.started.is_set():
                             nursery.cancel_scope.cancel()  # it waits for a server that never came

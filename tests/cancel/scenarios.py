@@ -8,30 +8,32 @@ To add one, write a function of a `Scene` and decorate it:
 
 It is stopped by everything in `tests/cancel/stops.py`, at every step that the server takes while it runs. Say
 `joined=False` if Alice is to be only joining when it begins, `single=False` if it needs a session of two peer
-connections, `elsewhere=True` if it takes her to the room ELSEWHERE, too, `levels` if not every stop concerns it, and
-`every=False` if each of its steps takes too long. What must end by itself when the session does, such as a writer, goes
-into `scene.background`.
+connections, `elsewhere=True` if it may leave a room behind (ELSEWHERE, or her own, made anew), `levels` if not every
+stop concerns it, and `every=False` if each of its steps takes too long. What must end by itself when the session does,
+such as a writer, goes into `scene.background`.
 """
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import trio
 from livekit.protocol import models
 from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest
 
 from tests.agents.worker import worker
 from tests.support.client import LOSSY, RELIABLE
-from tests.support.whip import WhipClient
+from tests.support.steps import QUICK
+from tests.support.whip import WhipClient, request
 from triosfu.errors import PeerGone
 from triosfu.rooms.transfer import forward_to, move_to
+from triosfu.tokens import VideoGrant
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    import trio
 
     from tests.support.client import Client
     from triosfu.peer import DataChannel
@@ -73,7 +75,7 @@ class Scenario:
     every: bool  # whether some of the stops come at every step in each run of the tests
     levels: frozenset[str]  # of the stops that concern it
     http: Literal["", "whip", "whep"] = ""  # how she signals, if not by WebSocket
-    elsewhere: bool = False  # whether she comes to another room
+    elsewhere: bool = False  # whether it may leave a room behind
 
 
 SCENARIOS: list[Scenario] = []
@@ -226,6 +228,64 @@ async def resume(scene: Scene) -> None:
     assert scene.participant is before
     await alice.say(b"she is back", to=bob)
     await bob.say(b"welcome back", to=alice)
+
+
+@scenario(elsewhere=True, levels=LEVELS - {"connection"})
+async def reconnect(scene: Scene) -> None:
+    """Her signalling is lost, and she starts over: a new session takes the place of the one that waits for her."""
+    alice, bob = scene.alice, scene.bob
+    before = scene.participant
+    await alice.drop()
+    again = await alice.start_over(scene.server, settings=QUICK)
+    await again.ready()
+    assert before.closed
+    await again.play(b"her track is back", to=bob)
+    await bob.say(b"welcome back", to=again)
+
+
+@scenario(elsewhere=True, levels=LEVELS - {"connection"})
+async def calls(scene: Scene) -> None:
+    """A backend makes a room, changes her, mutes her, sends her data, asks something of her; each call is answered."""
+    alice, room = scene.alice, scene.participant.room.name
+    her, statuses, over = {"room": room, "identity": "alice"}, list[int](), trio.Event()
+    wishes: tuple[tuple[str, dict[str, object]], ...] = (
+        ("CreateRoom", {"name": ELSEWHERE}),
+        ("UpdateParticipant", {**her, "metadata": "changed"}),
+        ("MutePublishedTrack", {**her, "track_sid": alice.sid(), "muted": True}),
+        ("SendData", {"room": room, "data": "aGVsbG8=", "destination_identities": ["alice"]}),
+        ("PerformRpc", {"room": room, "destination_identity": "alice", "method": "add", "payload": "1 + 1"}),
+        ("DeleteRoom", {"room": ELSEWHERE}),
+    )
+    grant = VideoGrant(room_create=True, room_admin=True, room=room)
+    token = scene.server.create_token(identity="", room=room, video=grant)
+
+    async def backend() -> None:
+        headers = {"Authorization": f"Bearer {token}", "Content_Type": "application/json"}
+        with suppress(
+            OSError, trio.BrokenResourceError, IndexError
+        ):  # the server has gone, before or while it is asked
+            for method, fields in wishes:
+                target = f"/twirp/livekit.RoomService/{method}"
+                answer = await request(scene.server.port, "POST", target, json.dumps(fields), **headers)
+                statuses.append(answer.status)
+        over.set()
+
+    scene.background.start_soon(backend)
+    await alice.until(lambda: bool(asked_of(alice)))
+    (asked,) = asked_of(alice)
+    for packet in (
+        models.DataPacket(rpc_ack=models.RpcAck(request_id=asked)),
+        models.DataPacket(rpc_response=models.RpcResponse(request_id=asked, payload="2")),
+    ):
+        await alice.publisher.channels[RELIABLE].send(packet.SerializeToString())
+    await over.wait()
+    assert statuses == [200] * len(wishes)
+
+
+def asked_of(client: Client) -> list[str]:
+    """The ids of what the server has called the client for."""
+    packets = [models.DataPacket.FromString(data) for _, data, _ in client.subscriber.messages]
+    return [packet.rpc_request.id for packet in packets if packet.HasField("rpc_request")]
 
 
 @scenario(joined=False, http="whip")

@@ -19,6 +19,7 @@ from triosfu.peer.waiting import WaitingPlace
 from triosfu.rooms.deadlines import Deadlines
 from triosfu.rooms.participant import Participant
 from triosfu.rooms.room import Room
+from triosfu.rooms.server_calls import ServerCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +110,22 @@ def a_room_that_ends_with_one_of_its_members(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Room, "left", ends)
 
 
+def a_call_to_one_who_is_gone(patch: pytest.MonkeyPatch) -> None:
+    """The server waits for the answer of a participant that has left."""
+    patch.setattr(ServerCalls, "left", lambda *_: None)
+
+
+def a_session_that_is_not_replaced(patch: pytest.MonkeyPatch) -> None:
+    """Who starts over leaves her former session behind."""
+    close = Participant.close
+
+    def closes(self: Participant, *arguments: object, **options: object) -> None:
+        if not options.get("replaced"):
+            close(self, *arguments, **options)  # type: ignore[arg-type]
+
+    patch.setattr(Participant, "close", closes)
+
+
 @pytest.mark.parametrize(
     ("mutant", "pair", "found"),
     [
@@ -119,6 +136,8 @@ def a_room_that_ends_with_one_of_its_members(patch: pytest.MonkeyPatch) -> None:
         (a_connection_that_stays_when_cancelled, ("join", "publisher cancelled"), ""),
         (a_deadline_that_stays_armed, ("leave", "participant closed"), ""),
         (a_room_that_ends_with_one_of_its_members, ("join", "participant closed"), ""),
+        (a_call_to_one_who_is_gone, ("calls", "participant closed"), ""),
+        (a_session_that_is_not_replaced, ("reconnect", "participant closed"), "server's tasks"),
     ],
     ids=lambda one: getattr(one, "__name__", None),
 )

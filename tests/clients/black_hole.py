@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import math
+import socket
 import statistics
 import subprocess
 import sys
@@ -274,16 +275,22 @@ def names(task: dict[str, Any]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def hole(logs: Path) -> Iterator[Hole]:
-    """A switch, a server at it, and somebody in its room. For a process that is in a network of its own."""
-    with tempfile.TemporaryDirectory() as directory, switch():
+    """A switch, a server at it, and somebody in its room. For a process that is in a network of its own.
+
+    The backend that the server tells of all this is a black hole itself: it takes connections, and never says anything.
+    """
+    with tempfile.TemporaryDirectory() as directory, switch(), socket.create_server(("127.0.0.1", 0)) as backend:
         admin = Path(directory) / "admin.sock"
-        options = ("--admin-socket", str(admin))
+        url = f"http://127.0.0.1:{backend.getsockname()[1]}/"
+        config = f"webhook: {{api_key: devkey, urls: ['{url}']}}"
+        options = ("--admin-socket", str(admin), "--config-body", config)
         with running_server(logs / "black_hole_server.log", *options, port=PORT, host=SERVER) as server:
             opened = Hole(server, admin, logs)
             try:
                 yield opened
             finally:
                 opened.stays.end()
+                backend.close()  # or the server would spend its whole grace on it
 
 
 def batches(clients: int, size: int = 10) -> Iterator[list[Victim]]:

@@ -85,9 +85,9 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def open_client(browser: Browser, server: RunningServer) -> Page:
+def open_client(browser: Browser, server: RunningServer, *, user_agent: str | None = None) -> Page:
     """A page with livekit-client, on an origin that has devices."""
-    page = browser.new_context().new_page()
+    page = browser.new_context(user_agent=user_agent).new_page()
     page.on("console", lambda message: print(f"console: {message.text}"))  # noqa: T201  for the report of a failure
     page.goto(f"{server.http}/")
     page.add_script_tag(path=SDK)

@@ -115,6 +115,20 @@ def test_signalling_is_compressed_as_the_browser_offers_it(browser: Browser, ser
     page.context.close()
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_a_page_is_told_what_its_browser_does_badly(server: RunningServer, browser: Browser, *, single: bool) -> None:
+    """By its User-Agent: livekit-client says nothing of it."""
+    firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0"
+    for agent, disabled in ((firefox, ["video/H264"]), (None, [])):
+        page = open_client(browser, server, user_agent=agent)
+        join(page, server, "alice", f"devices-{single}", singlePeerConnection=single)
+        told = "(room.engine.clientConfiguration?.disabledCodecs?.publish ?? []).map((codec) => codec.mime)"
+        assert page.evaluate(told) == disabled
+        usual = page.evaluate("room.localParticipant.enabledPublishVideoCodecs.map((codec) => codec.mime)")
+        assert ("video/H264" in usual) is not bool(disabled)
+        page.context.close()
+
+
 def test_a_lost_signalling_connection_is_resumed(pair: tuple[Page, Page]) -> None:
     alice, bob = pair
     alice.evaluate("room.localParticipant.enableCameraAndMicrophone()")

@@ -441,3 +441,31 @@ def test_an_abort_lets_go_of_what_was_queued_at_once() -> None:
         assert sys.getrefcount(data) <= before + 1, "but for the one that is being sent"
     finally:
         gc.enable()
+
+
+def test_a_channel_that_was_opened_and_closed_before_the_last_ones_end_was_confirmed_ends_as_well() -> None:
+    """Both use one stream, and the answer to our reset is lost: what comes of the second channel has to wait."""
+    network, left, right = connected()
+    first = left.open("first", now=network.now)
+    network.run(until=2.0)
+    lost: list[bytes] = []
+
+    def swallow(data: bytes, _now: float) -> bool:
+        resets = any(isinstance(chunk, ReConfig) for chunk in Packet.parse(data).chunks)
+        if resets and not lost and not left.channels():
+            lost.append(data)  # the answer to the reset of the right side
+            return True
+        return False
+
+    network.paths[0].swallow = swallow
+    left.close(first, network.now)
+    network.run(until=2.15)
+    assert lost
+    second = left.open("second", now=network.now)
+    assert left._channels[second].stream_id == 0
+    left.close(second, network.now)
+    network.run(until=20.0)
+    ids = [[event.id for event in events if isinstance(event, ChannelClosed)] for events in network.events]
+    assert ids == [[first, second], [0, 1]]
+    assert not left._by_stream
+    assert not right._by_stream

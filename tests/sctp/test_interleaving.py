@@ -215,6 +215,30 @@ def test_a_skipped_message_is_let_go_of_and_those_behind_it_are_delivered() -> N
     assert inbound.held == 0, "of a message that has been skipped"
 
 
+def test_what_comes_late_of_an_unordered_message_that_was_skipped_is_not_kept() -> None:
+    """The peer's new cumulative TSN may lie in the middle of it, if a message of another stream is between."""
+    inbound, events = receiver()
+    inbound.receive(IData(BEGIN | UNORDERED, 0, 1, 7, 53, b"lost"))
+    inbound.receive(IData(BEGIN, 1, 2, 0, 53, b"an"))
+    inbound.receive_forward(IForwardTsn(2, ((1, True, 7),)))
+    before = inbound.held
+    inbound.receive(IData(END | UNORDERED, 4, 1, 7, 2, b"late"))
+    assert inbound.held == before
+    inbound.receive(IData(END, 3, 2, 0, 1, b"other"))
+    assert events == [Message(2, 53, b"another")]
+    assert inbound.held == 0
+    inbound.receive(IData(BEGIN | UNORDERED, 5, 1, 8, 53, b"the "))
+    inbound.receive(IData(END | UNORDERED, 6, 1, 8, 1, b"next"))
+    assert events[1:] == [Message(1, 53, b"the next")]
+    far = 8 + (1 << 20)
+    inbound.receive(IData(BEGIN | END | UNORDERED, 7, 1, far, 53, b"whole"))
+    inbound.receive(IData(BEGIN | UNORDERED, 8, 1, far + 1, 53, b"much "))
+    inbound.receive(IData(END | UNORDERED, 9, 1, far + 1, 1, b"later"))
+    assert not inbound._interleaved._skipped, "MIDs come round some time"
+    inbound.reset(1)
+    assert inbound.held == 0
+
+
 def test_a_stream_that_is_reset_counts_from_zero_again() -> None:
     network = established(settings=FULL)
     left, right = both(network)

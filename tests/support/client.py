@@ -26,6 +26,9 @@ from triosfu.sdp.sections import Sender
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from trio import TaskStatus
 
     from triosfu.peer import PeerSettings
     from triosfu.server import Server
@@ -192,6 +195,13 @@ class Client:
             partial(self.converse, server, self._room, resuming=True), name=f"client {self.identity}"
         )
 
+    async def start_over(self, server: Server, *, settings: PeerSettings | None = None) -> Client:
+        """Join anew under the same identity, with transports of its own; the session before is left as it is."""
+        assert self.nursery is not None
+        joining = partial(join, server, self.identity, room=self._room, single=self.single, settings=settings)
+        again: Client = await self.nursery.start(_live, joining)
+        return again
+
     @property
     def sounds(self) -> set[bytes]:
         """The payloads of all media received."""
@@ -301,6 +311,13 @@ def add_track(track: Sender) -> rtc.AddTrackRequest:
 def _response(frame: str | bytes) -> rtc.SignalResponse:
     assert isinstance(frame, bytes), "who sends binary frames gets binary ones"
     return rtc.SignalResponse.FromString(frame)
+
+
+async def _live(joining: Callable[[], AbstractAsyncContextManager[Client]], *, task_status: TaskStatus[Client]) -> None:
+    """A client that is there until it is cancelled."""
+    async with joining() as client:
+        task_status.started(client)
+        await trio.sleep_forever()
 
 
 @asynccontextmanager

@@ -70,6 +70,7 @@ class Channel:
         "by_peer",
         "deadline",
         "held",
+        "held_reset",
         "id",
         "lifetime",
         "max_retransmits",
@@ -103,6 +104,7 @@ class Channel:
         self.held: list[
             Message
         ] = []  # what arrived for the stream's next channel before our side's reset was confirmed
+        self.held_reset = False  # and so did that channel's end
 
     def info(self) -> ChannelInfo:
         """What may be known about it."""

@@ -359,6 +359,10 @@ class DataChannels:
         channel = self._by_stream.get(stream_id)
         if channel is None:
             return
+        if channel.peer_side_reset:
+            # Of the next channel on the stream, whose OPEN is held: it was closed before the answer to our reset came.
+            channel.held_reset = True
+            return
         channel.peer_side_reset = True
         if channel.state is not ChannelState.CLOSING:
             # Nobody reads what we still have for it.
@@ -450,9 +454,11 @@ class DataChannels:
         self._report(channel, "closed")
         if channel.stream_id is not None:
             del self._by_stream[channel.stream_id]
-        held, channel.held = channel.held, []
-        for message in held:
-            self._receive(message, now)
+            held, channel.held = channel.held, []
+            for message in held:
+                self._receive(message, now)
+            if channel.held_reset:
+                self._peer_reset(channel.stream_id, now)
 
     def _arm(self, channel: Channel, deadline: float) -> None:
         channel.deadline = deadline

@@ -255,6 +255,10 @@ class DataPort:
     def leave_room(self) -> None:
         """Forget what was held for the participant, and pass on what was held of it: both were said in this room."""
         self._backlog.leave_room()
+        # What is missing between these was said here as well: when it comes late, it is not for the other room either.
+        patient = self.gate.patient
+        self._pass_on(self.gate.settle())
+        self.gate.patient = patient
         self._held.clear()
         self._held_bytes = 0
 

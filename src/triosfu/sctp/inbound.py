@@ -164,6 +164,9 @@ class Inbound:
         if not unordered and mid != expected and not is_ahead(mid, expected, TSN_MASK):
             self.dropped += 1  # of a message that has been skipped
             return
+        if unordered and self._interleaved.is_skipped(stream_id, mid):
+            self.dropped += 1
+            return
         before = self._interleaved.held
         message = self._interleaved.add(chunk)
         self.held += self._interleaved.held - before

@@ -44,11 +44,12 @@ class Interleaved:
     `held` is what they take; who owns this bounds it. Each message is bounded here.
     """
 
-    __slots__ = ("_max_message_size", "_partial", "held")
+    __slots__ = ("_max_message_size", "_partial", "_skipped", "held")
 
     def __init__(self, *, max_message_size: int) -> None:
         self._max_message_size = max_message_size
         self._partial: dict[tuple[int, bool], dict[int, _Partial]] = {}
+        self._skipped: dict[int, int] = {}  # by stream, up to which MID unordered messages are abandoned
         self.held = 0
 
     def add(self, chunk: IData) -> tuple[int, bytes] | None:
@@ -91,9 +92,25 @@ class Interleaved:
     def skip(self, stream_id: int, mid: int, *, unordered: bool) -> None:
         """Let go of the messages up to `mid`: the peer has abandoned them."""
         self._drop_if((stream_id, unordered), lambda other: (mid - other) & TSN_MASK < 1 << 31)
+        if unordered:
+            self._skipped[stream_id] = mid
+
+    def is_skipped(self, stream_id: int, mid: int) -> bool:
+        """Is it a fragment of an unordered message that is abandoned, and came behind the news of that?
+
+        Other streams' fragments may lie between: then the peer's new cumulative TSN is in the middle of the message.
+        """
+        skipped = self._skipped.get(stream_id)
+        if skipped is None:
+            return False
+        ahead = (mid - skipped) & TSN_MASK
+        if 1 << 20 < ahead < 1 << 31:
+            del self._skipped[stream_id]  # of long ago: before MIDs come round again
+        return not 0 < ahead < 1 << 31
 
     def reset(self, stream_id: int) -> None:
         """Let go of all messages of the stream: it starts anew."""
+        self._skipped.pop(stream_id, None)
         for unordered in (False, True):
             self._drop_if((stream_id, unordered), lambda _mid: True)
 

@@ -13,6 +13,7 @@ from triosfu.rooms.configuration import overlaid, preset
 from triosfu.rooms.joining import Applicant, JoinOptions, JoinRefused
 from triosfu.rooms.permissions import Permission
 from triosfu.signalling.join_request import decode_join_request
+from triosfu.signalling.user_agent import fill_in
 
 if TYPE_CHECKING:
     from triosfu.net.http import Request
@@ -113,6 +114,7 @@ def _from_join_request(join: rtc.JoinRequest, request: Request) -> tuple[JoinOpt
     client = models.ClientInfo()
     client.CopyFrom(join.client_info)
     client.address = client_address(request)
+    fill_in(client, request.headers.get("user-agent", ""))
     options = JoinOptions(
         client=client,
         single=True,
@@ -151,6 +153,7 @@ def _from_query(request: Request) -> JoinOptions:
         client_protocol=_number(text("client_protocol")),
         capabilities=capabilities,
     )
+    fill_in(client, request.headers.get("user-agent", ""))
     return JoinOptions(
         client=client,
         single=False,

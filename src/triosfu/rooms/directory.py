@@ -62,7 +62,10 @@ class Rooms:
                 if self.settings.limits.bytes_per_second:
                     nursery.start_soon(self.throughput.run, self.services.tally, self, name="throughput")
                 task_status.started()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._draining = True  # before the last room has ended: from then on the nursery takes nobody
         finally:
             self.close()
             self._nursery = None

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from tests.support.network import Network, established
-from triosfu.sctp.core import Association, Ended, Message, State
+from tests.support.network import FULL, PLAIN, Network, established
+from triosfu.sctp.core import Association, Ended, Message, ResetDone, Settings, State
 from triosfu.sctp.wire import Data, ForwardTsn, Packet
 
 
@@ -118,6 +118,29 @@ def test_a_lost_forward_tsn_is_repeated() -> None:
     assert [m.data for m in network.of(1, Message)] == [b"kept"]
     assert forwards[0] == 4
     assert not left._connection.outbound.outstanding
+
+
+@pytest.mark.parametrize("settings", [PLAIN, FULL])
+@pytest.mark.parametrize("seed", range(20))
+def test_what_was_given_up_before_a_reset_is_not_taken_for_the_stream_that_begins_anew(
+    seed: int, settings: Settings
+) -> None:
+    network = established(seed, settings=settings)
+    left, _ = ends(network)
+    for path in network.paths:
+        path.loss, path.jitter = 0.4, 0.05
+    for _ in range(5):
+        left.send(1, bytes(5000), ppid=53, now=network.now, max_retransmits=0)
+    left.reset_stream(1, network.now)
+    for _ in range(60):
+        left.send(3, bytes(5000), ppid=53, now=network.now, max_retransmits=0)
+        network.run(until=network.now + 0.02)
+    network.run(until=20.0, done=lambda: bool(network.of(0, ResetDone)))
+    left.send(1, b"anew", ppid=53, now=network.now)
+    for path in network.paths:
+        path.loss = 0.0
+    network.run(until=network.now + 10.0)
+    assert Message(1, 53, b"anew") in network.of(1, Message)
 
 
 def test_silence_also_ends_an_association_that_only_has_abandoned_data() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 from triosfu.sctp.congestion import CongestionWindow
@@ -105,6 +106,7 @@ class Outbound:
         "_lost",
         "_measure_from",
         "_outstanding",
+        "_resets_after",
         "_rto",
         "_unit",
         "a_rwnd",
@@ -136,6 +138,7 @@ class Outbound:
         self._fast_packet = False  # the next packet of retransmissions ignores the congestion window
         self._forward_due = False
         self._forward_sent_at = -math.inf
+        self._resets_after: deque[int] = deque()  # the last TSNs ahead of resets of streams, not acknowledged yet
         self._measure_from = initial_tsn
         self.flight = 0  # bytes of chunks in flight, headers included
         self.in_flight = 0  # their number
@@ -158,6 +161,16 @@ class Outbound:
         self._unit = unit
         self._largest = unit - self._header
         self.congestion.resize(unit)
+
+    def reset_requested(self) -> None:
+        """The peer is asked to reset streams as soon as it has all that was sent before.
+
+        Until that is acknowledged no FORWARD-TSN goes beyond it: a peer that has performed the reset would take SSNs
+        from before it for those of the streams that have begun anew, and drop what comes on them.
+        """
+        last_tsn = self.next_tsn - 1
+        if last_tsn > self.cumulative and last_tsn not in self._resets_after:
+            self._resets_after.append(last_tsn)
 
     @property
     def outstanding(self) -> bool:
@@ -246,6 +259,9 @@ class Outbound:
         self.cumulative = cumulative
         self._advanced = max(self._advanced, cumulative)
         result.cumulative_moved = True
+        while self._resets_after and self._resets_after[0] <= cumulative:
+            self._resets_after.popleft()
+            self._forward_due = self._advanced > cumulative  # as the last one may have ended here
         self.congestion.cumulative_moved(cumulative)
 
     def _acknowledge_gaps(self, gaps: list[tuple[int, int]], result: Acknowledged) -> None:
@@ -359,12 +375,14 @@ class Outbound:
         if self._advanced <= self.cumulative:
             return None
         self._forward_sent_at = now
+        last = min([self._advanced, *self._resets_after])
+        tsns = range(self.cumulative + 1, last + 1)
         if self.interleaving:
-            return self._interleaved_forward((room - 8) // 8)
+            return self._interleaved_forward(tsns, (room - 8) // 8)
         most = (room - 8) // 4
         skipped: dict[int, int] = {}
         reached = self.cumulative
-        for tsn in range(self.cumulative + 1, self._advanced + 1):
+        for tsn in tsns:
             message = self._outstanding[tsn].message
             if not message.unordered:
                 if message.stream.id not in skipped and len(skipped) >= most:
@@ -373,10 +391,10 @@ class Outbound:
             reached = tsn
         return ForwardTsn(reached & TSN_MASK, tuple(skipped.items())).serialize()
 
-    def _interleaved_forward(self, most: int) -> bytes:
+    def _interleaved_forward(self, tsns: range, most: int) -> bytes:
         skipped: dict[tuple[int, bool], int] = {}
         reached = self.cumulative
-        for tsn in range(self.cumulative + 1, self._advanced + 1):
+        for tsn in tsns:
             message = self._outstanding[tsn].message
             key = (message.stream.id, message.unordered)
             if key not in skipped and len(skipped) >= most:

@@ -80,7 +80,10 @@ class Transmission:
             pieces: list[bytes] = []
             # Ahead of the replies, so that it shares a packet with the answer to the peer's own request.
             if self._reconfig.waiting:
-                self._request_reset(self._reconfig.request(outbound.next_tsn - 1), now)
+                request = self._reconfig.request(outbound.next_tsn - 1)
+                if request is not None:
+                    outbound.reset_requested()
+                    self._request_reset(request, now)
             room = packer.take_replies(pieces) if packer.replies else packer.unit
             if self.sack_due and room >= _ROOM_FOR_SACK:
                 room -= self._take_sack(pieces, inbound)

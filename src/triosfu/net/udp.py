@@ -31,6 +31,7 @@ from triosfu.net.batch import (
     batching_available,
     may_be_fragmented,
 )
+from triosfu.net.clock import Clock
 from triosfu.net.egress import Destination, Egress
 from triosfu.stun.wire import peek
 
@@ -114,6 +115,8 @@ class UdpMux:
         """Datagrams received and sent, batches, and drops by reason."""
         self.egress = Egress(self.counters)
         self.egress.wake = self._ask_for_flush
+        self.clock = Clock()
+        """Wakes the routes' tasks in time, while this mux is served."""
         self._flusher = trio.lowlevel.ParkingLot()
         self._routes: dict[Route, _Holdings] = {}
         self._by_ufrag: dict[str, Route] = {}
@@ -167,6 +170,7 @@ class UdpMux:
             for port in self._ports:
                 nursery.start_soon(self._receive, port, name=f"udp {port.local[0]}:{port.local[1]}")
             nursery.start_soon(self._flush_when_asked)
+            nursery.start_soon(self.clock.run, name="clock")
             try:
                 yield
             finally:

@@ -1,4 +1,4 @@
-"""Datagrams by the batch: recvmmsg and sendmmsg on memory that is laid out once.
+"""Datagrams by the batch: recvmmsg, and the memory for it and for sendmmsg (see `messages`), which is laid out once.
 
 cffi in ABI mode calls the C library that the process already has: no compiler, no extension module. Where those calls
 are missing, or when asked, the same memory is filled and sent by one plain socket call per datagram.
@@ -50,7 +50,7 @@ ffi.cdef("""
     int recvmmsg(int, struct mmsghdr *, unsigned int, int, void *);
     int sendmmsg(int, struct mmsghdr *, unsigned int, int);
 """)
-HEADER_WORDS = 8  # 64-bit words of a `struct mmsghdr`; msg_name is the first, msg_namelen in the second
+HEADER_WORDS = 8  # 64-bit words of a `struct mmsghdr`
 LENGTH_AT, HEADER_HALVES = 14, 16  # msg_len, counted in 32-bit words
 
 
@@ -102,22 +102,21 @@ class Arena:
     Of a large slot the system provides the pages that are used.
     """
 
-    __slots__ = ("_iovecs", "_size", "header_words", "headers", "iovec_words", "memory", "pointer", "slots")
+    __slots__ = ("_size", "headers", "iovec_words", "iovecs", "memory", "pointer", "slots")
 
     def __init__(self, slots: int, size: int = SLOT) -> None:
         self.slots, self._size = slots, size
         self.pointer: Pointer = ffi.new("char[]", slots * size)
         self.memory = memoryview(ffi.buffer(self.pointer)).cast("B")
-        self._iovecs = ffi.new("struct iovec[]", slots)
+        self.iovecs = ffi.new("struct iovec[]", slots)
         self.headers = ffi.new("struct mmsghdr[]", slots)
         for index in range(slots):
-            self._iovecs[index].iov_base = self.pointer + index * size
-            self._iovecs[index].iov_len = size
-            self.headers[index].msg_hdr.msg_iov = self._iovecs + index
+            self.iovecs[index].iov_base = self.pointer + index * size
+            self.iovecs[index].iov_len = size
+            self.headers[index].msg_hdr.msg_iov = self.iovecs + index
             self.headers[index].msg_hdr.msg_iovlen = 1
-        # The hot path writes these structures as arrays of words, which is three times faster than by field.
-        self.iovec_words = memoryview(ffi.buffer(self._iovecs)).cast("B").cast("Q")
-        self.header_words = memoryview(ffi.buffer(self.headers)).cast("B").cast("Q")
+        # The hot path writes lengths into an array of words, which is three times faster than by field.
+        self.iovec_words = memoryview(ffi.buffer(self.iovecs)).cast("B").cast("Q")
 
     def length(self, slot: int) -> int:
         """How many bytes of `slot` are to be sent."""
@@ -203,26 +202,6 @@ class PlainInbox:
             self.lengths.append(length)
             self.sources.append(pack((source[0], source[1])))
         return len(self.lengths)
-
-
-def send_batch(descriptor: int, arena: Arena, first: int, count: int, drops: Counter[str]) -> None:
-    """Send `count` slots from `first` on with as few sendmmsg as it takes. Never waits, never raises.
-
-    What a full socket buffer does not take is dropped, as the network would; a datagram with an error of its own is
-    dropped alone. Drops are counted by reason.
-    """
-    while count:
-        sent = libc.sendmmsg(descriptor, arena.headers + first, count, socket.MSG_DONTWAIT)
-        if sent < 0:
-            if ffi.errno == errno.EINTR:
-                continue
-            if ffi.errno in FULL:
-                drops["send_full"] += count
-                return
-            drops[send_error(ffi.errno)] += 1
-            sent = 1  # sendmmsg fails only for the first of what it was given
-        first += sent
-        count -= sent
 
 
 def may_be_fragmented(sock: DatagramSocket) -> None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from triosfu.errors import UsageError
 from triosfu.net.address import Address, family, pack
-from triosfu.net.batch import FULL, LARGEST, SLOT, Arena, ffi, send_batch, send_error, send_unfragmented
+from triosfu.net.batch import FULL, LARGEST, SLOT, Arena, ffi, send_error, send_unfragmented
+from triosfu.net.messages import Messages, segmentation_available
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ class Outlet(Protocol):
 class Destination:
     """A prepared remote address; made by `Egress.destination`, kept by whoever sends there."""
 
-    __slots__ = ("_sockaddr", "address", "name", "name_length", "outlet")
+    __slots__ = ("_sockaddr", "address", "name", "name_length", "outlet", "whole")
 
     def __init__(self, address: Address, outlet: Outlet) -> None:
         raw = pack(address)
@@ -52,6 +53,7 @@ class Destination:
         self._sockaddr = ffi.new("char[]", raw)
         self.name = int(ffi.cast("uintptr_t", self._sockaddr))
         self.name_length = len(raw)
+        self.whole = False  # the way there takes no messages that are to be cut into datagrams
 
 
 class Egress:
@@ -59,7 +61,8 @@ class Egress:
 
     def __init__(self, counters: Counter[str] | None = None) -> None:
         self._slots = Arena(SLOTS)
-        self._iovecs, self._headers = self._slots.iovec_words, self._slots.header_words
+        self._iovecs = self._slots.iovec_words
+        self._messages = Messages(self._slots)
         self._queued: list[Destination] = []  # one for each slot in use, from slot 0 on
         self._large: dict[int, bytes] = {}  # what is sent in place of a slot
         self._pinned: list[Pointer] = []  # holds these where they are
@@ -78,7 +81,7 @@ class Egress:
         """Send through `sock` what goes to addresses of its family; the first socket of a family is its default."""
         outlet: Outlet
         if batched:
-            outlet = _BatchedOutlet(sock, self._slots, self.counters)
+            outlet = _BatchedOutlet(sock, self._messages, self._queued, self.counters)
         else:
             outlet = _PlainOutlet(sock, self._slots, self.counters, self._queued, self._large)
         self._outlets.append((local, outlet))
@@ -115,9 +118,6 @@ class Egress:
         if offset != slot * SLOT or not 0 < length <= SLOT:
             raise UsageError("net: only the slot reserved last can be committed, with what fits it")
         self._iovecs[2 * slot + 1] = length
-        headers = self._headers
-        headers[8 * slot] = destination.name
-        headers[8 * slot + 1] = destination.name_length  # its other half is padding
         queued.append(destination)
         if not slot and not self.held:
             self.wake()
@@ -178,17 +178,24 @@ class Egress:
 class _BatchedOutlet:
     """A socket that sends with sendmmsg."""
 
-    def __init__(self, sock: DatagramSocket, slots: Arena, counters: Counter[str]) -> None:
+    def __init__(
+        self, sock: DatagramSocket, messages: Messages, queued: list[Destination], counters: Counter[str]
+    ) -> None:
         self._socket = sock
         self._descriptor = sock.fileno()
-        self._slots = slots
+        self._messages = messages
+        self._queued = queued
         self._counters = counters
+        self._segmented = segmentation_available(sock)
 
     def send(self, first: int, count: int) -> None:
         if self._descriptor < 0:
             self._counters["send_closed"] += count
             return
-        send_batch(self._descriptor, self._slots, first, count, self._counters)
+        slots = range(first, first + count)
+        self._segmented = self._messages.send(
+            self._descriptor, self._queued, slots, self._counters, segmented=self._segmented
+        )
 
     def probe(self, data: bytes, address: Address) -> None:
         if self._descriptor < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
@@ -180,8 +181,6 @@ class Attendee:
 
 def _candidate(init: str) -> str:
     """The candidate line in the JSON of a trickle message."""
-    import json
-
     return str(json.loads(init)["candidate"])
 
 

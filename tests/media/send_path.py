@@ -124,6 +124,7 @@ class Path:
             extensions=extensions,
         )
         self.ingress.receive_rtp(data, self.now)
+        self.ingress.forward(self.now)
         return self.sink.packets[before:]
 
     def report(self, layer: int, timestamp: int, *, ntp: float | None = None) -> None:

@@ -91,7 +91,7 @@ def test_a_packet_is_written_and_protected_in_its_slot(batched: bool) -> None:
         for packet in packets:
             offset = egress.reserve()
             egress.arena[offset : offset + len(packet)] = packet
-            egress.commit(offset, outbound.protect_in_place(egress.pointer + offset, len(packet)), destination)
+            egress.commit(offset, outbound.protect_in_place(egress.pointers[offset // SLOT], len(packet)), destination)
         egress.flush()
         inbox = BatchedInbox(peer) if batched else PlainInbox(peer)
         assert inbox.receive() == 3

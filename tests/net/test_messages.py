@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.net.test_egress import udp
-from triosfu.net import messages
+from triosfu.net import batch, messages
 from triosfu.net.batch import SLOT
 from triosfu.net.egress import SLOTS, Egress
 from triosfu.net.messages import MAX_SEGMENTS, segmentation_available
@@ -119,14 +119,14 @@ def test_a_run_that_is_refused_is_sent_singly_or_counted_as_a_whole(
     error: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel's refusals that cannot be had here: `sendmmsg` is told to refuse whatever is to be cut."""
-    real, tries = messages.libc, 0
+    real, tries = batch.libc, 0
 
     class Refusing:
         def sendmmsg(self, descriptor: int, headers: object, count: int, flags: int) -> int:
             nonlocal tries
             if headers[0].msg_hdr.msg_controllen:  # type: ignore[index]
                 tries += 1
-                messages.ffi.errno = error
+                batch.ffi.errno = error
                 return -1
             return int(real.sendmmsg(descriptor, headers, 1, flags))
 

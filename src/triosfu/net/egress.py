@@ -69,8 +69,8 @@ class Egress:
         self._outlets: list[tuple[Address, Outlet]] = []
         self.arena = self._slots.memory
         """All slots; a packet may be written from its offset on, `SLOT` bytes with the room for protection."""
-        self.pointer = self._slots.pointer
-        """The same memory as a cffi `char *`."""
+        self.pointers: list[Pointer] = [self._slots.pointer + slot * SLOT for slot in range(SLOTS)]
+        """The same memory as a cffi `char *` for each slot."""
         self.counters: Counter[str] = Counter() if counters is None else counters
         self.held = False
         """True while somebody promises to flush: nobody is woken."""
@@ -161,9 +161,8 @@ class Egress:
             self._let_go_of_large()
 
     def _let_go_of_large(self) -> None:
-        base = int(ffi.cast("uintptr_t", self.pointer))
         for slot in self._large:
-            self._iovecs[2 * slot] = base + slot * SLOT
+            self._iovecs[2 * slot] = int(ffi.cast("uintptr_t", self.pointers[slot]))
         self._large.clear()
         self._pinned.clear()
 

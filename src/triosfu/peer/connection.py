@@ -461,6 +461,7 @@ class PeerConnection:
         try:
             while self._again and self.state is not PeerState.CLOSED:
                 self._again = False
+                self.ingress.forward(now)
                 self._again |= self._drain_data()
                 self._again |= self._transport.drain(now)
         finally:

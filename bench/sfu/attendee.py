@@ -137,7 +137,9 @@ class Attendee:
             self._tell()
             nursery.start_soon(self._keep_alive)
             while True:
-                await self._handle(rtc.SignalResponse.FromString(await self._signal.get_message()))
+                frame = await self._signal.get_message()
+                if isinstance(frame, bytes):
+                    await self._handle(rtc.SignalResponse.FromString(frame))
                 self._tell()
 
     async def _keep_alive(self) -> None:
@@ -156,8 +158,7 @@ class Attendee:
                 self.publisher.peer.accept_answer(message.answer.sdp)
             case "trickle":
                 side = self.publisher if message.trickle.target == rtc.SignalTarget.PUBLISHER else self.subscriber
-                candidate = str(rtc.TrickleRequest.FromString(message.trickle.SerializeToString()).candidateInit)
-                side.peer.add_remote_candidate(_candidate(candidate))
+                side.peer.add_remote_candidate(str(json.loads(message.trickle.candidateInit)["candidate"]))
             case "track_published":
                 self._published[message.track_published.cid] = message.track_published.track.sid
             case "leave":
@@ -177,11 +178,6 @@ class Attendee:
     def _tell(self) -> None:
         self._news.set()
         self._news = trio.Event()
-
-
-def _candidate(init: str) -> str:
-    """The candidate line in the JSON of a trickle message."""
-    return str(json.loads(init)["candidate"])
 
 
 @asynccontextmanager

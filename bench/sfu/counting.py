@@ -66,13 +66,14 @@ class Shelf:
             self.arena.headers[slot].msg_hdr.msg_namelen = IPV4_LENGTH
             self.arena.headers[slot].msg_hdr.msg_control = self._control + slot * CONTROL
             self.arena.headers[slot].msg_hdr.msg_controllen = CONTROL
+        self._words = memoryview(ffi.buffer(self.arena.headers)).cast("B").cast("Q")
         self.halves = memoryview(ffi.buffer(self.arena.headers)).cast("B").cast("I")
 
     def receive(self, descriptor: int) -> int:
         """Take what has arrived, at most `BATCH` datagrams."""
         count: int = libc.recvmmsg(descriptor, self.arena.headers, BATCH, socket.MSG_DONTWAIT, ffi.NULL)
         for slot in range(max(0, count)):
-            self.arena.header_words[slot * WORDS + CONTROL_LENGTH_AT] = CONTROL
+            self._words[slot * WORDS + CONTROL_LENGTH_AT] = CONTROL
         return max(0, count)
 
     def source(self, slot: int) -> Address:

@@ -144,14 +144,17 @@ async def start(attendee: Attendee, scenario: Scenario, number: int, nursery: tr
 def _figures(what: tuple[str, str, int], seconds: float, spent: Use, sockets: set[CountingSocket]) -> Figures:
     streams = [stream for one in sockets for stream in one.streams.values()]
     delays = sorted(array("d", [delay for one in sockets for delay in one.delays]))
-    count = len(delays)
+
+    def quantile(share: float) -> float:
+        return delays[min(len(delays) - 1, int(len(delays) * share))] if delays else 0.0
+
     return Figures(
         *what, seconds,
         packets=sum(one.packets for one in sockets),
         octets=sum(one.octets for one in sockets),
         lost=sum(stream.lost for stream in streams),
         cpu=spent.cpu,
-        delays=tuple(delays[min(count - 1, int(count * q))] if count else 0.0 for q in (0.5, 0.99, 0.999)),
+        delays=(quantile(0.5), quantile(0.99), quantile(0.999)),
         memory=spent.resident,
         subscriptions=len(streams),
     )  # fmt: skip

@@ -1,45 +1,197 @@
-"""What a server spends to forward packets: `python -m bench.sfu [--scenarios audio,video] [--url ws://…]`."""
+"""What a server spends to forward packets: `python -m bench.sfu`; `--help` says what it can be asked for.
+
+Real peers fill a room (ICE, DTLS, SRTP, signalling), and cost little: media is counted by its headers, in the clear,
+and only one packet in 17 is decrypted to see when it left (`counting.py`). All clients are in this process and have one
+core; servers are processes of their own, started for each run in a network namespace of the benchmark's, which needs
+root or user namespaces. With `--peers triosfu,janus` they run in turn, so that both see the same machine; the medians
+of the rounds count, and the ratio of each pair.
+
+Scenarios, by how many are in the room:
+
+    audio    one speaks (Opus, 50 packets a second), all others listen
+    video    one is seen (VP8, 2 Mbit/s in 240 packets a second), all others watch
+    meeting  all speak and are seen in three qualities; everybody looks at one other in the best, at the rest in the
+             worst, and hears all
+    data     one sends reliable packets of 1 kB (50 a second) to all others; what is counted are whole messages. Not
+             for Janus.
+
+Columns: packets (or messages) that came to subscribers, by the second; those for each second of the server's CPU (all
+its threads and the kernel's work for them); the reverse, in microseconds; the cores that the server and the clients
+kept busy; the delay from before a packet is protected by who sends it to when the kernel has it for the subscriber; the
+server's memory; numbers that subscribers never saw; packets that were dropped by choice and came again, of those asked
+for. Nothing of the joining is counted. Clients that keep their core busy (95 % and more) may be what limits: a line
+says so.
+
+Memory: all join, then some publish, then all subscribe. What the server's resident memory has grown by after the second
+step, divided by the participants, is the first figure: whoever publishes has two peer connections (LiveKit's protocol),
+all others one; so `meeting` tells what a participant with both costs, its tracks included. What it has grown by after
+the third, and while all is counted, divided by the subscriptions, is the second. Both are beyond the base, and mean
+little with few participants: allocators take memory by the piece. With Janus a peer connection for watching comes only
+with the subscription, and is counted there.
+
+Subscribers give feedback as browsers do: a receiver report for each stream and second, REMB each second or
+transport-wide feedback each 100 ms, whichever the server negotiates. `--loss 1` has them drop one percent and ask for
+it by NACK.
+
+Examples, for docs/performance.md, on a machine with nothing else to do:
+
+    nice -n -10 python -m bench.sfu --peers triosfu,janus --rounds 3 --json sfu.jsonl --plots docs/performance
+    nice -n -10 python -m bench.sfu --scenarios audio,video --loss 1 --rounds 3
+    nice -n -10 python -m bench.sfu --scenarios audio --sizes 100,500 --no-feedback
+    python -m bench.sfu.plot sfu.jsonl docs/performance          # the plots once more
+    python -m bench.sfu --url ws://127.0.0.1:7880 --key devkey --secret secret
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
+import signal
 import subprocess
-from dataclasses import asdict
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import trio
 
-from bench.sfu.scenarios import HEADING, SCENARIOS, measure
+from bench.sfu.figures import HEADING, KEPT_BUSY, Figures, ratios, together
+from bench.sfu.janus import janus
+from bench.sfu.peer import Ended, first_of
+from bench.sfu.scenarios import SCENARIOS, Habits, measure
 from bench.sfu.servers import elsewhere, triosfu
 from tests.clients.network import enter_own_network
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Packets forwarded, and what that costs.")
-    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
-    parser.add_argument("--sizes", help="instead of the usual ones, such as 10,100")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each run")
-    parser.add_argument("--url", help="measure this server too, which speaks LiveKit's protocol")
-    parser.add_argument("--key", default="devkey")
-    parser.add_argument("--secret", default="secret")
+    from bench.sfu.servers import Measured
+
+    Opener = Callable[[], AbstractContextManager[Measured]]
+
+PEERS = ("triosfu", "janus")
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.sfu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="which ones (default: %(default)s)")
+    parser.add_argument("--sizes", help="how many are in the room, instead of the usual ones, such as 10,100")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="that are counted in each run (default: %(default)s)"
+    )
+    parser.add_argument("--settle", type=float, default=2.0, help="seconds before that (default: %(default)s)")
+    parser.add_argument("--rooms", type=int, default=1, help="that many rooms of the size each (default: 1)")
+    parser.add_argument("--peers", default="triosfu", help="servers to measure in turn: triosfu,janus")
+    parser.add_argument("--rounds", type=int, default=1, help="of all peers, for each size (default: 1)")
+    parser.add_argument("--no-feedback", action="store_true", help="subscribers say nothing of what comes")
+    parser.add_argument("--loss", type=float, default=0.0, help="percent of the packets that subscribers drop")
+    parser.add_argument("--url", help="measure this server, which speaks LiveKit's protocol, instead of peers")
+    parser.add_argument("--key", default="devkey", help="of its API (default: %(default)s)")
+    parser.add_argument("--secret", default="secret", help="of the key (default: %(default)s)")
+    parser.add_argument("--options", default="", help='further ones for `triosfu run`, such as "--workers 2"')
+    parser.add_argument("--config", default="", help="YAML for `triosfu run`")
+    parser.add_argument(
+        "--janus-loops", type=int, default=0, help="threads that Janus shares among all (default: one for each handle)"
+    )
+    parser.add_argument("--json", type=Path, help="file to which each run is appended as a line of JSON")
+    parser.add_argument("--plots", type=Path, help="folder for an SVG for each scenario; needs the extra `bench`")
     parser.add_argument("--profile", default="", help="where py-spy writes what the server was doing")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each run, too")
-    options = parser.parse_args()
-    if not options.url:
-        enter_own_network()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    print(f"commit {commit.stdout.strip()}")
-    print(HEADING, flush=True)
+    options = parser.parse_args(arguments)
+    for wanted, known in ((options.scenarios, tuple(SCENARIOS)), (options.peers, PEERS)):
+        if unknown := set(wanted.split(",")) - set(known):
+            parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(known)}")
+    if not 0 <= options.loss <= 50:
+        parser.error("--loss: 0 to 50 percent")
+    return options
+
+
+def openers(options: argparse.Namespace) -> dict[str, Opener]:
+    """How each server is started."""
+    if options.url:
+        return {options.url: lambda: elsewhere(options.url, options.key, options.secret)}
+    every: dict[str, Opener] = {
+        "triosfu": lambda: triosfu(shlex.split(options.options), config=options.config),
+        "janus": lambda: janus(loops=options.janus_loops, rooms=options.rooms),
+    }
+    return {name: every[name] for name in options.peers.split(",")}
+
+
+def run(options: argparse.Namespace, commit: str, lines: TextIO | None) -> list[Figures]:
+    """Make all runs; each is printed when it is done."""
+    habits = Habits(
+        seconds=options.seconds, settle=options.settle, rooms=options.rooms, feedback=not options.no_feedback,
+        drop_every=round(100 / options.loss) if options.loss else 0, profile=options.profile,
+    )  # fmt: skip
+    every = openers(options)
+    runs: list[Figures] = []
     for name in options.scenarios.split(","):
         sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else SCENARIOS[name].sizes
+        servers = [server for server in every if not (server == "janus" and SCENARIOS[name].data)]
         for size in sizes:
-            opened = elsewhere(options.url, options.key, options.secret) if options.url else triosfu()
-            with opened as server:
-                figures = trio.run(measure, server, name, size, options.seconds, options.profile)
-            print(figures, flush=True)
-            if options.json:
-                print(json.dumps(asdict(figures)), flush=True)
+            for _ in range(options.rounds):
+                for server in servers:
+                    with every[server]() as measured:
+                        figures = trio.run(measure, measured, name, size, habits)
+                    runs.append(figures)
+                    print(figures, flush=True)
+                    if figures.clients > KEPT_BUSY * figures.seconds:
+                        print("  the clients kept their core busy, and may be what limits", flush=True)
+                    if lines is not None:
+                        about = {"commit": commit, "rooms": options.rooms, "loss": options.loss}
+                        about |= {"feedback": habits.feedback, "options": options.options}
+                        lines.write(json.dumps({**about, **figures.as_json()}) + "\n")
+                        lines.flush()
+    return runs
+
+
+def summarize(runs: list[Figures], options: argparse.Namespace) -> None:
+    """Print medians and ratios, and draw."""
+    kinds = list(dict.fromkeys((run.scenario, run.size, run.server) for run in runs))
+    medians = [
+        together([run for run in runs if (run.scenario, run.size, run.server) == kind]) for kind in kinds
+    ]  # fmt: skip
+    if options.rounds > 1:
+        print("\nmedians\n" + HEADING)
+        for one in medians:
+            print(one)
+    for line in ratios(runs, *PEERS):
+        print(line)
+    if options.plots:
+        from bench.sfu.plot import draw_all  # noqa: PLC0415  matplotlib only for who wants plots
+
+        draw_all(runs, options.plots)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parsed(arguments)
+    # What would end this process at once lets the servers go first.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    if not options.url:
+        enter_own_network()
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    commit = told.stdout.strip()
+    print(f"commit {commit}, Python {sys.version.split()[0]}")
+    print(HEADING, flush=True)
+    failure = None
+    lines = options.json.open("a", encoding="utf-8") if options.json else None
+    try:
+        summarize(run(options, commit, lines), options)
+    except* Ended as group:
+        failure = (1, str(first_of(group)))
+    except* KeyboardInterrupt:
+        failure = (130, "interrupted")
+    finally:
+        if lines is not None:
+            lines.close()
+    if failure is not None:
+        print(failure[1], file=sys.stderr)
+        return failure[0]
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,79 +5,142 @@ from __future__ import annotations
 import json
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from itertools import count
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
 import trio
 from livekit.protocol import models, rtc
-from trio_websocket import WebSocketConnection, wrap_client_stream
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
-from bench.sfu.counting import CountingSocket
-from bench.sfu.playing import Outgoing, Picture, Quality, Sound, sent_at
-from tests.support.side import Side
-from triosfu.errors import MalformedPacket
+from bench.sfu.feedback import Feedback
+from bench.sfu.peer import PATIENCE, End, Ended, Waiting, first_of
+from bench.sfu.playing import Data, Outgoing, Picture, Quality, Sound, complete, next_sender
 from triosfu.net.udp import UdpMux
-from triosfu.peer import PeerState
-from triosfu.sdp.sections import Sender
 from triosfu.tokens import VideoGrant, create_token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from typing import Protocol
 
-PATIENCE = 60.0  # seconds for a join; many at once share two cores with the server
-RELIABLE = "_reliable"
-ssrcs = count(10_000, 10)
+    from bench.sfu.counting import CountingSocket
+    from triosfu.sdp.sections import Sender
+
+    class Somebody(Protocol):
+        """What the scenarios ask of an attendee, whatever the server speaks."""
+
+        identity: str
+
+        async def publish_sound(self) -> Sound:
+            """Publish a microphone."""
+
+        async def publish_picture(self, qualities: Sequence[Quality]) -> Picture:
+            """Publish a camera; several streams are given lowest quality first."""
+
+        async def publish_data(self) -> Data:
+            """Get ready to send packets of data to all others."""
+
+        async def watch(self, others: Sequence[Somebody], best: Somebody | None) -> None:
+            """Subscribe to all that `others` publish, the picture of `best` in the best quality, others in the worst.
+
+            None leaves the qualities to the server. Returns when everything can come.
+            """
+
+        async def watch_over(self) -> None:
+            """Raise `Ended` when the server has ended it."""
 
 
-class Attendee:
+RELIABLE, LOSSY = "_reliable", "_lossy"
+PING_EVERY = 5.0  # seconds
+LOWEST_TO_BEST = (models.VideoQuality.LOW, models.VideoQuality.MEDIUM, models.VideoQuality.HIGH)
+
+
+class Attendee(Waiting):
     """What one participant has, and knows of the others."""
 
-    def __init__(self, identity: str, publisher: Side, subscriber: Side, sock: CountingSocket) -> None:
-        self.identity = identity
-        self.publisher, self.subscriber, self.socket = publisher, subscriber, sock
-        self.way = Outgoing(publisher.peer)
+    def __init__(self, identity: str, subscriber: End, publisher: End | None) -> None:
+        super().__init__(identity)
+        self.subscriber = subscriber
+        self._publisher = publisher
+        self._way = None if publisher is None else Outgoing(publisher)
         self._layers: dict[str, int] = {}  # of tracks in several streams, by cid
-        self._published: dict[str, str] = {}  # sid by cid
+        self._published: dict[str, models.TrackInfo] = {}  # by cid
         self._signal: WebSocketConnection | None = None
-        self._news = trio.Event()
-        sock.decrypt = self._sent_at
-        publisher.on_news = subscriber.on_news = self._tell
 
-    async def until_watching(self) -> None:
-        """Wait until what others send can come."""
-        await self._until(lambda: self.subscriber.peer.state is PeerState.CONNECTED)
+    # --- what the scenarios ask ------------------------------------------------------------------------------------
+
+    @property
+    def tracks(self) -> list[models.TrackInfo]:
+        """What this one publishes."""
+        return list(self._published.values())
 
     async def publish_sound(self) -> Sound:
         """Publish a microphone."""
-        sender = await self._publish("audio", "audio/opus", models.TrackType.AUDIO, ())
-        return Sound(self.way, sender)
+        return Sound(self.way, await self._publish("audio", "audio/opus", models.TrackType.AUDIO, ()))
 
     async def publish_picture(self, qualities: Sequence[Quality]) -> Picture:
         """Publish a camera; several streams are given lowest quality first."""
         sender = await self._publish("video", "video/VP8", models.TrackType.VIDEO, qualities)
         return Picture(self.way, sender, qualities)
 
-    async def want(self, sids: Sequence[str], quality: models.VideoQuality) -> None:
-        """Ask for tracks in a quality."""
-        settings = rtc.UpdateTrackSettings(track_sids=sids, quality=quality)
-        await self._say(rtc.SignalRequest(track_setting=settings))
+    async def publish_data(self) -> Data:
+        """Get ready to send reliable packets."""
+        publisher = self.publisher
+        await self.until(lambda: RELIABLE in publisher.channels, "a data channel")
+        return Data(publisher.channels[RELIABLE])
+
+    async def watch(self, others: Sequence[Somebody], best: Somebody | None) -> None:
+        """Subscribe to what others publish."""
+        tracks = [track for other in others if isinstance(other, Attendee) for track in other.tracks]
+        if not tracks:  # of data there is nothing to subscribe to
+            await self.until(lambda: RELIABLE in self.subscriber.channels, "a data channel")
+            return
+        sids = [track.sid for track in tracks]
+        await self._say(rtc.SignalRequest(subscription=rtc.UpdateSubscription(track_sids=sids, subscribe=True)))
+        if isinstance(best, Attendee):
+            for quality, its in ((models.VideoQuality.HIGH, True), (models.VideoQuality.LOW, False)):
+                wanted = [
+                    track.sid
+                    for track in tracks
+                    if track.type == models.TrackType.VIDEO and (track in best.tracks) is its
+                ]
+                settings = rtc.UpdateTrackSettings(track_sids=wanted, quality=quality)
+                await self._say(rtc.SignalRequest(track_setting=settings))
+        await self.until(lambda: len(self.subscriber.sections) >= len(tracks), "a subscription")
+
+    async def arrive(self) -> None:
+        """Wait until the peer connections are up that one has who has just joined."""
+        await self.until(lambda: self._signal, "signalling")
+        if self._publisher is not None:  # as clients do if the server says `fast_publish`
+            self._publisher.peer.negotiation.enable_data()
+            self._publisher.peer.open_channel(RELIABLE)
+            self._publisher.peer.open_channel(LOSSY, ordered=False, max_retransmits=0)
+            await self._offer()
+        await self.until(
+            lambda: self.subscriber.connected and (self._publisher is None or self._publisher.connected),
+            "a peer connection",
+        )
+
+    # --- publishing ------------------------------------------------------------------------------------------------
 
     @property
-    def tracks(self) -> list[str]:
-        """The sids of what this one publishes."""
-        return list(self._published.values())
+    def publisher(self) -> End:
+        """The peer connection for what it sends."""
+        assert self._publisher is not None, "only some publish"
+        return self._publisher
+
+    @property
+    def way(self) -> Outgoing:
+        """Where its packets leave."""
+        assert self._way is not None, "only some publish"
+        return self._way
 
     async def _publish(self, kind: str, mime: str, track: models.TrackType, qualities: Sequence[Quality]) -> Sender:
-        ssrc = next(ssrcs)
-        sender = Sender(kind=kind, track_id=f"track-{ssrc}", stream_id=self.identity, ssrc=ssrc, codecs=[mime])
-        names = [models.VideoQuality.LOW, models.VideoQuality.MEDIUM, models.VideoQuality.HIGH]
-        if len(qualities) == 1:
-            names = [models.VideoQuality.HIGH]
+        sender = next_sender(kind, mime, self.identity)
+        names = LOWEST_TO_BEST[-1:] if len(qualities) == 1 else LOWEST_TO_BEST
         layers = [
             models.VideoLayer(
                 quality=name, width=one.width, height=one.width * 9 // 16, bitrate=round(one.rate),
-                ssrc=ssrc + number,
+                ssrc=sender.ssrc + number,
             )
             for number, (name, one) in enumerate(zip(names, qualities, strict=False))
         ]  # fmt: skip
@@ -92,59 +155,49 @@ class Attendee:
                 )
             )
         )  # fmt: skip
-        await self._until(lambda: sender.track_id in self._published)
+        await self.until(lambda: sender.track_id in self._published, "a published track")
         self.publisher.peer.negotiation.add_sender(sender)
         await self._offer()
-        await self._until(lambda: bool(sender.negotiated) and self.publisher.peer.state is PeerState.CONNECTED)
+        await self.until(lambda: sender.negotiated and self.publisher.connected, "an answer")
+        self.way.learn()
         return sender
 
     async def _offer(self) -> None:
-        lines: list[str] = []
-        for line in self.publisher.peer.create_offer().splitlines():
-            lines.append(line)
-            for cid, layers in self._layers.items():
-                if line.startswith("a=msid:") and line.endswith(cid):
-                    lines += self._streams(cid, layers)
-        sdp = "\r\n".join(lines) + "\r\n"
+        sdp = complete(self.publisher.peer.create_offer(), self._layers, self.identity)
         await self._say(rtc.SignalRequest(offer=rtc.SessionDescription(type="offer", sdp=sdp, id=1)))
-
-    def _streams(self, cid: str, layers: int) -> list[str]:
-        """The lines for a track in several streams; our own stack offers one of each."""
-        first = int(cid.removeprefix("track-"))
-        numbers = range(first, first + layers)
-        group = "a=ssrc-group:SIM " + " ".join(map(str, numbers))
-        return [group, *(f"a=ssrc:{number} cname:{self.identity}" for number in numbers[1:])]
-
-    def _sent_at(self, packet: bytes) -> int | None:
-        inbound = self.subscriber.peer._transport._inbound  # noqa: SLF001  only a benchmark looks at some packets
-        try:
-            return None if inbound is None else sent_at(inbound.unprotect(packet))
-        except MalformedPacket:
-            return None
 
     # --- signalling ------------------------------------------------------------------------------------------------
 
     async def converse(self, url: str, token: str) -> None:
-        """Join, and answer until cancelled."""
+        """Join, and answer until cancelled.
+
+        Raises:
+            Ended: The server has ended it.
+        """
         parts = urlsplit(url)
-        query = urlencode({"access_token": token, "protocol": 15, "sdk": "go", "auto_subscribe": 1})
-        async with (
-            await trio.open_tcp_stream(parts.hostname or "", parts.port or 80) as stream,
-            trio.open_nursery() as nursery,
-        ):
-            host = f"{parts.hostname}:{parts.port}"
-            self._signal = await wrap_client_stream(nursery, stream, host, f"/rtc?{query}", message_queue_size=100)
-            self._tell()
-            nursery.start_soon(self._keep_alive)
-            while True:
-                frame = await self._signal.get_message()
-                if isinstance(frame, bytes):
-                    await self._handle(rtc.SignalResponse.FromString(frame))
-                self._tell()
+        query = urlencode({"access_token": token, "protocol": 15, "sdk": "go", "auto_subscribe": 0})
+        try:
+            with trio.fail_after(PATIENCE):
+                stream = await trio.open_tcp_stream(parts.hostname or "", parts.port or 80)
+            async with stream, trio.open_nursery() as nursery:
+                host = f"{parts.hostname}:{parts.port or 80}"
+                with trio.fail_after(PATIENCE):
+                    self._signal = await wrap_client_stream(
+                        nursery, stream, host, f"/rtc?{query}", message_queue_size=100
+                    )
+                self.tell()
+                nursery.start_soon(self._keep_alive)
+                while True:
+                    frame = await self._signal.get_message()
+                    if isinstance(frame, bytes):
+                        await self._handle(rtc.SignalResponse.FromString(frame))
+                    self.tell()
+        except* (OSError, trio.TooSlowError, HandshakeError, ConnectionClosed) as group:
+            raise Ended(f"{self.identity}: signalling ended: {first_of(group)!r}") from None
 
     async def _keep_alive(self) -> None:
         while True:
-            await trio.sleep(5)
+            await trio.sleep(PING_EVERY)
             await self._say(rtc.SignalRequest(ping=time.time_ns() // 1_000_000))
 
     async def _handle(self, message: rtc.SignalResponse) -> None:
@@ -157,50 +210,53 @@ class Attendee:
             case "answer":
                 self.publisher.peer.accept_answer(message.answer.sdp)
             case "trickle":
-                side = self.publisher if message.trickle.target == rtc.SignalTarget.PUBLISHER else self.subscriber
-                side.peer.add_remote_candidate(str(json.loads(message.trickle.candidateInit)["candidate"]))
+                publishing = message.trickle.target == rtc.SignalTarget.PUBLISHER
+                end = self.publisher if publishing else self.subscriber
+                end.peer.add_remote_candidate(str(json.loads(message.trickle.candidateInit)["candidate"]))
             case "track_published":
-                self._published[message.track_published.cid] = message.track_published.track.sid
+                self._published[message.track_published.cid] = message.track_published.track
             case "leave":
-                raise ConnectionError(f"the server ended it: {message.leave}")
+                raise Ended(f"{self.identity}: the server has it leave: {message.leave.reason}")
 
     async def _say(self, request: rtc.SignalRequest) -> None:
-        await self._until(lambda: self._signal is not None)
+        await self.until(lambda: self._signal, "signalling")
         assert self._signal is not None
-        await self._signal.send_message(request.SerializeToString())
-
-    async def _until(self, condition: object) -> None:
-        assert callable(condition)
-        with trio.fail_after(PATIENCE):
-            while not condition():
-                await self._news.wait()
-
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
+        try:
+            await self._signal.send_message(request.SerializeToString())
+        except ConnectionClosed as closed:
+            raise Ended(f"{self.identity}: signalling ended: {closed!r}") from None
 
 
 @asynccontextmanager
 async def attend(
-    url: str, key: tuple[str, str], identity: str, room: str, *, sockets: set[CountingSocket], publishes: bool
+    url: str, key: tuple[str, str], identity: str, room: str, *, sock: CountingSocket, publishes: bool, feedback: bool
 ) -> AsyncIterator[Attendee]:
-    """Somebody in a room, until the end of the block; `sockets` are looked at by `look_at_all`."""
+    """Somebody in a room until the end of the block; what comes to them comes to `sock`."""
     grant = VideoGrant(room_join=True, room=room, can_publish=publishes)
     token = create_token(*key, now=time.time(), identity=identity, video=grant)
-    sock = CountingSocket("127.0.0.1")
-    sockets.add(sock)
     async with AsyncExitStack() as stack:
-        stack.callback(sockets.discard, sock)
-        stack.callback(sock.close)
         mux = UdpMux([sock], batched=False, wait_readable=sock.readable)
         await stack.enter_async_context(mux.served())
-        subscriber = Side(f"{identity}'s sub", mux, offerer=False)
-        other = await stack.enter_async_context(UdpMux.open(["127.0.0.1"], 0))
-        publisher = Side(f"{identity}'s pub", other, offerer=True)
-        attendee = Attendee(identity, publisher, subscriber, sock)
+
+        def tell() -> None:
+            attendee.tell()
+
+        def over(why: str) -> None:
+            attendee.over(why)
+
+        subscriber = End(f"{identity}'s subscriber", mux, offerer=False, tell=tell, over=over, message=sock.take)
+        publisher = None
+        if publishes:
+            other = await stack.enter_async_context(UdpMux.open([sock.host], 0))
+            publisher = End(f"{identity}'s publisher", other, offerer=True, tell=tell, over=over)
+        attendee = Attendee(identity, subscriber, publisher)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(publisher.peer.run)
-            nursery.start_soon(subscriber.peer.run)
+            nursery.start_soon(subscriber.run)
+            if publisher is not None:
+                nursery.start_soon(publisher.run)
             nursery.start_soon(attendee.converse, url, token)
+            await attendee.arrive()
+            sock.attach(subscriber, Feedback(subscriber, sock) if feedback else None)
             yield attendee
+            sock.detach()
             nursery.cancel_scope.cancel()

@@ -16,12 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from bench.sfu.playing import sent_at
+from triosfu.errors import MalformedPacket
 from triosfu.net.address import IPV4_LENGTH, unpack
 from triosfu.net.batch import Arena, ffi, libc
+from triosfu.sdp.extmap import TRANSPORT_CC
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
+    from bench.sfu.feedback import Feedback
+    from bench.sfu.peer import End
     from triosfu.net.address import Address
 
 BATCH, LARGEST = 64, 18_432
@@ -31,7 +36,11 @@ WORDS = 8  # of a struct mmsghdr
 CONTROL_LENGTH_AT, LENGTH_AT = 5, 14  # in 64-bit and in 32-bit words
 RECEIVE_BUFFER = 1 << 20
 MAX_PENDING = 256
-SAMPLED = 16
+SAMPLED = 17  # packets for each that is decrypted: no multiple of those in a frame, so that each place has its turn
+RARELY = 4_096
+UNKNOWN, ABSENT = -1, 0
+DATA = -1  # stands for the SSRC of messages
+ONE_BYTE = 0xBEDE  # the form of header extensions that all servers use (RFC 8285, section 4.2)
 EVERY = 0.01  # seconds between two looks at all sockets
 HEADER = struct.Struct("!BBHII")
 TIMES = struct.Struct("=qq")
@@ -40,16 +49,33 @@ TIMES = struct.Struct("=qq")
 class Stream:
     """What came on one SSRC."""
 
-    __slots__ = ("first", "highest", "packets")
+    __slots__ = ("before", "count_at", "dropped", "first", "highest", "missing", "packets", "repairs")
 
-    def __init__(self, sequence: int) -> None:
+    def __init__(self, sequence: int, *, repairs: bool) -> None:
         self.first = self.highest = sequence
         self.packets = 0
+        self.repairs = repairs  # it carries what was lost, once more
+        self.dropped = 0
+        self.before = 0  # lost or dropped before anything counted
+        self.missing: set[int] = set()  # sequence numbers that were dropped, and have not come again
+        self.count_at = UNKNOWN  # where the number for transport-wide feedback was in the last packet
 
     @property
     def lost(self) -> int:
         """Numbers that did not come."""
-        return max(0, self.highest - self.first + 1 - self.packets)
+        return 0 if self.repairs else max(0, self.highest - self.first + 1 - self.packets)
+
+    @property
+    def gone(self) -> int:
+        """Packets that the subscriber has to say it has not got."""
+        return self.before + self.lost + self.dropped
+
+    def begin(self) -> None:
+        """Count from here on."""
+        self.before = self.gone
+        self.first = self.highest + 1
+        self.packets = self.dropped = 0
+        self.missing.clear()
 
 
 class Shelf:
@@ -87,26 +113,51 @@ class Shelf:
 
 
 class CountingSocket:
-    """A `DatagramSocket` for the mux of one subscriber."""
+    """A `DatagramSocket` for the mux of one subscriber. It drops one packet of media in `every`, if that is not 0."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, *, drop_every: int = 0) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._socket.bind((host, 0))
+        self.host = host
         self.family = socket.AF_INET
         self.streams: dict[int, Stream] = {}
         self.packets = self.octets = 0
+        self.asked = self.repaired = 0  # packets that were dropped and asked for; that then came
         self.delays = array("d")  # seconds, of the packets that were decrypted
-        self.keep_delays = False
-        self.decrypt: Callable[[bytes], int | None] | None = None
-        """Gives the time in a packet's payload, in nanoseconds since 1970."""
+        self.arrivals: list[tuple[int, int]] = []  # for transport-wide feedback: number and nanoseconds since 1970
+        self._keep_delays = False
+        self._drop_every = self._until_drop = drop_every
+        self._numbered = 0  # the id of the extension for transport-wide feedback, 0 without
+        self._end: End | None = None
+        self._feedback: Feedback | None = None
+        self._stamp = 0  # when what the peer connection is being given has come
         self._others: deque[tuple[bytes, Address]] = deque(maxlen=MAX_PENDING)
         self._news = trio.Event()
 
-    def look(self, shelf: Shelf) -> None:
-        """Take in what has come."""
+    def attach(self, end: End, feedback: Feedback | None) -> None:
+        """Have `end`, which is connected, decrypt samples and take data at once; give `feedback` on what comes."""
+        self._end, self._feedback = end, feedback
+
+    def detach(self) -> None:
+        """Leave the peer connection alone from now on."""
+        self._end = self._feedback = None
+
+    def begin(self) -> None:
+        """Count from here on."""
+        self.packets = self.octets = self.asked = self.repaired = 0
+        for stream in self.streams.values():
+            stream.begin()
+        del self.delays[:]
+        self._keep_delays = True
+
+    def look(self, shelf: Shelf, now: float) -> None:
+        """Take in what has come, and say so if it is time."""
+        end = self._end
+        if end is not None:
+            end.mux.egress.held = True
         count = BATCH
         while count == BATCH:
             count = shelf.receive(self._socket.fileno())
@@ -115,33 +166,102 @@ class CountingSocket:
                 length = shelf.halves[slot * 2 * WORDS + LENGTH_AT]
                 if 128 <= view[0] < 192 and not 192 <= view[1] < 224:
                     self._count(shelf, slot, view, length)
+                elif end is not None and 20 <= view[0] < 64:
+                    self._stamp = shelf.arrived(slot)
+                    end.peer.transport.receive_dtls(bytes(view[:length]), shelf.source(slot), now)
+                    end.peer.transport.end_of_batch(now)
                 else:
                     self._others.append((bytes(view[:length]), shelf.source(slot)))
-            if self._others:
-                self._news.set()
+        if self._others:
+            self._news.set()
+        if end is not None:
+            if self._feedback is not None:
+                self._feedback.run(now)
+            end.mux.egress.held = False
+            end.mux.egress.flush()
 
     def _count(self, shelf: Shelf, slot: int, view: memoryview, length: int) -> None:
         _, _, sequence, _, ssrc = HEADER.unpack_from(view)
         self.packets += 1
         self.octets += length
-        stream = self.streams.get(ssrc)
-        if stream is None:
-            stream = self.streams[ssrc] = Stream(sequence)
-        stream.packets += 1
+        stream = self.streams.get(ssrc) or self._new_stream(ssrc, sequence)
         ahead = (sequence - stream.highest) & 0xFFFF
-        if 0 < ahead < 1 << 15:
+        if ahead < 1 << 15:
             stream.highest += ahead
-        if self.keep_delays and self.decrypt is not None and self.packets % SAMPLED == 0:
-            sent = self.decrypt(bytes(view[:length]))
-            if sent is not None:
-                self.delays.append((shelf.arrived(slot) - sent) / 1e9)
+        if self._drop_every and self._drops(stream, sequence):
+            return
+        stream.packets += 1
+        if self._numbered and (at := self._count_at(stream, view)) > 0:
+            self.arrivals.append((view[at] << 8 | view[at + 1], shelf.arrived(slot)))
+        if self.packets % (SAMPLED if self._keep_delays else RARELY) == 0:
+            self._sample(bytes(view[:length]), shelf.arrived(slot))
 
-    def begin(self) -> None:
-        """Count from here on."""
-        self.packets = self.octets = 0
-        self.streams.clear()
-        del self.delays[:]
-        self.keep_delays = True
+    def _new_stream(self, ssrc: int, sequence: int) -> Stream:
+        repairs = False
+        for section in self._end.peer.negotiation.sections if self._end else ():
+            if section.incoming is not None:
+                repairs |= ssrc in section.incoming.fid.values()
+                for number, uri in section.incoming.extensions.items():
+                    if uri == TRANSPORT_CC and self._feedback is not None:
+                        self._numbered = number
+        stream = self.streams[ssrc] = Stream(sequence, repairs=repairs)
+        return stream
+
+    def _drops(self, stream: Stream, sequence: int) -> bool:
+        """Whether this packet is dropped, or one that was dropped has come again."""
+        if stream.repairs:
+            self.repaired += 1
+            return False
+        if sequence in stream.missing:
+            stream.missing.discard(sequence)
+            self.repaired += 1
+            return True
+        self._until_drop -= 1
+        if self._until_drop:
+            return False
+        self._until_drop = self._drop_every
+        stream.packets += 1  # the server has not lost it
+        stream.dropped += 1
+        if self._feedback is not None:
+            self.asked += 1
+            stream.missing.add(sequence)
+            self._feedback.miss(stream, sequence)
+        return True
+
+    def _count_at(self, stream: Stream, view: memoryview) -> int:
+        """Where the packet has its number for transport-wide feedback; usually where the one before had it."""
+        at = stream.count_at
+        if at == UNKNOWN or (at > 0 and view[at - 1] != self._numbered << 4 | 1):
+            at = stream.count_at = extension_at(view, self._numbered)
+        return at
+
+    def _sample(self, packet: bytes, arrived: int) -> None:
+        # Also before anything counts, so that libsrtp sees each time that the sequence numbers begin anew.
+        inbound = None if self._end is None else self._end.peer.transport._inbound  # noqa: SLF001  as `Connection` says
+        if inbound is None:
+            return
+        try:
+            found = sent_at(inbound.unprotect(packet))
+        except MalformedPacket:
+            return
+        if found is not None and self._keep_delays:
+            self.delays.append((arrived - found[0]) / 1e9)
+
+    def take(self, message: bytes) -> None:
+        """Count a message of data; its sender's number tells what was lost."""
+        found = sent_at(message)
+        if found is None:
+            return
+        sent, number = found
+        self.packets += 1
+        self.octets += len(message)
+        stream = self.streams.get(DATA)
+        if stream is None:
+            stream = self.streams[DATA] = Stream(number, repairs=False)
+        stream.highest = max(stream.highest, number)
+        stream.packets += 1
+        if self._keep_delays and self._stamp:
+            self.delays.append((self._stamp - sent) / 1e9)
 
     # --- what the mux asks -----------------------------------------------------------------------------------------
 
@@ -181,6 +301,20 @@ class CountingSocket:
         self._socket.close()
 
 
+def extension_at(view: memoryview, wanted: int) -> int:
+    """Where the value of a header extension begins; `ABSENT` if the packet has none of that id."""
+    at = 12 + 4 * (view[0] & 0x0F)
+    if not view[0] & 0x10 or view[at] << 8 | view[at + 1] != ONE_BYTE:
+        return ABSENT
+    end = at + 4 + 4 * (view[at + 2] << 8 | view[at + 3])
+    at += 4
+    while at < end:
+        if view[at] >> 4 == wanted:
+            return at + 1
+        at += 1 if view[at] == 0 else (view[at] & 0x0F) + 2
+    return ABSENT
+
+
 async def look_at_all(sockets: Iterable[CountingSocket]) -> None:
     """Look at all sockets for ever."""
     shelf = Shelf()
@@ -188,5 +322,5 @@ async def look_at_all(sockets: Iterable[CountingSocket]) -> None:
     while True:
         due = max(due + EVERY, trio.current_time())
         for one in list(sockets):
-            one.look(shelf)
+            one.look(shelf, trio.current_time())
         await trio.sleep_until(due)

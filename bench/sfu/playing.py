@@ -1,31 +1,38 @@
-"""What publishers send: packets like those of Opus and VP8, each with the time at which it left."""
+"""What publishers send: packets like those of Opus and VP8, and data, each with the time at which it left."""
 
 from __future__ import annotations
 
 import struct
 import time
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 import trio
+from livekit.protocol import models
 
+from triosfu.rtp.rtcp import SenderReport
 from triosfu.rtp.wire import build_rtp
+from triosfu.sdp.extmap import AUDIO_LEVEL, MID, TRANSPORT_CC
+from triosfu.sdp.sections import Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from triosfu.peer import PeerConnection
-    from triosfu.sdp.sections import Sender
+    from bench.sfu.peer import End
+    from triosfu.peer import DataChannel
 
-MID = "urn:ietf:params:rtp-hdrext:sdes:mid"
-LEVEL = "urn:ietf:params:rtp-hdrext:ssrc-audio-level"
-TRANSPORT_WIDE_CC = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
-STAMP = struct.Struct("!4sQ")
+STAMP = struct.Struct("!4sQI")  # mark, nanoseconds since 1970, number
 MARK = b"bnch"
 SOUND_EVERY, SOUND_CLOCK = 0.02, 48_000
 FRAME_EVERY, PICTURE_CLOCK = 1 / 30, 90_000
 KEYFRAME_EVERY = 30  # frames
-PACKET = 1_100  # bytes of a packet's payload at most
+DATA_EVERY, DATA_SIZE = 0.02, 1_000
+REPORT_EVERY = 1.0  # seconds between two sender reports on a stream
+NTP = 2_208_988_800  # seconds from 1900 to 1970
+OFFERED = {"audio": {MID: 10, AUDIO_LEVEL: 11}, "video": {MID: 10}}  # besides what our own stack offers
+
+ssrcs = count(10_000, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +54,62 @@ PICTURE = Quality(2_000_000, 8, 1280)
 LAYERS = Quality(150_000, 1, 320), Quality(500_000, 2, 640), Quality(1_700_000, 7, 1280)
 
 
-def sent_at(packet: bytes) -> int | None:
-    """The time in a decrypted packet, in nanoseconds since 1970; None for one that is not ours."""
+def sent_at(packet: bytes) -> tuple[int, int] | None:
+    """Time (nanoseconds since 1970) and number of what is in the clear; None for what is not ours."""
     at = packet.find(MARK)
-    return None if at < 0 else int(STAMP.unpack_from(packet, at)[1])
+    if not 0 <= at <= len(packet) - STAMP.size:
+        return None
+    _, sent, number = STAMP.unpack_from(packet, at)
+    return sent, number
+
+
+def next_sender(kind: str, mime: str, identity: str) -> Sender:
+    """A track to offer, with room for several streams in the numbers from its SSRC on."""
+    ssrc = next(ssrcs)
+    return Sender(kind=kind, track_id=f"track-{ssrc}", stream_id=identity, ssrc=ssrc, codecs=[mime])
+
+
+def complete(offer: str, layers: Mapping[str, int], cname: str) -> str:
+    """An offer of our own stack with what browsers have besides: extensions, and tracks in several streams, by cid."""
+    lines: list[str] = []
+    kind = ""
+    for line in offer.splitlines():
+        lines.append(line)
+        if line.startswith("m="):
+            kind = line[2:].partition(" ")[0]
+        elif line.startswith("a=msid:"):
+            lines += [f"a=extmap:{number} {uri}" for uri, number in OFFERED[kind].items()]
+            cid = line.rpartition(" ")[2]
+            if cid in layers:
+                first = int(cid.removeprefix("track-"))
+                numbers = range(first, first + layers[cid])
+                lines.append("a=ssrc-group:SIM " + " ".join(map(str, numbers)))
+                lines += [f"a=ssrc:{number} cname:{cname}" for number in numbers[1:]]
+    return "\r\n".join(lines) + "\r\n"
 
 
 class Outgoing:
     """One peer connection's way out, which numbers its packets for the transport's feedback as browsers do."""
 
-    def __init__(self, peer: PeerConnection) -> None:
-        self._peer = peer
+    def __init__(self, end: End) -> None:
+        self.end = end
         self._number = 0
+        self._extensions: dict[str, dict[str, int]] = {}  # by mid: id by URI
+
+    def learn(self) -> None:
+        """Take from the latest answer which extensions the server wants."""
+        for section in self.end.peer.negotiation.sections:
+            if section.remote is not None:
+                self._extensions[section.mid] = {item.uri: item.id for item in section.remote.extensions}
 
     def send(
         self, sender: Sender, sequence: int, timestamp: int, payload: bytes, *, marker: bool = False, layer: int = 0
     ) -> None:
-        """Send one packet of a track."""
+        """Queue one packet of a track."""
+        mid = sender.mid or ""
         self._number = self._number + 1 & 0xFFFF
-        values = {
-            MID: (sender.mid or "").encode(),
-            LEVEL: b"\xa0",
-            TRANSPORT_WIDE_CC: self._number.to_bytes(2, "big"),
-        }
+        values = {MID: mid.encode(), AUDIO_LEVEL: b"\xa0", TRANSPORT_CC: self._number.to_bytes(2, "big")}
+        wanted = self._extensions.get(mid, {})
         packet = build_rtp(
             ssrc=sender.ssrc + layer,
             payload_type=sender.negotiated[0].payload_type,
@@ -77,12 +117,37 @@ class Outgoing:
             timestamp=timestamp & 0xFFFFFFFF,
             payload=payload,
             marker=marker,
-            extensions={number: values[uri] for uri, number in sender.extensions.items() if uri in values},
+            extensions={wanted[uri]: value for uri, value in values.items() if uri in wanted},
         )
-        sink = self._peer.sink
+        sink = self.end.peer.sink
         offset = sink.reserve()
         sink.arena[offset : offset + len(packet)] = packet
         sink.commit_rtp(offset, len(packet))
+
+    def flush(self) -> None:
+        """Let what is queued leave now: who waits for the event loop to come by measures it, too."""
+        self.end.mux.egress.flush()
+
+
+class Reports:
+    """Sender reports for the streams of a track."""
+
+    def __init__(self, way: Outgoing) -> None:
+        self._way = way
+        self._due = trio.current_time()
+
+    def send(self, timestamp: int, streams: Sequence[tuple[int, int, int]]) -> None:
+        """Report when it is time; `streams` are SSRC, packets and bytes."""
+        if trio.current_time() < self._due:
+            return
+        self._due = trio.current_time() + REPORT_EVERY
+        ntp = int((time.time() + NTP) * 2**32) & 0xFFFFFFFFFFFFFFFF
+        self._way.end.send_rtcp(
+            *(
+                SenderReport(ssrc, ntp, timestamp & 0xFFFFFFFF, packets, octets & 0xFFFFFFFF).serialize()
+                for ssrc, packets, octets in streams
+            )
+        )
 
 
 class Sound:
@@ -94,12 +159,16 @@ class Sound:
         self._way, self._sender = way, sender
         self._sequence = 0
         self._rest = bytes(SOUND - STAMP.size)
+        self._reports = Reports(way)
 
     def send(self) -> None:
         """One packet."""
         self._sequence += 1
-        payload = STAMP.pack(MARK, time.time_ns()) + self._rest
-        self._way.send(self._sender, self._sequence, round(self._sequence * SOUND_EVERY * SOUND_CLOCK), payload)
+        timestamp = round(self._sequence * SOUND_EVERY * SOUND_CLOCK)
+        payload = STAMP.pack(MARK, time.time_ns(), self._sequence) + self._rest
+        self._way.send(self._sender, self._sequence, timestamp, payload)
+        self._way.flush()
+        self._reports.send(timestamp, [(self._sender.ssrc, self._sequence, self._sequence * SOUND)])
 
 
 class Picture:
@@ -112,6 +181,7 @@ class Picture:
         self._qualities = qualities
         self._sequences = [0] * len(qualities)
         self._frame = 0
+        self._reports = Reports(way)
 
     def send(self) -> None:
         """One frame of every stream."""
@@ -121,10 +191,16 @@ class Picture:
             for number in range(quality.packets):
                 self._sequences[layer] += 1
                 head = self._head(quality, first=number == 0)
-                stamp = STAMP.pack(MARK, time.time_ns())
+                stamp = STAMP.pack(MARK, time.time_ns(), self._sequences[layer])
                 payload = head + stamp + bytes(quality.size - len(head) - len(stamp))
                 last = number == quality.packets - 1
                 self._way.send(self._sender, self._sequences[layer], timestamp, payload, marker=last, layer=layer)
+            self._way.flush()
+        streams = [
+            (self._sender.ssrc + layer, packets, packets * quality.size)
+            for layer, (packets, quality) in enumerate(zip(self._sequences, self._qualities, strict=True))
+        ]
+        self._reports.send(timestamp, streams)
 
     def _head(self, quality: Quality, *, first: bool) -> bytes:
         """The payload descriptor (RFC 7741, section 4.2), and the beginning of a frame."""
@@ -137,7 +213,25 @@ class Picture:
         return descriptor + b"\x11\x02\x00"
 
 
-async def play(track: Sound | Picture, *, after: float) -> None:
+class Data:
+    """Reliable packets of data to all in the room."""
+
+    every = DATA_EVERY
+
+    def __init__(self, channel: DataChannel) -> None:
+        self._channel = channel
+        self._number = 0
+        self._rest = bytes(DATA_SIZE - STAMP.size)
+
+    def send(self) -> None:
+        """One packet; a channel that is full has it lost."""
+        self._number += 1
+        payload = STAMP.pack(MARK, time.time_ns(), self._number) + self._rest
+        packet = models.DataPacket(kind=models.DataPacket.Kind.RELIABLE, user=models.UserPacket(payload=payload))
+        self._channel.send_nowait(packet.SerializeToString())
+
+
+async def play(track: Sound | Picture | Data, *, after: float) -> None:
     """Send for ever, in time; not all tracks begin at once."""
     due = trio.current_time() + after
     while True:

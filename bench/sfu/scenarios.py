@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from array import array
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from bench.sfu.attendee import attend
-from bench.sfu.counting import look_at_all
-from bench.sfu.playing import LAYERS, PICTURE, SOUND_EVERY, play
-from bench.sfu.servers import Use
+from bench.sfu.counting import CountingSocket, look_at_all
+from bench.sfu.figures import Figures
+from bench.sfu.playing import LAYERS, PICTURE, play
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from bench.sfu.attendee import Attendee
-    from bench.sfu.counting import CountingSocket
+    from bench.sfu.attendee import Somebody
+    from bench.sfu.playing import Data, Picture, Sound
+    from bench.sfu.process import Use
     from bench.sfu.servers import Measured
 
-AT_ONCE = 8  # joins
-SETTLE = 2.0  # seconds between the last join and the first count
+    T = TypeVar("T")
+
+AT_ONCE = 8  # joins, and subscriptions: the clients have one core for all of it
+SETTLE = 2.0  # seconds between the last change and the first count
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,130 +35,191 @@ class Scenario:
 
     title: str
     sizes: tuple[int, ...]  # how many are in it
-    publishers: int = 1  # of them; 0 is everybody
+    everybody: bool = False  # publishes, or only one
     sound: bool = False
     picture: bool = False
     simulcast: bool = False
+    data: bool = False
 
 
 SCENARIOS: Mapping[str, Scenario] = {
     "audio": Scenario("one who speaks", (10, 50, 100, 200, 500), sound=True),
     "video": Scenario("one picture of 2 Mbit/s", (10, 30, 100, 200, 300), picture=True),
-    "meeting": Scenario("all speak and are seen", (5, 10, 20), publishers=0, sound=True, picture=True, simulcast=True),
-}
+    "meeting": Scenario(
+        "all speak and are seen", (5, 10, 20), everybody=True, sound=True, picture=True, simulcast=True
+    ),
+    "data": Scenario("one who sends 50 packets of 1 kB a second", (2, 10, 50, 100, 200), data=True),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What one run has shown."""
+class Habits:
+    """How a run is made."""
 
-    server: str
-    scenario: str
-    size: int
-    seconds: float
-    packets: int
-    octets: int
-    lost: int
-    cpu: float  # seconds
-    delays: tuple[float, float, float]  # seconds: p50, p99, p99.9
-    memory: int  # bytes more than before anybody came
-    subscriptions: int
-
-    @property
-    def cost(self) -> float:
-        """Microseconds of the server's CPU for each packet that came to a subscriber."""
-        return self.cpu * 1e6 / max(1, self.packets)
-
-    @property
-    def rate(self) -> float:
-        """Packets per second."""
-        return self.packets / self.seconds
-
-    def __str__(self) -> str:
-        p50, p99, p999 = (1000 * delay for delay in self.delays)
-        per_core = 1e6 / self.cost if self.cpu else 0.0
-        return (
-            f"{self.server:<10}{self.scenario:<9}{self.size:>5}{self.rate:>10,.0f}{per_core:>12,.0f}{self.cost:>8.2f}"
-            f"{100 * self.cpu / self.seconds:>6.0f} %{p50:>8.2f}{p99:>8.2f}{p999:>8.2f}"
-            f"{self.memory / 1024 / max(1, self.subscriptions):>8.0f}{self.lost:>7}"
-        )
+    seconds: float = 5.0
+    settle: float = SETTLE
+    rooms: int = 1  # of the size, each
+    feedback: bool = True
+    drop_every: int = 0  # packets, of which a subscriber drops one and asks for it again; 0 drops none
+    profile: str = ""  # where py-spy writes what the server was doing
 
 
-HEADING = (
-    f"{'server':<10}{'scenario':<9}{'size':>5}{'packets/s':>10}{'per core':>12}{'µs':>8}{'cpu':>8}"
-    f"{'p50 ms':>8}{'p99':>8}{'p99.9':>8}{'kB/sub':>8}{'lost':>7}"
-)
+class Meeting:
+    """One room, with those who are in it."""
+
+    def __init__(self, server: Measured, scenario: Scenario, room: str, size: int, habits: Habits) -> None:
+        self.scenario = scenario
+        self.attendees: list[Somebody] = []
+        self.sockets: list[CountingSocket] = []
+        self._server, self._room, self._size, self._habits = server, room, size, habits
+
+    def publishes(self, number: int) -> bool:
+        """Whether this one sends anything."""
+        return self.scenario.everybody or number == 0
+
+    async def gather(self, nursery: trio.Nursery, sockets: set[CountingSocket]) -> None:
+        """Have all join."""
+        await each(range(self._size), lambda number: nursery.start(self._attend, number, sockets))
+        self.attendees.sort(key=lambda somebody: somebody.identity)
+
+    async def _attend(
+        self,
+        number: int,
+        sockets: set[CountingSocket],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        sock = CountingSocket(self._server.host, drop_every=self._habits.drop_every)
+        sockets.add(sock)
+        self.sockets.append(sock)
+        try:
+            async with self._server.attend(
+                f"one{number:04}",
+                self._room,
+                sock=sock,
+                publishes=self.publishes(number),
+                feedback=self._habits.feedback,
+            ) as somebody:
+                self.attendees.append(somebody)
+                task_status.started()
+                await somebody.watch_over()
+        finally:
+            sockets.discard(sock)
+            sock.close()
+
+    async def publish(self, nursery: trio.Nursery) -> None:
+        """Have those who send begin."""
+        await each([number for number in range(self._size) if self.publishes(number)], partial(self._begin, nursery))
+
+    async def _begin(self, nursery: trio.Nursery, number: int) -> None:
+        somebody = self.attendees[number]
+        tracks: list[Sound | Picture | Data] = []
+        if self.scenario.sound:
+            tracks.append(await somebody.publish_sound())
+        if self.scenario.picture:
+            tracks.append(await somebody.publish_picture(LAYERS if self.scenario.simulcast else (PICTURE,)))
+        if self.scenario.data:
+            tracks.append(await somebody.publish_data())
+        for track in tracks:
+            nursery.start_soon(partial(play, track, after=track.every * (number * 0.61 % 1)))
+
+    async def watch(self) -> None:
+        """Have everybody subscribe to all others; in a meeting everybody looks at one of them."""
+        await each(range(self._size), self._watch)
+
+    async def _watch(self, number: int) -> None:
+        others = [one for other, one in enumerate(self.attendees) if other != number and self.publishes(other)]
+        if others:
+            best = self.attendees[(number + 1) % self._size] if self.scenario.simulcast else None
+            await self.attendees[number].watch(others, best)
 
 
-async def measure(server: Measured, name: str, size: int, seconds: float, profile: str = "") -> Figures:
-    """Fill a room, let it run, count; py-spy writes a `profile` of the server meanwhile, if one is wanted."""
+async def measure(server: Measured, name: str, size: int, habits: Habits) -> Figures:
+    """Fill the rooms, let it run, count.
+
+    All join first, then some publish, then all subscribe: the memory that the server has more after the second step is
+    for the participants, what it has more after the third (and the count) is for the subscriptions.
+
+    Raises:
+        Ended: In a group: a server, or the signalling or a peer connection of somebody, has ended.
+    """
+    _allow_descriptors()
     scenario = SCENARIOS[name]
     sockets: set[CountingSocket] = set()
     empty = server.use()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(look_at_all, sockets)
-        attendees: list[Attendee] = []
-        speaking = scenario.publishers or size
-        ahead = trio.CapacityLimiter(AT_ONCE)
-
-        async def come(number: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-            publishes = number < speaking
-            joining = attend(server.url, server.key, f"one{number}", "bench", sockets=sockets, publishes=publishes)
-            async with joining as attendee:
-                async with ahead:
-                    await attendee.until_watching()
-                    if publishes:
-                        await start(attendee, scenario, number, nursery)
-                attendees.append(attendee)
-                task_status.started()
-                await trio.sleep_forever()
-
-        if speaking == 1:
-            await nursery.start(come, 0)
-        async with trio.open_nursery() as joins:
-            for number in range(1 if speaking == 1 else 0, size):
-                await ahead.acquire_on_behalf_of(number)
-                ahead.release_on_behalf_of(number)
-                joins.start_soon(partial(nursery.start, come, number))
-        await trio.sleep(SETTLE)
+        meetings = [Meeting(server, scenario, f"bench{room}", size, habits) for room in range(habits.rooms)]
+        for meeting in meetings:
+            await meeting.gather(nursery, sockets)
+        for meeting in meetings:
+            await meeting.publish(nursery)
+        await trio.sleep(habits.settle)
+        present = server.use()
+        for meeting in meetings:
+            await meeting.watch()
+        await trio.sleep(habits.settle)
         for one in sockets:
             one.begin()
-        if profile:
-            command = f"py-spy record -p {server.pid} -d {seconds:.0f} -r 250 -f raw -o {profile}"
+        if habits.profile:
+            command = f"py-spy record -p {server.pid} -d {habits.seconds:.0f} -r 250 -f raw -o {habits.profile}"
             nursery.start_soon(partial(trio.run_process, command.split(), capture_stdout=True, capture_stderr=True))
-        before, began = server.use(), trio.current_time()
-        await trio.sleep(seconds)
+        before, own, began = server.use(), time.process_time(), trio.current_time()
+        await trio.sleep(habits.seconds)
         after, took = server.use(), trio.current_time() - began
-        spent = Use(after.cpu - before.cpu, after.resident - empty.resident)
-        figures = _figures((server.name, name, size), took, spent, sockets)
+        own = time.process_time() - own
+        figures = _figures(
+            (server.name, name, size), took, sockets, clients=own,
+            cpu=None if server.pid is None else after.cpu - before.cpu,
+            memory=(empty, present, after), participants=size * habits.rooms,
+        )  # fmt: skip
         nursery.cancel_scope.cancel()
     return figures
 
 
-async def start(attendee: Attendee, scenario: Scenario, number: int, nursery: trio.Nursery) -> None:
-    """Publish, and send from then on."""
-    if scenario.sound:
-        sound = await attendee.publish_sound()
-        nursery.start_soon(partial(play, sound, after=SOUND_EVERY * (number * 0.37 % 1)))
-    if scenario.picture:
-        picture = await attendee.publish_picture(LAYERS if scenario.simulcast else (PICTURE,))
-        nursery.start_soon(partial(play, picture, after=picture.every * (number * 0.61 % 1)))
+async def each(items: Iterable[T], action: Callable[[T], Awaitable[object]]) -> None:
+    """Do it for all, some at once."""
+    limiter = trio.CapacityLimiter(AT_ONCE)
+
+    async def one(item: T) -> None:
+        async with limiter:
+            await action(item)
+
+    async with trio.open_nursery() as nursery:
+        for item in items:
+            nursery.start_soon(one, item)
 
 
-def _figures(what: tuple[str, str, int], seconds: float, spent: Use, sockets: set[CountingSocket]) -> Figures:
+def _allow_descriptors() -> None:
+    """Have as many sockets as the system allows; servers that are started from here inherit it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _figures(
+    what: tuple[str, str, int], seconds: float, sockets: set[CountingSocket], *, cpu: float | None, clients: float,
+    memory: tuple[Use, Use, Use], participants: int,
+) -> Figures:  # fmt: skip
     streams = [stream for one in sockets for stream in one.streams.values()]
     delays = sorted(array("d", [delay for one in sockets for delay in one.delays]))
 
     def quantile(share: float) -> float:
-        return delays[min(len(delays) - 1, int(len(delays) * share))] if delays else 0.0
+        return delays[min(len(delays) - 1, int(len(delays) * share))] if delays else float("nan")
 
+    subscriptions = sum(1 for stream in streams if stream.packets and not stream.repairs)
+    empty, present, full = (use.resident for use in memory)
     return Figures(
         *what, seconds,
         packets=sum(one.packets for one in sockets),
         octets=sum(one.octets for one in sockets),
         lost=sum(stream.lost for stream in streams),
-        cpu=spent.cpu,
+        asked=sum(one.asked for one in sockets),
+        repaired=sum(one.repaired for one in sockets),
+        cpu=cpu,
+        clients=clients,
         delays=(quantile(0.5), quantile(0.99), quantile(0.999)),
-        memory=spent.resident,
-        subscriptions=len(streams),
+        participants=participants,
+        subscriptions=subscriptions,
+        per_participant=(present - empty) / participants,
+        per_subscription=(full - present) / max(1, subscriptions),
     )  # fmt: skip

@@ -1,59 +1,47 @@
-"""The servers that are measured, each in processes of its own, and what they use."""
+"""The servers that are measured."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
+import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tests.clients.server import KEY, SECRET, running_server
+from bench.sfu.attendee import attend
+from bench.sfu.process import Use, running
+from tests.clients.server import KEY, SECRET, RunningServer, wait_until_ready
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from typing import Protocol
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
+    from bench.sfu.attendee import Somebody
+    from bench.sfu.counting import CountingSocket
 
+    class Attend(Protocol):
+        """How somebody joins."""
 
-@dataclass(frozen=True, slots=True)
-class Use:
-    """What a server has used until now."""
-
-    cpu: float  # seconds, of all its threads and processes
-    resident: int  # bytes
-
-    @classmethod
-    def of(cls, pid: int) -> Use:
-        """Of the process `pid` and those it has started."""
-        cpu = resident = 0
-        for process in _family(pid):
-            with contextlib.suppress(OSError):
-                for task in Path(f"/proc/{process}/task").iterdir():
-                    with contextlib.suppress(OSError):
-                        cpu += int((task / "schedstat").read_text(encoding="ascii").split()[0])
-                resident += int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]) * PAGE
-        return cls(cpu / 1e9, resident)
+        def __call__(
+            self, identity: str, room: str, *, sock: CountingSocket, publishes: bool, feedback: bool
+        ) -> AbstractAsyncContextManager[Somebody]:
+            """Somebody in a room until the end of the block; what comes to them comes to `sock`."""
 
 
-def _family(pid: int) -> list[int]:
-    found = [pid]
-    for each in found:
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{each}/task").iterdir():
-                found += map(int, (task / "children").read_text(encoding="ascii").split())
-    return found
+HOST, PORT = "127.0.0.1", 7880
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A server that speaks LiveKit's protocol."""
+    """A server."""
 
     name: str
-    url: str
-    key: tuple[str, str]
+    host: str  # where its clients have their sockets
+    attend: Attend
     pid: int | None  # None: it runs elsewhere, and nobody can say what it uses
 
     def use(self) -> Use:
@@ -62,18 +50,22 @@ class Measured:
 
 
 @contextlib.contextmanager
-def triosfu(*options: str, config: str = "") -> Iterator[Measured]:
-    """This one, by its command line."""
-    if config:
-        os.environ["LIVEKIT_CONFIG"] = config
-    with TemporaryDirectory() as folder, running_server(Path(folder) / "log", *options) as running:
-        yield Measured("triosfu", running.url, (KEY, SECRET), running.process.pid)
+def triosfu(options: Sequence[str] = (), *, config: str = "") -> Iterator[Measured]:
+    """This one, by its command line, with further `options` and a configuration in YAML."""
+    command = [sys.executable, "-m", "triosfu", "run", "--dev", "--port", str(PORT), "--bind", HOST, *options]
+    environment = {"LIVEKIT_CONFIG": config} if config else {}
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with running(command, log, environment=environment) as process:
+            server = RunningServer(process, PORT, log, HOST)
+            wait_until_ready(server)
+            yield Measured("triosfu", HOST, partial(attend, server.url, (KEY, SECRET)), process.pid)
 
 
 @contextlib.contextmanager
 def elsewhere(url: str, key: str, secret: str) -> Iterator[Measured]:
-    """Whatever serves `url`; its process is found by its port if it runs on this machine."""
+    """Whatever serves `url`; its process is found by its port if it runs on this machine, in this network."""
     port = url.rsplit(":", 1)[-1].strip("/")
     told = subprocess.run(["ss", "-Hltnp", f"sport = :{port}"], capture_output=True, text=True, check=False).stdout
     pid = told.partition("pid=")[2].partition(",")[0]
-    yield Measured(url, url, (key, secret), int(pid) if pid else None)
+    yield Measured(url, HOST, partial(attend, url, (key, secret)), int(pid) if pid else None)

@@ -1,0 +1,118 @@
+"""What a subscriber tells the server about the media that comes, as browsers do, from packets that are prepared.
+
+Each second for every SSRC a receiver report (RFC 3550, section 6.4.2), and REMB where the server has asked for it;
+every 100 ms transport-wide feedback where it has asked for that; a NACK (RFC 4585, section 6.2.1) for what a counting
+socket has dropped, with the next look.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING
+
+from triosfu.rtp.rtcp import Nack, Remb, TransportFeedback
+from triosfu.rtp.twcc import HEAD, REFERENCE, TICK
+
+if TYPE_CHECKING:
+    from bench.sfu.counting import CountingSocket, Stream
+    from bench.sfu.peer import End
+
+EVERY = 0.1  # seconds between two pieces of transport-wide feedback
+TURNS = 10  # of these until a stream is reported once more
+REPORT = struct.Struct("!BBHIIIIIII")
+JITTER = 20  # in units of the media's clock; nobody looks at it
+AMPLE = 1_000_000_000  # bits per second: REMB of one whom nothing limits
+FEEDBACK_HEAD = struct.Struct("!BBH")
+TICK_NS, REFERENCE_NS = round(TICK * 1e9), round(REFERENCE * 1e9)
+RUN_OF_SMALL = 0x2000  # a status chunk: packets that came at most 255 ticks behind each other
+MAX_COVERED = 1_000  # packets in one piece of feedback, which has to fit a datagram
+
+phases = Random(1)  # subscribers that joined together do not report at once
+
+
+class Feedback:
+    """One subscriber's."""
+
+    def __init__(self, end: End, sock: CountingSocket) -> None:
+        self._end, self._socket = end, sock
+        self._ssrc = 1
+        self._due = 0.0
+        self._turn = phases.randrange(TURNS)
+        self._count = 0  # of pieces of transport-wide feedback
+        self._missing: dict[int, list[int]] = {}
+        self._remb = b""
+
+    def miss(self, stream: Stream, sequence: int) -> None:
+        """Ask for a packet at the end of this look."""
+        self._missing.setdefault(id(stream), []).append(sequence)
+
+    def run(self, now: float) -> None:
+        """Send what is due."""
+        peer = self._end.peer
+        send = peer.transport.send_rtcp
+        if self._missing:
+            for ssrc, stream in self._socket.streams.items():
+                if sequences := self._missing.get(id(stream)):
+                    send(Nack(self._ssrc, ssrc, tuple(sequences)).serialize())
+            self._missing.clear()
+        if now < self._due:
+            return
+        self._due = now + EVERY * (1 if self._due else phases.random())
+        self._turn += 1
+        for place, (ssrc, stream) in enumerate(self._socket.streams.items()):
+            if ssrc > 0 and (place + self._turn) % TURNS == 0:
+                send(self._report(ssrc, stream, now))
+        if self._turn % TURNS == 0 and (remb := self._estimate()):
+            send(remb)
+        if arrivals := self._socket.arrivals:
+            for at in range(0, len(arrivals), MAX_COVERED):
+                send(self._transport_feedback(arrivals[at : at + MAX_COVERED]))
+            arrivals.clear()
+
+    def _report(self, ssrc: int, stream: Stream, now: float) -> bytes:
+        middle, at = self._end.peer.heard.get(ssrc, (0, 0.0))
+        delay = round((now - at) * 65_536) if middle else 0
+        lost = min(stream.gone, 0x7FFFFF)
+        fraction = 256 * stream.dropped // max(1, stream.packets)
+        return REPORT.pack(
+            0x81, 201, 7, self._ssrc, ssrc, fraction << 24 | lost, stream.highest & 0xFFFFFFFF, JITTER, middle, delay
+        )
+
+    def _estimate(self) -> bytes:
+        """REMB for all streams of sections that have it."""
+        if not self._remb:
+            ssrcs = [
+                ssrc
+                for section in self._end.peer.negotiation.sections
+                if section.incoming and any("goog-remb" in codec.feedback for codec in section.incoming.codecs)
+                for ssrc in section.incoming.ssrcs
+            ]
+            if ssrcs:
+                self._remb = Remb(self._ssrc, AMPLE, tuple(ssrcs[:255])).serialize()
+        return self._remb
+
+    def _transport_feedback(self, arrivals: list[tuple[int, int]]) -> bytes:
+        base, first = arrivals[0]
+        reference = first // REFERENCE_NS
+        came = [((number - base) & 0xFFFF, nanoseconds // TICK_NS) for number, nanoseconds in arrivals]
+        if any(distance != place for place, (distance, _) in enumerate(came)):
+            # Some are missing or in disorder; what came behind its time by half a round is of no use to anybody.
+            came = sorted((distance, ticks) for distance, ticks in dict(came).items() if distance < 1 << 15)
+        covered = came[-1][0] + 1
+        before = reference * REFERENCE_NS // TICK_NS
+        deltas = [later - earlier for earlier, later in pairwise([before, *(ticks for _, ticks in came)])]
+        self._count = self._count + 1 & 0xFF
+        media = next(iter(self._socket.streams))
+        if covered > len(came) or not 0 <= min(deltas) <= max(deltas) < 256:
+            received = tuple((distance, delta) for (distance, _), delta in zip(came, deltas, strict=True))
+            feedback = TransportFeedback(
+                sender_ssrc=self._ssrc, media_ssrc=media, base_sequence=base, status_count=covered,
+                reference_time=reference & 0xFFFFFF, feedback_count=self._count, received=received,
+            )  # fmt: skip
+            return feedback.serialize()
+        body = HEAD.pack(self._ssrc, media, base, covered, (reference & 0xFFFFFF) << 8 | self._count)
+        body += (RUN_OF_SMALL | covered).to_bytes(2, "big") + bytes(deltas)
+        body += bytes(-len(body) % 4)
+        return FEEDBACK_HEAD.pack(0x8F, 205, len(body) // 4) + body

@@ -1,0 +1,319 @@
+"""Janus with its VideoRoom, as the peer at hand: Debian's package, started with a configuration of the run's own.
+
+Everybody has a session on a WebSocket of their own: a handle to publish with, which has a peer connection, and one to
+watch with, which has another and carries all subscriptions (Janus 1.x). The media comes from the same code as for
+other servers, and is counted by the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
+
+from bench.sfu.feedback import Feedback
+from bench.sfu.peer import PATIENCE, End, Ended, Waiting, first_of
+from bench.sfu.playing import Data, Outgoing, Picture, Quality, Sound, complete, next_sender
+from bench.sfu.process import running, tail
+from bench.sfu.servers import Measured
+from tests.clients.network import ADDRESS
+from triosfu.net.udp import UdpMux
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from bench.sfu.attendee import Somebody
+    from bench.sfu.counting import CountingSocket
+    from triosfu.sdp.sections import Sender
+
+PORT = 8188
+PLUGIN = "janus.plugin.videoroom"
+KEEP_ALIVE_EVERY = 20.0  # seconds; Janus forgets a session after 60
+UNLIMITED = 100_000_000  # bits per second that a publisher is allowed
+MOST = 10_000  # publishers in a room
+WORST, BEST = 0, 2  # substreams
+
+JANUS = """
+general: {{
+    configs_folder = "{folder}"
+    plugins_folder = "{libraries}/plugins"
+    transports_folder = "{libraries}/transports"
+    events_folder = "{libraries}/events"
+    loggers_folder = "{libraries}/loggers"
+    debug_level = 3
+    {loops}
+}}
+media: {{ ipv6 = false }}
+nat: {{ ice_enforce_list = "{address}" }}
+plugins: {{ disable = "{plugins}" }}
+transports: {{ disable = "{transports}" }}
+events: {{ broadcast = false }}
+"""
+WEBSOCKETS = """
+general: {{
+    json = "plain"
+    ws = true
+    ws_port = {port}
+    ws_ip = "{address}"
+    wss = false
+}}
+admin: {{ admin_ws = false }}
+"""
+ROOM = """
+room-{number}: {{
+    publishers = {publishers}
+    bitrate = {bitrate}
+    fir_freq = 0
+    audiocodec = "opus"
+    videocodec = "vp8"
+    notify_joining = false
+}}
+"""
+
+
+def room_number(room: str) -> int:
+    """Janus numbers what the scenarios call "bench0" and so on."""
+    return int(room.removeprefix("bench")) + 1
+
+
+@contextlib.contextmanager
+def janus(*, loops: int = 0, rooms: int = 1) -> Iterator[Measured]:
+    """Debian's Janus, with as many threads for media as it has handles, or `loops` of them.
+
+    Raises:
+        Ended: It is not installed, or does not start.
+    """
+    program = shutil.which("janus")
+    libraries = next(Path("/usr/lib").glob("*/janus"), None)
+    if program is None or libraries is None:
+        raise Ended("janus is not installed: apt-get install --no-install-recommends janus")
+    others = {
+        kind: ",".join(sorted(file.name for file in (libraries / kind).glob("*.so") if keep not in file.name))
+        for kind, keep in (("plugins", "videoroom"), ("transports", "websockets"))
+    }
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        files = {
+            "janus.jcfg": JANUS.format(
+                folder=folder, libraries=libraries, address=ADDRESS, **others,
+                loops=f"event_loops = {loops}" if loops else "",
+            ),
+            "janus.transport.websockets.jcfg": WEBSOCKETS.format(port=PORT, address=ADDRESS),
+            "janus.plugin.videoroom.jcfg": "general: { }\n" + "".join(
+                ROOM.format(number=number + 1, publishers=MOST, bitrate=UNLIMITED) for number in range(rooms)
+            ),
+        }  # fmt: skip
+        for file, text in files.items():
+            (folder / file).write_text(text, encoding="ascii")
+        log = folder / "log"
+        command = [program, "--disable-colors", f"--configs-folder={folder}", f"--config={folder / 'janus.jcfg'}"]
+        with running(command, log, environment={}) as process:
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise Ended(f"janus did not come up:\n{tail(log)}")
+                with contextlib.suppress(OSError), socket.create_connection((ADDRESS, PORT), timeout=1):
+                    break
+                time.sleep(0.05)
+            yield Measured("janus", ADDRESS, partial(attend, f"ws://{ADDRESS}:{PORT}"), process.pid)
+
+
+class Attendee(Waiting):
+    """What one participant has."""
+
+    def __init__(self, identity: str, room: int, subscriber: End, publisher: End | None) -> None:
+        super().__init__(identity)
+        self.feed = int(identity.removeprefix("one")) + 1
+        self.published: list[str] = []  # kinds, in the order of the sections
+        self._room = room
+        self._subscriber, self._publisher = subscriber, publisher
+        self._way = None if publisher is None else Outgoing(publisher)
+        self._layers: dict[str, int] = {}  # of tracks in several streams, by cid
+        self._signal: WebSocketConnection | None = None
+        self._numbers = count(1)
+        self._replies: dict[str, dict[str, Any]] = {}  # by transaction
+        self._session = 0
+        self._handles: dict[str, int] = {}
+
+    # --- what the scenarios ask ------------------------------------------------------------------------------------
+
+    async def publish_sound(self) -> Sound:
+        """Publish a microphone."""
+        return Sound(self.way, await self._publish("audio", "audio/opus", ()))
+
+    async def publish_picture(self, qualities: Sequence[Quality]) -> Picture:
+        """Publish a camera; several streams are given lowest quality first."""
+        sender = await self._publish("video", "video/VP8", qualities)
+        return Picture(self.way, sender, qualities)
+
+    async def publish_data(self) -> Data:
+        """Not asked of Janus."""
+        raise NotImplementedError
+
+    async def watch(self, others: Sequence[Somebody], best: Somebody | None) -> None:
+        """Subscribe to all that others publish, on one peer connection."""
+        feeds = [other for other in others if isinstance(other, Attendee)]
+        handle = self._handles["subscriber"] = await self._attach()
+        join = {"request": "join", "ptype": "subscriber", "room": self._room, "use_msid": False}
+        reply = await self._ask(handle, {**join, "streams": [{"feed": feed.feed} for feed in feeds]})
+        peer = self._subscriber.peer
+        peer.accept_offer(reply["jsep"]["sdp"])
+        answer = {"type": "answer", "sdp": peer.create_answer()}
+        await self._ask(handle, {"request": "start"}, jsep=answer)
+        if isinstance(best, Attendee):
+            streams = [
+                {"mid": stream["mid"], "substream": BEST if stream["feed_id"] == best.feed else WORST, "temporal": 2}
+                for stream in reply["plugindata"]["data"]["streams"]
+                if stream["type"] == "video"
+            ]
+            await self._ask(handle, {"request": "configure", "streams": streams})
+        await self.until(lambda: self._subscriber.connected, "a peer connection to watch with")
+
+    async def arrive(self) -> None:
+        """Wait until there is a session, and join the room if this one publishes."""
+        await self.until(lambda: self._signal, "signalling")
+        self._session = (await self._request({"janus": "create"}))["data"]["id"]
+        if self._publisher is not None:
+            handle = self._handles["publisher"] = await self._attach()
+            join = {"request": "join", "ptype": "publisher", "room": self._room, "id": self.feed}
+            await self._ask(handle, join)
+
+    # --- publishing ------------------------------------------------------------------------------------------------
+
+    @property
+    def way(self) -> Outgoing:
+        """Where its packets leave."""
+        assert self._way is not None, "only some publish"
+        return self._way
+
+    async def _publish(self, kind: str, mime: str, qualities: Sequence[Quality]) -> Sender:
+        way = self.way
+        sender = next_sender(kind, mime, self.identity)
+        if len(qualities) > 1:
+            self._layers[sender.track_id] = len(qualities)
+        peer = way.end.peer
+        peer.negotiation.add_sender(sender)
+        offer = {"type": "offer", "sdp": complete(peer.create_offer(), self._layers, self.identity)}
+        request = {"request": "configure" if self.published else "publish", "bitrate": UNLIMITED}
+        reply = await self._ask(self._handles["publisher"], request, jsep=offer)
+        peer.accept_answer(reply["jsep"]["sdp"])
+        await self.until(lambda: sender.negotiated and way.end.connected, "an answer")
+        self.published.append(kind)
+        way.learn()
+        return sender
+
+    # --- signalling ------------------------------------------------------------------------------------------------
+
+    async def _attach(self) -> int:
+        reply = await self._request({"janus": "attach", "plugin": PLUGIN})
+        return int(reply["data"]["id"])
+
+    async def _ask(self, handle: int, body: dict[str, object], *, jsep: dict[str, str] | None = None) -> dict[str, Any]:
+        """Ask the plugin something; its answer comes as an event, behind an acknowledgement."""
+        message: dict[str, object] = {"janus": "message", "handle_id": handle, "body": body}
+        if jsep is not None:
+            message["jsep"] = jsep
+        reply = await self._request(message)
+        told = reply["plugindata"]["data"]
+        if "error" in told:
+            raise Ended(f"{self.identity}: janus: {told['error']}")
+        return reply
+
+    async def _request(self, message: dict[str, object]) -> dict[str, Any]:
+        transaction = str(next(self._numbers))
+        await self._say({**message, "transaction": transaction})
+        await self.until(lambda: transaction in self._replies, f"an answer to {message['janus']}")
+        reply = self._replies.pop(transaction)
+        if reply["janus"] == "error":
+            raise Ended(f"{self.identity}: janus: {reply['error']['reason']}")
+        return reply
+
+    async def _say(self, message: dict[str, object]) -> None:
+        assert self._signal is not None
+        if self._session:
+            message["session_id"] = self._session
+        try:
+            await self._signal.send_message(json.dumps(message))
+        except ConnectionClosed as closed:
+            raise Ended(f"{self.identity}: signalling ended: {closed!r}") from None
+
+    async def converse(self, url: str) -> None:
+        """Connect, and take what Janus says until cancelled.
+
+        Raises:
+            Ended: Janus has ended it.
+        """
+        try:
+            with trio.fail_after(PATIENCE):
+                stream = await trio.open_tcp_stream(ADDRESS, PORT)
+            async with stream, trio.open_nursery() as nursery:
+                with trio.fail_after(PATIENCE):
+                    self._signal = await wrap_client_stream(
+                        nursery, stream, url.removeprefix("ws://"), "/", subprotocols=["janus-protocol"],
+                        message_queue_size=100,
+                    )  # fmt: skip
+                self.tell()
+                nursery.start_soon(self._keep_alive)
+                while True:
+                    self._handle(json.loads(await self._signal.get_message()))
+                    self.tell()
+        except* (OSError, trio.TooSlowError, HandshakeError, ConnectionClosed) as group:
+            raise Ended(f"{self.identity}: signalling ended: {first_of(group)!r}") from None
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await trio.sleep(KEEP_ALIVE_EVERY)
+            await self._say({"janus": "keepalive", "transaction": "alive"})
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        match message["janus"]:
+            case "ack":
+                pass
+            case "timeout" | "hangup" | "detached":
+                raise Ended(f"{self.identity}: janus says {message['janus']} ({message.get('reason', '')})")
+            case _ if message.get("transaction", "alive") != "alive":
+                self._replies[message["transaction"]] = message
+
+
+@asynccontextmanager
+async def attend(
+    url: str, identity: str, room: str, *, sock: CountingSocket, publishes: bool, feedback: bool
+) -> AsyncIterator[Attendee]:
+    """Somebody in a room until the end of the block; what comes to them comes to `sock`."""
+    async with AsyncExitStack() as stack:
+        mux = UdpMux([sock], batched=False, wait_readable=sock.readable)
+        await stack.enter_async_context(mux.served())
+
+        def tell() -> None:
+            attendee.tell()
+
+        def over(why: str) -> None:
+            attendee.over(why)
+
+        subscriber = End(f"{identity}'s subscriber", mux, offerer=False, tell=tell, over=over)
+        publisher = None
+        if publishes:
+            other = await stack.enter_async_context(UdpMux.open([sock.host], 0))
+            publisher = End(f"{identity}'s publisher", other, offerer=True, tell=tell, over=over)
+        attendee = Attendee(identity, room_number(room), subscriber, publisher)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subscriber.run)
+            if publisher is not None:
+                nursery.start_soon(publisher.run)
+            nursery.start_soon(attendee.converse, url)
+            await attendee.arrive()
+            sock.attach(subscriber, Feedback(subscriber, sock) if feedback else None)
+            yield attendee
+            sock.detach()
+            nursery.cancel_scope.cancel()

@@ -14,7 +14,7 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
 from bench.sfu.feedback import Feedback
 from bench.sfu.peer import PATIENCE, End, Ended, Waiting, first_of
-from bench.sfu.playing import Data, Outgoing, Picture, Quality, Sound, complete, next_sender
+from bench.sfu.playing import Data, Outgoing, Picture, Quality, Sound, next_sender
 from triosfu.net.udp import UdpMux
 from triosfu.tokens import VideoGrant, create_token
 
@@ -61,8 +61,7 @@ class Attendee(Waiting):
         super().__init__(identity)
         self.subscriber = subscriber
         self._publisher = publisher
-        self._way = None if publisher is None else Outgoing(publisher)
-        self._layers: dict[str, int] = {}  # of tracks in several streams, by cid
+        self._way = None if publisher is None else Outgoing(publisher, rids=True)
         self._published: dict[str, models.TrackInfo] = {}  # by cid
         self._signal: WebSocketConnection | None = None
 
@@ -145,7 +144,7 @@ class Attendee(Waiting):
             for number, (name, one) in enumerate(zip(names, qualities, strict=False))
         ]  # fmt: skip
         if len(qualities) > 1:
-            self._layers[sender.track_id] = len(qualities)
+            self.way.layers[sender.track_id] = len(qualities)
         width = max((one.width for one in qualities), default=0)
         await self._say(
             rtc.SignalRequest(
@@ -163,7 +162,7 @@ class Attendee(Waiting):
         return sender
 
     async def _offer(self) -> None:
-        sdp = complete(self.publisher.peer.create_offer(), self._layers, self.identity)
+        sdp = self.way.offer()
         await self._say(rtc.SignalRequest(offer=rtc.SessionDescription(type="offer", sdp=sdp, id=1)))
 
     # --- signalling ------------------------------------------------------------------------------------------------

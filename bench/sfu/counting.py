@@ -49,12 +49,13 @@ TIMES = struct.Struct("=qq")
 class Stream:
     """What came on one SSRC."""
 
-    __slots__ = ("before", "count_at", "dropped", "first", "highest", "missing", "packets", "repairs")
+    __slots__ = ("askable", "before", "count_at", "dropped", "first", "highest", "missing", "packets", "repairs")
 
     def __init__(self, sequence: int, *, repairs: bool) -> None:
         self.first = self.highest = sequence
         self.packets = 0
         self.repairs = repairs  # it carries what was lost, once more
+        self.askable = False  # the server takes NACKs for it
         self.dropped = 0
         self.before = 0  # lost or dropped before anything counted
         self.missing: set[int] = set()  # sequence numbers that were dropped, and have not come again
@@ -197,14 +198,20 @@ class CountingSocket:
             self._sample(bytes(view[:length]), shelf.arrived(slot))
 
     def _new_stream(self, ssrc: int, sequence: int) -> Stream:
-        repairs = False
-        for section in self._end.peer.negotiation.sections if self._end else ():
-            if section.incoming is not None:
-                repairs |= ssrc in section.incoming.fid.values()
-                for number, uri in section.incoming.extensions.items():
-                    if uri == TRANSPORT_CC and self._feedback is not None:
-                        self._numbered = number
-        stream = self.streams[ssrc] = Stream(sequence, repairs=repairs)
+        stream = self.streams[ssrc] = Stream(sequence, repairs=False)
+        if self._end is None or self._feedback is None:
+            return stream
+        for section in self._end.peer.negotiation.sections:
+            incoming = section.incoming
+            if incoming is None:
+                continue
+            for number, uri in incoming.extensions.items():
+                if uri == TRANSPORT_CC:
+                    self._numbered = number
+            if ssrc in incoming.fid.values():
+                stream.repairs = True
+            elif ssrc in incoming.ssrcs:
+                stream.askable = any("nack" in codec.feedback for codec in incoming.codecs)
         return stream
 
     def _drops(self, stream: Stream, sequence: int) -> bool:
@@ -222,7 +229,7 @@ class CountingSocket:
         self._until_drop = self._drop_every
         stream.packets += 1  # the server has not lost it
         stream.dropped += 1
-        if self._feedback is not None:
+        if stream.askable and self._feedback is not None:
             self.asked += 1
             stream.missing.add(sequence)
             self._feedback.miss(stream, sequence)

@@ -64,8 +64,8 @@ class Feedback:
         for place, (ssrc, stream) in enumerate(self._socket.streams.items()):
             if ssrc > 0 and (place + self._turn) % TURNS == 0:
                 send(self._report(ssrc, stream, now))
-        if self._turn % TURNS == 0 and (remb := self._estimate()):
-            send(remb)
+        if self._turn % TURNS == 0 and not self._count and (remb := self._estimate()):
+            send(remb)  # where the server has both, transport-wide feedback goes before it
         if arrivals := self._socket.arrivals:
             for at in range(0, len(arrivals), MAX_COVERED):
                 send(self._transport_feedback(arrivals[at : at + MAX_COVERED]))

@@ -24,14 +24,14 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
 from bench.sfu.feedback import Feedback
 from bench.sfu.peer import PATIENCE, End, Ended, Waiting, first_of
-from bench.sfu.playing import Data, Outgoing, Picture, Quality, Sound, complete, next_sender
+from bench.sfu.playing import Data, Outgoing, Picture, Quality, Sound, next_sender
 from bench.sfu.process import running, tail
 from bench.sfu.servers import Measured
 from tests.clients.network import ADDRESS
 from triosfu.net.udp import UdpMux
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from bench.sfu.attendee import Somebody
     from bench.sfu.counting import CountingSocket
@@ -138,8 +138,7 @@ class Attendee(Waiting):
         self.published: list[str] = []  # kinds, in the order of the sections
         self._room = room
         self._subscriber, self._publisher = subscriber, publisher
-        self._way = None if publisher is None else Outgoing(publisher)
-        self._layers: dict[str, int] = {}  # of tracks in several streams, by cid
+        self._way = None if publisher is None else Outgoing(publisher, rids=False)
         self._signal: WebSocketConnection | None = None
         self._numbers = count(1)
         self._replies: dict[str, dict[str, Any]] = {}  # by transaction
@@ -201,10 +200,10 @@ class Attendee(Waiting):
         way = self.way
         sender = next_sender(kind, mime, self.identity)
         if len(qualities) > 1:
-            self._layers[sender.track_id] = len(qualities)
+            self.way.layers[sender.track_id] = len(qualities)
         peer = way.end.peer
         peer.negotiation.add_sender(sender)
-        offer = {"type": "offer", "sdp": complete(peer.create_offer(), self._layers, self.identity)}
+        offer = {"type": "offer", "sdp": way.offer()}
         request = {"request": "configure" if self.published else "publish", "bitrate": UNLIMITED}
         reply = await self._ask(self._handles["publisher"], request, jsep=offer)
         peer.accept_answer(reply["jsep"]["sdp"])
@@ -219,7 +218,9 @@ class Attendee(Waiting):
         reply = await self._request({"janus": "attach", "plugin": PLUGIN})
         return int(reply["data"]["id"])
 
-    async def _ask(self, handle: int, body: dict[str, object], *, jsep: dict[str, str] | None = None) -> dict[str, Any]:
+    async def _ask(
+        self, handle: int, body: Mapping[str, object], *, jsep: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """Ask the plugin something; its answer comes as an event, behind an acknowledgement."""
         message: dict[str, object] = {"janus": "message", "handle_id": handle, "body": body}
         if jsep is not None:

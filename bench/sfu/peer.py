@@ -12,7 +12,7 @@ import trio
 from triosfu.dtls.certificate import Certificate
 from triosfu.errors import MalformedPacket
 from triosfu.peer import PeerConnection, PeerSettings, PeerState
-from triosfu.rtp.rtcp import SenderReport, parse_compound
+from triosfu.rtp.rtcp import Fir, Pli, SenderReport, parse_compound
 from triosfu.sdp.policy import MediaPolicy
 from triosfu.sdp.transport import DEFAULT_MAX_PACKET_SIZE
 
@@ -42,11 +42,12 @@ def first_of(group: BaseException) -> BaseException:
 
 
 class Connection(PeerConnection):
-    """A peer connection that remembers when sender reports came, for our own reports."""
+    """A peer connection that remembers when sender reports came, for our own reports, and who wants a keyframe."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401  those of `PeerConnection`
         super().__init__(**options)
         self.heard: dict[int, tuple[int, float]] = {}  # by SSRC: middle of the NTP time, and when it came
+        self.wanted: set[int] = set()  # SSRCs of which a keyframe is wanted
 
     @property
     def transport(self) -> Transport:
@@ -62,6 +63,10 @@ class Connection(PeerConnection):
         for report in reports:
             if isinstance(report, SenderReport):
                 self.heard[report.ssrc] = report.ntp >> 16 & 0xFFFFFFFF, now
+            elif isinstance(report, Pli):
+                self.wanted.add(report.media_ssrc)
+            elif isinstance(report, Fir):
+                self.wanted.update(ssrc for ssrc, _ in report.entries)
         self.ingress.receive_rtcp(reports, now)
         self.sender.receive_rtcp(reports, now)
 

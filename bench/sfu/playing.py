@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from dataclasses import dataclass
-from itertools import count
+from itertools import count as numbers_from
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,11 +13,11 @@ from livekit.protocol import models
 
 from triosfu.rtp.rtcp import SenderReport
 from triosfu.rtp.wire import build_rtp
-from triosfu.sdp.extmap import AUDIO_LEVEL, MID, TRANSPORT_CC
+from triosfu.sdp.extmap import AUDIO_LEVEL, MID, RID, TRANSPORT_CC
 from triosfu.sdp.sections import Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from bench.sfu.peer import End
     from triosfu.peer import DataChannel
@@ -26,13 +26,16 @@ STAMP = struct.Struct("!4sQI")  # mark, nanoseconds since 1970, number
 MARK = b"bnch"
 SOUND_EVERY, SOUND_CLOCK = 0.02, 48_000
 FRAME_EVERY, PICTURE_CLOCK = 1 / 30, 90_000
-KEYFRAME_EVERY = 30  # frames
+KEYFRAME_EVERY = 300  # frames, if nobody asks for one
+KEYFRAME_AFTER = 9  # frames from one to the next that is asked for: libwebrtc waits 300 ms
 DATA_EVERY, DATA_SIZE = 0.02, 1_000
 REPORT_EVERY = 1.0  # seconds between two sender reports on a stream
 NTP = 2_208_988_800  # seconds from 1900 to 1970
-OFFERED = {"audio": {MID: 10, AUDIO_LEVEL: 11}, "video": {MID: 10}}  # besides what our own stack offers
+OFFERED = {"audio": {MID: 10, AUDIO_LEVEL: 11}, "video": {MID: 10, RID: 12}}  # besides what our own stack offers
+RIDS = "qhf"  # as LiveKit's clients name their streams, lowest quality first
+INTRODUCED = 100  # packets of a stream that say where it belongs; browsers stop when a receiver report has come
 
-ssrcs = count(10_000, 10)
+ssrcs = numbers_from(10_000, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +72,43 @@ def next_sender(kind: str, mime: str, identity: str) -> Sender:
     return Sender(kind=kind, track_id=f"track-{ssrc}", stream_id=identity, ssrc=ssrc, codecs=[mime])
 
 
-def complete(offer: str, layers: Mapping[str, int], cname: str) -> str:
-    """An offer of our own stack with what browsers have besides: extensions, and tracks in several streams, by cid."""
-    lines: list[str] = []
-    kind = ""
-    for line in offer.splitlines():
-        lines.append(line)
-        if line.startswith("m="):
-            kind = line[2:].partition(" ")[0]
-        elif line.startswith("a=msid:"):
-            lines += [f"a=extmap:{number} {uri}" for uri, number in OFFERED[kind].items()]
-            cid = line.rpartition(" ")[2]
-            if cid in layers:
-                first = int(cid.removeprefix("track-"))
-                numbers = range(first, first + layers[cid])
-                lines.append("a=ssrc-group:SIM " + " ".join(map(str, numbers)))
-                lines += [f"a=ssrc:{number} cname:{cname}" for number in numbers[1:]]
-    return "\r\n".join(lines) + "\r\n"
+def _named(rids: str) -> list[str]:
+    return [*(f"a=rid:{rid} send" for rid in rids), f"a=simulcast:send {';'.join(rids)}"]
+
+
+def _grouped(first: int, count: int) -> list[str]:
+    numbers = range(first, first + count)
+    group = "a=ssrc-group:SIM " + " ".join(map(str, numbers))
+    return [group, *(f"a=ssrc:{number} cname:bench" for number in numbers[1:])]
 
 
 class Outgoing:
     """One peer connection's way out, which numbers its packets for the transport's feedback as browsers do."""
 
-    def __init__(self, end: End) -> None:
+    def __init__(self, end: End, *, rids: bool) -> None:
         self.end = end
+        self.layers: dict[str, int] = {}  # how many, of tracks in several streams, by cid
+        self._rids = rids
         self._number = 0
         self._extensions: dict[str, dict[str, int]] = {}  # by mid: id by URI
+
+    def offer(self) -> str:
+        """An offer of our own stack with what browsers have besides: extensions, and tracks in several streams.
+
+        The streams are told by rids (RFC 8853), or by a group of SSRCs, as Chromium did before.
+        """
+        lines: list[str] = []
+        kind = ""
+        for line in self.end.peer.create_offer().splitlines():
+            lines.append(line)
+            if line.startswith("m="):
+                kind = line[2:].partition(" ")[0]
+            elif line.startswith("a=msid:"):
+                lines += [f"a=extmap:{number} {uri}" for uri, number in OFFERED[kind].items()]
+                cid = line.rpartition(" ")[2]
+                if count := self.layers.get(cid):
+                    lines += _named(RIDS[:count]) if self._rids else _grouped(int(cid.removeprefix("track-")), count)
+        return "\r\n".join(lines) + "\r\n"
 
     def learn(self) -> None:
         """Take from the latest answer which extensions the server wants."""
@@ -105,10 +119,14 @@ class Outgoing:
     def send(
         self, sender: Sender, sequence: int, timestamp: int, payload: bytes, *, marker: bool = False, layer: int = 0
     ) -> None:
-        """Queue one packet of a track."""
+        """Queue one packet of a track; `layer` counts the streams of a track."""
         mid = sender.mid or ""
         self._number = self._number + 1 & 0xFFFF
-        values = {MID: mid.encode(), AUDIO_LEVEL: b"\xa0", TRANSPORT_CC: self._number.to_bytes(2, "big")}
+        values = {AUDIO_LEVEL: b"\xa0", TRANSPORT_CC: self._number.to_bytes(2, "big")}
+        if sequence <= INTRODUCED:
+            values[MID] = mid.encode()
+            if self._rids and sender.track_id in self.layers:
+                values[RID] = RIDS[layer].encode()
         wanted = self._extensions.get(mid, {})
         packet = build_rtp(
             ssrc=sender.ssrc + layer,
@@ -180,6 +198,7 @@ class Picture:
         self._way, self._sender = way, sender
         self._qualities = qualities
         self._sequences = [0] * len(qualities)
+        self._keyframes = [-KEYFRAME_EVERY] * len(qualities)  # the frames that were the latest
         self._frame = 0
         self._reports = Reports(way)
 
@@ -188,9 +207,10 @@ class Picture:
         self._frame += 1
         timestamp = round(self._frame * FRAME_EVERY * PICTURE_CLOCK)
         for layer, quality in enumerate(self._qualities):
+            key = self._is_keyframe(layer)
             for number in range(quality.packets):
                 self._sequences[layer] += 1
-                head = self._head(quality, first=number == 0)
+                head = self._head(quality, first=number == 0, key=key)
                 stamp = STAMP.pack(MARK, time.time_ns(), self._sequences[layer])
                 payload = head + stamp + bytes(quality.size - len(head) - len(stamp))
                 last = number == quality.packets - 1
@@ -202,12 +222,21 @@ class Picture:
         ]
         self._reports.send(timestamp, streams)
 
-    def _head(self, quality: Quality, *, first: bool) -> bytes:
+    def _is_keyframe(self, layer: int) -> bool:
+        ssrc, wanted = self._sender.ssrc + layer, self._way.end.peer.wanted
+        due = KEYFRAME_AFTER if ssrc in wanted else KEYFRAME_EVERY
+        if self._frame - self._keyframes[layer] < due:
+            return False
+        wanted.discard(ssrc)
+        self._keyframes[layer] = self._frame
+        return True
+
+    def _head(self, quality: Quality, *, first: bool, key: bool) -> bytes:
         """The payload descriptor (RFC 7741, section 4.2), and the beginning of a frame."""
         descriptor = bytes([0x90 if first else 0x80, 0x80]) + (0x8000 | self._frame & 0x7FFF).to_bytes(2, "big")
         if not first:
             return descriptor
-        if self._frame % KEYFRAME_EVERY == 1:
+        if key:
             size = quality.width.to_bytes(2, "little") + (quality.width * 9 // 16).to_bytes(2, "little")
             return descriptor + b"\x10\x02\x00\x9d\x01\x2a" + size
         return descriptor + b"\x11\x02\x00"

@@ -89,7 +89,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1, help="of all peers, for each size (default: 1)")
     parser.add_argument("--no-feedback", action="store_true", help="subscribers say nothing of what comes")
     parser.add_argument("--loss", type=float, default=0.0, help="percent of the packets that subscribers drop")
-    parser.add_argument("--url", help="measure this server, which speaks LiveKit's protocol, instead of peers")
+    parser.add_argument("--url", help="measure this server (ws://…), which speaks LiveKit's protocol, instead of peers")
     parser.add_argument("--key", default="devkey", help="of its API (default: %(default)s)")
     parser.add_argument("--secret", default="secret", help="of the key (default: %(default)s)")
     parser.add_argument("--options", default="", help='further ones for `triosfu run`, such as "--workers 2"')
@@ -120,14 +120,13 @@ def openers(options: argparse.Namespace) -> dict[str, Opener]:
     return {name: every[name] for name in options.peers.split(",")}
 
 
-def run(options: argparse.Namespace, commit: str, lines: TextIO | None) -> list[Figures]:
-    """Make all runs; each is printed when it is done."""
+def run(options: argparse.Namespace, commit: str, lines: TextIO | None, runs: list[Figures]) -> None:
+    """Make all runs; each is printed, and added to `runs`, when it is done."""
     habits = Habits(
         seconds=options.seconds, settle=options.settle, rooms=options.rooms, feedback=not options.no_feedback,
         drop_every=round(100 / options.loss) if options.loss else 0, profile=options.profile,
     )  # fmt: skip
     every = openers(options)
-    runs: list[Figures] = []
     for name in options.scenarios.split(","):
         sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else SCENARIOS[name].sizes
         servers = [server for server in every if not (server == "janus" and SCENARIOS[name].data)]
@@ -145,7 +144,6 @@ def run(options: argparse.Namespace, commit: str, lines: TextIO | None) -> list[
                         about |= {"feedback": habits.feedback, "options": options.options}
                         lines.write(json.dumps({**about, **figures.as_json()}) + "\n")
                         lines.flush()
-    return runs
 
 
 def summarize(runs: list[Figures], options: argparse.Namespace) -> None:
@@ -168,7 +166,8 @@ def summarize(runs: list[Figures], options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(arguments)
-    # What would end this process at once lets the servers go first.
+    # What would end this process at once, or is ignored by what runs in the background, lets the servers go first.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     if not options.url:
         enter_own_network()
@@ -176,10 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commit = told.stdout.strip()
     print(f"commit {commit}, Python {sys.version.split()[0]}")
     print(HEADING, flush=True)
-    failure = None
+    failure: tuple[int, str] | None = None
+    runs: list[Figures] = []
     lines = options.json.open("a", encoding="utf-8") if options.json else None
     try:
-        summarize(run(options, commit, lines), options)
+        run(options, commit, lines, runs)
     except* Ended as group:
         failure = (1, str(first_of(group)))
     except* KeyboardInterrupt:
@@ -187,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if lines is not None:
             lines.close()
+    if runs:
+        summarize(runs, options)
     if failure is not None:
         print(failure[1], file=sys.stderr)
         return failure[0]

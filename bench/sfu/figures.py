@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 HEADING = (
-    f"{'server':<10}{'scenario':<9}{'size':>5}{'packets/s':>11}{'per CPU s':>11}{'µs':>8}{'cpu':>7}{'clients':>9}"
+    f"{'server':<16}{'scenario':<9}{'size':>5}{'packets/s':>11}{'per CPU s':>11}{'µs':>8}{'cpu':>7}{'clients':>9}"
     f"{'p50 ms':>8}{'p99':>8}{'p99.9':>8}{'kB/part':>9}{'kB/sub':>8}{'lost':>7}{'repaired':>13}"
 )
 KEPT_BUSY = 0.95  # of a core: above it the clients may be what limits
@@ -62,7 +62,7 @@ class Figures:
         share = f"{100 * (self.cpu or 0) / self.seconds:.0f} %" if known else "-"
         memory = [f"{size / 1024:.0f}" if known else "-" for size in (self.per_participant, self.per_subscription)]
         return (
-            f"{self.server[:9]:<10}{self.scenario:<9}{self.size:>5}{self.rate:>11,.0f}"
+            f"{self.server[:15]:<16}{self.scenario:<9}{self.size:>5}{self.rate:>11,.0f}"
             f"{_number(self.per_cpu_second, ',.0f'):>11}{_number(self.cost, '.2f'):>8}{share:>7}"
             f"{100 * self.clients / self.seconds:>7.0f} %{p50}{p99}{p999}{memory[0]:>9}{memory[1]:>8}{self.lost:>7}"
             f"{(f'{self.repaired}/{self.asked}' if self.asked else '-'):>13}"

@@ -83,8 +83,8 @@ room-{number}: {{
 
 
 def room_number(room: str) -> int:
-    """Janus numbers what the scenarios call "bench0" and so on."""
-    return int(room.removeprefix("bench")) + 1
+    """Janus numbers its rooms from 1, and the scenarios end the names of theirs with a number from 0."""
+    return int(room.rpartition("-")[2]) + 1
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PR_SET_PDEATHSIG = 1
 PATIENCE = 10.0  # seconds for a server to end by itself
+A_MOMENT = 0.5  # seconds in which it is seen that a server has ended
 
 libc = ctypes.CDLL(None)
 
@@ -72,11 +73,15 @@ def running(command: Sequence[str], log: Path, *, environment: dict[str, str]) -
         )  # fmt: skip
     try:
         yield process
-        if process.poll() is not None:
-            raise Ended(f"the server has ended with exit code {process.returncode}:\n{tail(log)}")
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=PATIENCE)
+    except Exception as error:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=A_MOMENT)
+            # Whatever the clients have noticed first, this is why.
+            raise Ended(f"the server has ended with exit code {process.returncode}:\n{tail(log)}") from error
+        raise
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -149,7 +149,9 @@ async def measure(server: Measured, name: str, size: int, habits: Habits) -> Fig
     empty = server.use()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(look_at_all, sockets)
-        meetings = [Meeting(server, scenario, f"bench{room}", size, habits) for room in range(habits.rooms)]
+        name_of_run = f"bench-{time.time_ns()}"  # who was there before may not have left yet
+        rooms = [f"{name_of_run}-{number}" for number in range(habits.rooms)]
+        meetings = [Meeting(server, scenario, room, size, habits) for room in rooms]
         for meeting in meetings:
             await meeting.gather(nursery, sockets)
         for meeting in meetings:

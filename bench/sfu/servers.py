@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from bench.sfu.attendee import attend
+from bench.sfu.peer import Ended
 from bench.sfu.process import Use, running
 from tests.clients.server import KEY, SECRET, RunningServer, wait_until_ready
 
@@ -65,7 +68,17 @@ def triosfu(options: Sequence[str] = (), *, config: str = "") -> Iterator[Measur
 @contextlib.contextmanager
 def elsewhere(url: str, key: str, secret: str) -> Iterator[Measured]:
     """Whatever serves `url`; its process is found by its port if it runs on this machine, in this network."""
-    port = url.rsplit(":", 1)[-1].strip("/")
+    parts = urlsplit(url)
+    if parts.scheme != "ws" or not parts.hostname:
+        raise Ended(f"{url}: only ws://HOST:PORT can be measured")
+    host, port = parts.hostname, parts.port or 80
     told = subprocess.run(["ss", "-Hltnp", f"sport = :{port}"], capture_output=True, text=True, check=False).stdout
-    pid = told.partition("pid=")[2].partition(",")[0]
-    yield Measured(url, HOST, partial(attend, url, (key, secret)), int(pid) if pid else None)
+    found = told.partition("pid=")[2].partition(",")[0]
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, port))  # sends nothing, and tells from which address we would
+            ours = probe.getsockname()[0]
+    except OSError as error:
+        raise Ended(f"{url}: {error.strerror}") from None
+    here = ours == socket.gethostbyname(host) or ours.startswith("127.")
+    yield Measured(parts.netloc, ours, partial(attend, url, (key, secret)), int(found) if found and here else None)

@@ -51,7 +51,9 @@ import shlex
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, TextIO
 
 import trio
@@ -104,6 +106,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     for wanted, known in ((options.scenarios, tuple(SCENARIOS)), (options.peers, PEERS)):
         if unknown := set(wanted.split(",")) - set(known):
             parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(known)}")
+    if options.plots and find_spec("matplotlib") is None:
+        parser.error("--plots: matplotlib is missing (pip install triosfu[bench])")
+    if options.profile and which("py-spy") is None:
+        parser.error("--profile: py-spy is missing")
     if not 0 <= options.loss <= 50:
         parser.error("--loss: 0 to 50 percent")
     return options

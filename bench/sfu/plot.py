@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 mpl.rcParams["svg.hashsalt"] = "triosfu"  # the same picture for the same figures
+mpl.rcParams["svg.fonttype"] = "none"  # letters and not their outlines
 
 PANELS: tuple[tuple[str, Callable[[Figures], float | None]], ...] = (
     ("packets for each second of CPU", lambda run: run.per_cpu_second),

@@ -24,10 +24,10 @@ says so.
 
 Memory: all join, then some publish, then all subscribe. What the server's resident memory has grown by after the second
 step, divided by the participants, is the first figure: whoever publishes has two peer connections (LiveKit's protocol),
-all others one; so `meeting` tells what a participant with both costs, its tracks included. What it has grown by after
-the third, and while all is counted, divided by the subscriptions, is the second. Both are beyond the base, and mean
-little with few participants: allocators take memory by the piece. With Janus a peer connection for watching comes only
-with the subscription, and is counted there.
+all others one, unless `--both` is given; in `meeting`, where all publish, what is kept of their tracks is included.
+What it has grown by after the third, and while all is counted, divided by the subscriptions, is the second. Both are
+beyond the base, and mean little with few participants: allocators take memory by the piece. With Janus a peer
+connection for watching comes only with the subscription, and is counted there.
 
 Subscribers give feedback as browsers do: a receiver report for each stream and second, REMB each second or
 transport-wide feedback each 100 ms, whichever the server negotiates. `--loss 1` has them drop one percent and ask for
@@ -38,6 +38,8 @@ Examples, for docs/performance.md, on a machine with nothing else to do:
     nice -n -10 python -m bench.sfu --peers triosfu,janus --rounds 3 --json sfu.jsonl --plots docs/performance
     nice -n -10 python -m bench.sfu --scenarios audio,video --loss 1 --rounds 3
     nice -n -10 python -m bench.sfu --scenarios audio --sizes 100,500 --no-feedback
+    nice -n -10 python -m bench.sfu --scenarios audio --sizes 300 --both     # memory of participants with both
+    nice -n -10 python -m bench.sfu --scenarios audio --sizes 50 --rooms 4 --options "--workers 2"
     python -m bench.sfu.plot sfu.jsonl docs/performance          # the plots once more
     python -m bench.sfu --url ws://127.0.0.1:7880 --key devkey --secret secret
 """
@@ -90,6 +92,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", default="triosfu", help="servers to measure in turn: triosfu,janus")
     parser.add_argument("--rounds", type=int, default=1, help="of all peers, for each size (default: 1)")
     parser.add_argument("--no-feedback", action="store_true", help="subscribers say nothing of what comes")
+    parser.add_argument("--both", action="store_true", help="everybody has two peer connections, also who only watches")
     parser.add_argument("--loss", type=float, default=0.0, help="percent of the packets that subscribers drop")
     parser.add_argument("--url", help="measure this server (ws://…), which speaks LiveKit's protocol, instead of peers")
     parser.add_argument("--key", default="devkey", help="of its API (default: %(default)s)")
@@ -129,8 +132,9 @@ def openers(options: argparse.Namespace) -> dict[str, Opener]:
 def run(options: argparse.Namespace, commit: str, lines: TextIO | None, runs: list[Figures]) -> None:
     """Make all runs; each is printed, and added to `runs`, when it is done."""
     habits = Habits(
-        seconds=options.seconds, settle=options.settle, rooms=options.rooms, feedback=not options.no_feedback,
-        drop_every=round(100 / options.loss) if options.loss else 0, profile=options.profile,
+        seconds=options.seconds, settle=options.settle, rooms=options.rooms, both=options.both,
+        feedback=not options.no_feedback, drop_every=round(100 / options.loss) if options.loss else 0,
+        profile=options.profile,
     )  # fmt: skip
     every = openers(options)
     for name in options.scenarios.split(","):
@@ -146,7 +150,7 @@ def run(options: argparse.Namespace, commit: str, lines: TextIO | None, runs: li
                     if figures.clients > KEPT_BUSY * figures.seconds:
                         print("  the clients kept their core busy, and may be what limits", flush=True)
                     if lines is not None:
-                        about = {"commit": commit, "rooms": options.rooms, "loss": options.loss}
+                        about = {"commit": commit, "rooms": options.rooms, "loss": options.loss, "both": options.both}
                         about |= {"feedback": habits.feedback, "options": options.options}
                         lines.write(json.dumps({**about, **figures.as_json()}) + "\n")
                         lines.flush()

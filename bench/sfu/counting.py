@@ -42,7 +42,7 @@ UNKNOWN, ABSENT = -1, 0
 DATA = -1  # stands for the SSRC of messages
 ONE_BYTE = 0xBEDE  # the form of header extensions that all servers use (RFC 8285, section 4.2)
 EVERY = 0.01  # seconds between two looks at all sockets
-HEADER = struct.Struct("!BBHII")
+HEADER = struct.Struct("!2xH4xI")  # sequence number and SSRC
 TIMES = struct.Struct("=qq")
 
 
@@ -182,7 +182,7 @@ class CountingSocket:
             end.mux.egress.flush()
 
     def _count(self, shelf: Shelf, slot: int, view: memoryview, length: int) -> None:
-        _, _, sequence, _, ssrc = HEADER.unpack_from(view)
+        sequence, ssrc = HEADER.unpack_from(view)
         self.packets += 1
         self.octets += length
         stream = self.streams.get(ssrc) or self._new_stream(ssrc, sequence)

@@ -3,6 +3,23 @@
 Everybody has a session on a WebSocket of their own: a handle to publish with, which has a peer connection, and one to
 watch with, which has another and carries all subscriptions (Janus 1.x). The media comes from the same code as for
 other servers, and is counted by the same.
+
+What is not the same, and whom that favours:
+
+- Janus has a thread for each handle unless `--janus-loops` says otherwise, and uses all cores; triosfu has one process
+  on one core, unless it has workers. Threads cost Janus the switches, and give it less delay while there is a core to
+  spare; beyond one core's worth of work it goes on. Its CPU seconds are those of all threads.
+- Janus sends each datagram by a call of its own; triosfu sends batches, and what goes to one address as one message.
+- Subscribers of Janus give transport-wide feedback (ten a second), as it asks for, and it numbers their packets for
+  that; those of triosfu give what it asks for: REMB, once a second. Janus uses neither: it does not estimate what a
+  subscriber can take, and adapts nothing to that; triosfu does.
+- Janus takes no NACK for audio. Of video it keeps a copy of each packet for each subscriber, triosfu one for all.
+- Janus sends sender reports each second for each stream, triosfu every three seconds for all of a subscriber at once.
+- Once all is set up, Janus's signalling is silent; triosfu tells who speaks, and how good connections are.
+- Who only watches has one peer connection with both; who publishes has one for that and one for watching with both.
+  With Janus the latter comes with the first subscription, with triosfu with the joining: see `__main__` on memory.
+- Streams of different quality are told to Janus by a group of SSRCs, to servers of LiveKit's protocol by rids.
+- Debian's Janus is 1.1.2, of January 2023; later ones may be better.
 """
 
 from __future__ import annotations

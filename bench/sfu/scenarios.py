@@ -61,6 +61,7 @@ class Habits:
     rooms: int = 1  # of the size, each
     feedback: bool = True
     drop_every: int = 0  # packets, of which a subscriber drops one and asks for it again; 0 drops none
+    both: bool = False  # everybody has a peer connection to publish with
     profile: str = ""  # where py-spy writes what the server was doing
 
 
@@ -97,7 +98,7 @@ class Meeting:
                 f"one{number:04}",
                 self._room,
                 sock=sock,
-                publishes=self.publishes(number),
+                publishes=self._habits.both or self.publishes(number),
                 feedback=self._habits.feedback,
             ) as somebody:
                 self.attendees.append(somebody)

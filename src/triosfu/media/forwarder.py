@@ -161,7 +161,7 @@ class Forwarder:
                 self._renumber(sink.arena, at, part, shifts)
             if part.transport_at:
                 self._stamp(sink.arena, at, part, now)
-            sink.commit_rtp(at, part.size)
+            sink.commit_rtp(at, part.size, packet.vital)
             self._ring[out & self._ring_mask] = self.last = packet
             sent += 1
             octets += part.octets
@@ -180,7 +180,7 @@ class Forwarder:
             self._renumber(sink.arena, at, part, shifts)
         if part.transport_at:
             self._stamp(sink.arena, at, part, now)
-        sink.commit_rtp(at, part.size)
+        sink.commit_rtp(at, part.size, packet.vital)
         self._ring[out & self._ring_mask] = packet
         self._stats.packets += 1
         self._stats.octets += part.octets

@@ -6,13 +6,16 @@ The few that are larger than a slot stay where they are, and their slot points t
     ... write the packet at arena[offset:] ...
     egress.commit(offset, length, destination)
 
+What a full socket does not take of media is dropped, the newest first by nature; keyframes and all that is no media are
+held back for a moment, because to lose them costs more than they do.
+
 Nobody has to remember to flush: a batch of received datagrams ends with a flush, and what is queued at any other time
 (a timer, signalling) calls `wake`, with which the mux has a flush follow before the event loop sleeps.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Protocol
 
 from triosfu.errors import UsageError
@@ -26,13 +29,17 @@ if TYPE_CHECKING:
     from triosfu.net.batch import DatagramSocket, Pointer
 
 SLOTS = 256  # datagrams per flush at most
+MAX_HELD = 512  # datagrams held back from a full socket
 
 
 class Outlet(Protocol):
     """A way out for datagrams of the egress arena."""
 
-    def send(self, first: int, count: int) -> None:
-        """Send `count` slots from `first` on; must neither wait nor raise."""
+    def send(self, first: int, count: int) -> int:
+        """Send `count` slots from `first` on; how many the socket has not room for. Must neither wait nor raise."""
+
+    def send_one(self, data: bytes, address: Address) -> bool:
+        """Send `data`; whether the socket had room for it. Must neither wait nor raise."""
 
     def probe(self, data: bytes, address: Address) -> None:
         """Send `data` now, in one piece or not at all; must neither wait nor raise."""
@@ -66,6 +73,8 @@ class Egress:
         self._queued: list[Destination] = []  # one for each slot in use, from slot 0 on
         self._large: dict[int, bytes] = {}  # what is sent in place of a slot
         self._pinned: list[Pointer] = []  # holds these where they are
+        self._kept: set[int] = set()  # slots that are held back rather than dropped
+        self._held: deque[tuple[bytes, Destination]] = deque()  # what a full socket did not take, oldest first
         self._outlets: list[tuple[Address, Outlet]] = []
         self.arena = self._slots.memory
         """All slots; a packet may be written from its offset on, `SLOT` bytes with the room for protection."""
@@ -103,6 +112,11 @@ class Egress:
         """Datagrams that wait for a flush."""
         return len(self._queued)
 
+    @property
+    def held_back(self) -> int:
+        """Datagrams that a full socket did not take; each flush tries them again, ahead of the others."""
+        return len(self._held)
+
     def reserve(self) -> int:
         """The offset of a free slot of `SLOT` bytes. Reserved again unless it was committed in between."""
         slot = len(self._queued)
@@ -111,14 +125,16 @@ class Egress:
             slot = 0
         return slot * SLOT
 
-    def commit(self, offset: int, length: int, destination: Destination) -> None:
-        """Queue the `length` bytes at `offset`, the slot reserved last."""
+    def commit(self, offset: int, length: int, destination: Destination, keep: bool = False) -> None:  # noqa: FBT001, FBT002  of the hot path
+        """Queue the `length` bytes at `offset`, the slot reserved last; to `keep` it is not to drop it lightly."""
         queued = self._queued
         slot = len(queued)
         if offset != slot * SLOT or not 0 < length <= SLOT:
             raise UsageError("net: only the slot reserved last can be committed, with what fits it")
         self._iovecs[2 * slot + 1] = length
         queued.append(destination)
+        if keep:
+            self._kept.add(slot)
         if not slot and not self.held:
             self.wake()
 
@@ -131,10 +147,10 @@ class Egress:
         offset = self.reserve()
         if length <= SLOT:
             self.arena[offset : offset + length] = data
-            self.commit(offset, length, destination)
+            self.commit(offset, length, destination, True)
             return
         slot, pinned = offset // SLOT, ffi.from_buffer(data)
-        self.commit(offset, SLOT, destination)
+        self.commit(offset, SLOT, destination, True)
         self._large[slot] = data
         self._pinned.append(pinned)
         self._iovecs[2 * slot] = int(ffi.cast("uintptr_t", pinned))
@@ -146,19 +162,46 @@ class Egress:
         destination.outlet.probe(data, destination.address)
 
     def flush(self) -> None:
-        """Hand all that is queued to the kernel. Never waits: what it does not take is dropped and counted."""
+        """Hand all that is queued to the kernel. Never waits; what is not taken is held back, or counted."""
         queued = self._queued
+        if self._held:
+            self._try_again()
         first, count = 0, len(queued)
         while first < count:
             outlet = queued[first].outlet
             last = first + 1
             while last < count and queued[last].outlet is outlet:
                 last += 1
-            outlet.send(first, last - first)
+            if left := outlet.send(first, last - first):
+                self._hold(range(last - left, last))
             first = last
         queued.clear()
+        self._kept.clear()
         if self._large:
             self._let_go_of_large()
+
+    def _hold(self, slots: range) -> None:
+        """Keep what is to be kept of what a socket did not take."""
+        for slot in slots:
+            if slot in self._kept and len(self._held) < MAX_HELD:
+                data = self._large.get(slot) or bytes(self._slots.view(slot)[: self._slots.length(slot)])
+                self._held.append((data, self._queued[slot]))
+            else:
+                self.counters["send_full"] += 1
+
+    def _try_again(self) -> None:
+        held = self._held
+        while held:
+            data, destination = held[0]
+            if not destination.outlet.send_one(data, destination.address):
+                return
+            held.popleft()
+
+    def drop_held(self) -> None:
+        """Give up what is held back, and count it: it has become too old."""
+        if self._held:
+            self.counters["send_full"] += len(self._held)
+            self._held.clear()
 
     def _let_go_of_large(self) -> None:
         for slot in self._large:
@@ -169,6 +212,7 @@ class Egress:
     def close(self) -> None:
         """Flush, and from then on drop and count."""
         self.flush()
+        self.drop_held()
         for _, outlet in self._outlets:
             outlet.close()
         self._outlets.clear()
@@ -187,14 +231,21 @@ class _BatchedOutlet:
         self._counters = counters
         self._segmented = segmentation_available(sock)
 
-    def send(self, first: int, count: int) -> None:
+    def send(self, first: int, count: int) -> int:
         if self._descriptor < 0:
             self._counters["send_closed"] += count
-            return
+            return 0
         slots = range(first, first + count)
-        self._segmented = self._messages.send(
+        unsent, self._segmented = self._messages.send(
             self._descriptor, self._queued, slots, self._counters, segmented=self._segmented
         )
+        return slots.stop - unsent
+
+    def send_one(self, data: bytes, address: Address) -> bool:
+        if self._descriptor < 0:
+            self._counters["send_closed"] += 1
+            return True
+        return _send_one(self._socket, data, address, self._counters)
 
     def probe(self, data: bytes, address: Address) -> None:
         if self._descriptor < 0:
@@ -223,19 +274,18 @@ class _PlainOutlet:
         self._queued = queued
         self._large = large
 
-    def send(self, first: int, count: int) -> None:
-        if self._socket is None:
-            self._counters["send_closed"] += count
-            return
+    def send(self, first: int, count: int) -> int:
         for slot in range(first, first + count):
             data = self._large.get(slot) or self._slots.view(slot)[: self._slots.length(slot)]
-            try:
-                self._socket.sendto(data, self._queued[slot].address)
-            except OSError as error:
-                if error.errno in FULL:
-                    self._counters["send_full"] += first + count - slot
-                    return
-                self._counters[send_error(error.errno)] += 1
+            if not self.send_one(data, self._queued[slot].address):
+                return first + count - slot
+        return 0
+
+    def send_one(self, data: bytes | memoryview, address: Address) -> bool:
+        if self._socket is None:
+            self._counters["send_closed"] += 1
+            return True
+        return _send_one(self._socket, data, address, self._counters)
 
     def probe(self, data: bytes, address: Address) -> None:
         if self._socket is None:
@@ -253,14 +303,30 @@ class _NoOutlet:
     def __init__(self, counters: Counter[str]) -> None:
         self._counters = counters
 
-    def send(self, first: int, count: int) -> None:  # noqa: ARG002  which ones does not matter
+    def send(self, first: int, count: int) -> int:  # noqa: ARG002  which ones does not matter
         self._counters["send_no_socket"] += count
+        return 0
+
+    def send_one(self, data: bytes, address: Address) -> bool:  # noqa: ARG002  nor here
+        self._counters["send_no_socket"] += 1
+        return True
 
     def probe(self, data: bytes, address: Address) -> None:  # noqa: ARG002  nor here
         self._counters["send_no_socket"] += 1
 
     def close(self) -> None:
         """Nothing to do."""
+
+
+def _send_one(sock: DatagramSocket, data: bytes | memoryview, address: Address, drops: Counter[str]) -> bool:
+    """Send one datagram, or count why not; whether the socket had room for it."""
+    try:
+        sock.sendto(data, address)
+    except OSError as error:
+        if error.errno in FULL:
+            return False
+        drops[send_error(error.errno)] += 1
+    return True
 
 
 def _nobody() -> None:

@@ -47,6 +47,7 @@ PREFIX = 4  # bytes of a transaction id that tell whose request it was
 TURNS = 4  # batches in a row from one socket before the others have theirs
 BUFFER = 4 * 1024 * 1024  # bytes of socket buffer that we ask for, each way
 PORT_TRIES = 20  # searches for a port that is free on every host
+FULL_PAUSE, FULL_TRIES = 0.002, 50  # seconds between looks at a full socket, and after how many it is given up
 
 log = structlog.get_logger()
 
@@ -309,6 +310,8 @@ class UdpMux:
         self._current = None
         self.egress.held = False
         self.egress.flush()
+        if self.egress.held_back:
+            self._ask_for_flush()
 
     def _dispatch(self, port: _Port, slot: int, now: float) -> None:
         inbox = port.inbox
@@ -363,10 +366,20 @@ class UdpMux:
 
     async def _flush_when_asked(self) -> None:
         """Flush what was queued outside of a batch, once for all tasks that run in the same turn of the loop."""
+        tries = 0
         while True:
-            if not self.egress.queued:
+            egress = self.egress
+            if egress.held_back:
+                await trio.sleep(FULL_PAUSE)  # what comes meanwhile flushes as well, and tries again
+                egress.flush()
+                tries = tries + 1 if egress.held_back else 0
+                if tries == FULL_TRIES:
+                    egress.drop_held()
+                continue
+            tries = 0
+            if not egress.queued:
                 await self._flusher.park()
-            self.egress.flush()
+            egress.flush()
 
 
 def _bind(hosts: Sequence[str], port: int) -> list[socket.socket]:

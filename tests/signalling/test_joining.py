@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 
@@ -172,6 +173,30 @@ async def test_claims_of_the_client_need_a_grant() -> None:
             join = await client.expect("join")
             assert join.participant.metadata == "mine"
             assert dict(join.participant.attributes) == {"x": "y", "k": "v"}
+        attributes = base64.urlsafe_b64encode(json.dumps({"k": "w", "empty": ""}).encode()).decode()
+        query = f"protocol=17&attributes={attributes}"
+        assert await world.refusal(f"/rtc?{query}", world.token("bob")) == (401, "permissions denied")
+        async with world.connect(
+            "bob", query=query, can_update_own_metadata=True, metadata="theirs", attributes={"x": "y"}
+        ) as client:
+            join = await client.expect("join")
+            assert join.participant.metadata == "theirs"
+            assert dict(join.participant.attributes) == {"x": "y", "k": "w"}
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_what_clients_can_do_is_told_to_the_others(single: bool) -> None:
+    deflates = models.ClientInfo.Capability.CAP_COMPRESSION_DEFLATE_RAW
+    if single:
+        query = join_request(client_info=models.ClientInfo(client_protocol=2, capabilities=[deflates]))
+    else:
+        query = "protocol=17&client_protocol=2&capabilities=CAP_COMPRESSION_DEFLATE_RAW,CAP_NEWER"
+    async with running() as world, world.connect("alice", query=query) as alice:
+        own = (await alice.expect("join")).participant
+        async with world.connect("bob") as bob:
+            (seen,) = (await bob.expect("join")).other_participants
+        for one in (own, seen):
+            assert (one.identity, one.client_protocol, one.capabilities[0]) == ("alice", 2, deflates)
 
 
 async def test_a_client_that_never_connects_its_transport_goes_with_its_socket() -> None:

@@ -212,6 +212,18 @@ async def test_trap_17_news_that_wait_for_a_batch_do_not_come_after_the_media() 
             assert [one.name for one in news] == ["Robert"]
 
 
+async def test_a_resume_says_in_the_url_what_the_client_has() -> None:
+    nothing = rtc.SyncState()
+    other = rtc.SyncState(publish_tracks=[rtc.TrackPublishedResponse(track=models.TrackInfo(sid="TR_none"))])
+    async with running() as world, session(world) as client:
+        sid = (await client.expect("join")).participant.sid
+        for state, answer in ((nothing, "reconnect"), (other, "leave")):
+            query = join_request(reconnect=True, participant_sid=sid, sync_state=state)
+            async with world.connect("chrome", path="/rtc/v1", query=query) as again:
+                told = await again.expect(answer)
+        assert (told.action, told.reason) == (rtc.LeaveRequest.RECONNECT, models.DisconnectReason.STATE_MISMATCH)
+
+
 async def test_tracks_may_be_announced_in_the_url() -> None:
     mic = next(line.split()[-1] for line in REOFFER.splitlines() if line.startswith("a=msid:"))
     offer = rtc.SessionDescription(type="offer", sdp=REOFFER, id=1)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 FULL = "node has exceeded its configured limit"
+LIMITS = """
+limit: {num_tracks: 2, max_participant_identity_length: 5, max_room_name_length: 5, max_metadata_size: 5}
+room: {max_participants: 2}
+"""
 # What livekit-client makes of 500 and 503, whose texts it does not read: the reason is ConnectionErrorReason.WebSocket.
 IN_THE_BROWSER = [
     "ConnectionError",
@@ -32,12 +36,12 @@ IN_THE_BROWSER = [
 ]
 
 
-async def refusal(server: RunningServer, room: str, *, single: bool) -> str:
+async def refusal(server: RunningServer, room: str, *, single: bool, identity: str = "carol") -> str:
     """What the wheel says to one who may not join, however often it tries."""
-    carol = Participant("carol")
-    async with leaving((carol,)):
+    one = Participant(identity)
+    async with leaving((one,)):
         with pytest.raises(rtc.ConnectError) as refused:
-            await carol.join(server.url, server.token("carol", room), single=single)
+            await one.join(server.url, server.token(identity, room), single=single)
     return str(refused.value)
 
 
@@ -75,6 +79,9 @@ def test_a_full_room_and_a_server_with_its_tracks_refuse_joins_and_rooms(artifac
         for single in (True, False):
             assert "500 Internal Server Error" in await refusal(server, "full", single=single)
         assert await asyncio.to_thread(refused_browser, server, "full") == IN_THE_BROWSER
+        too_long = "400 Bad Request - {} length exceeds limits: max length 5"
+        for room, identity, what in (("other", "caroline", "participant identity"), ("others", "carol", "room name")):
+            assert too_long.format(what) in await refusal(server, room, single=True, identity=identity)
         await alice.publish_microphone()
         await until(lambda: bob.loud_frames["alice"] > 10, seconds=10, what="sound")
         for single in (True, False):
@@ -84,17 +91,23 @@ def test_a_full_room_and_a_server_with_its_tracks_refuse_joins_and_rooms(artifac
             with pytest.raises(api.TwirpError) as refused:
                 await calls.room.create_room(api.CreateRoomRequest(name="other"))
             assert (refused.value.code, refused.value.status, refused.value.message) == ("unavailable", 503, FULL)
+            changed = api.UpdateParticipantRequest(room="full", identity="alice", metadata="longer")
+            with pytest.raises(api.TwirpError) as long:
+                await calls.room.update_participant(changed)
+            assert (long.value.code, long.value.status) == ("invalid_argument", 400)
+            assert alice.room.local_participant.metadata == ""
             listed = await calls.room.list_rooms(api.ListRoomsRequest())
             assert [(room.name, room.num_participants) for room in listed.rooms] == [("full", 2)]
 
-    crowd(artifacts / "limits_tracks.log", "{limit: {num_tracks: 2}, room: {max_participants: 2}}", scenario)
+    crowd(artifacts / "limits_tracks.log", LIMITS, scenario)
 
 
 @pytest.mark.usefixtures("network")
-def test_a_server_through_which_enough_passes_refuses_joins(artifacts: Path) -> None:
+def test_one_track_is_heard_at_a_time_and_enough_bytes_let_nobody_in(artifacts: Path) -> None:
     async def scenario(server: RunningServer, alice: Participant, bob: Participant) -> None:
-        await alice.publish_microphone()
+        first = await alice.publish_microphone()
         await until(lambda: bob.loud_frames["alice"] > 10, seconds=10, what="sound")
+        await alice.publish_microphone()
         headers = {"Authorization": f"Bearer {server.token('carol', 'other')}"}
         async with httpx.AsyncClient(headers=headers) as client:
             for _ in range(100):
@@ -104,5 +117,8 @@ def test_a_server_through_which_enough_passes_refuses_joins(artifacts: Path) -> 
                 await asyncio.sleep(0.1)
         assert (reply.status_code, reply.text) == (503, FULL)
         assert f"503 Service Unavailable - {FULL}" in await refusal(server, "other", single=True)
+        assert bob.subscribed == 1
+        await alice.room.local_participant.unpublish_track(first.sid)
+        await until(lambda: bob.subscribed == 2, seconds=5, what="the other track")
 
-    crowd(artifacts / "limits_bytes.log", "limit: {bytes_per_sec: 200}", scenario)
+    crowd(artifacts / "limits_bytes.log", "limit: {bytes_per_sec: 200, subscription_limit_audio: 1}", scenario)

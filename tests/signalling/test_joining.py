@@ -36,8 +36,9 @@ async def test_trap_05_06_07_08_the_first_message_is_a_complete_join() -> None:
         assert join.subscriber_primary
 
 
-async def test_trap_33_a_dual_session_gets_an_offer_with_the_data_section() -> None:
-    async with running() as world, world.connect() as client:
+@pytest.mark.parametrize("protocol", [15, 16, 17])
+async def test_trap_33_a_dual_session_gets_an_offer_with_the_data_section(protocol: int) -> None:
+    async with running() as world, world.connect(query=f"protocol={protocol}&sdk=js") as client:
         offer = await client.expect("offer")
         assert (offer.type, "m=application" in offer.sdp) == ("offer", True)
         assert 2 <= offer.id <= 257

@@ -274,6 +274,7 @@ def test_a_backend_in_javascript(server: RunningServer) -> None:
                 "moved": [[], [["bob", []]]],
                 "refused": [412, "failed_precondition", "remote unmute not enabled"],
                 "missing": [404, "not_found", "requested room does not exist"],
+                "errors": [[400, "invalid_argument"], [404, "not_found"], [400, "invalid_argument"], [401, ""]],
                 "absent": [
                     [500, "egress not connected (redis required)"],
                     [503, "no response from servers"],

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 import av
@@ -342,4 +343,32 @@ def test_a_plain_page_watches_whoever_publishes(browser: Browser, server: Runnin
     wait(viewer, f"(await received()).energy > {before['energy']}")
     assert viewer.evaluate("end('watch')") == 200
     for page in (viewer, bob):
+        page.context.close()
+
+
+def test_red_is_opened_for_a_viewer_that_lacks_it(browser: Browser, server: RunningServer) -> None:
+    """livekit-client publishes with redundancy; another one takes it as it is, aiortc gets plain Opus."""
+    alice, bob = open_client(browser, server), open_client(browser, server)
+    for page, identity in ((alice, "alice"), (bob, "bob")):
+        join(page, server, identity, "red")
+    alice.evaluate("room.localParticipant.setMicrophoneEnabled(true)")
+
+    async def view() -> None:
+        viewer, player = Viewer(), RTCPeerConnection()
+        player.addTransceiver("audio", direction="recvonly")
+        player.on("track", viewer.watch)
+        await exchange(server, player, "/whep/v1", server.token("viewer", "red"))
+        await until(lambda: viewer.frames["audio"] >= 50, seconds=15, what=f"aiortc plays {viewer.frames}")
+        await player.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        viewing = thread.submit(lambda: asyncio.run(asyncio.wait_for(view(), 30)))
+        wait(bob, "(await received())['alice/microphone']?.energy > 0")
+        track = "room.remoteParticipants.get('alice').audioTrackPublications.values().next().value"
+        assert bob.evaluate(f"{track}.trackInfo.mimeType") == "audio/red"
+        # Chromium says Opus of what it has taken out of RED; what it got twice it counts as discarded.
+        twice = f"[...(await {track}.track.receiver.getStats()).values()].find((one) => one.packetsDiscarded > 10)"
+        wait(bob, twice)
+        viewing.result(30)
+    for page in (alice, bob):
         page.context.close()

@@ -326,13 +326,14 @@ def test_somebody_is_woken_once_per_flush_unless_somebody_has_promised() -> None
         assert woken == [1, 1]
 
 
-def test_a_datagram_larger_than_the_largest_is_cut_to_it(batched: bool) -> None:
+def test_a_datagram_larger_than_the_largest_takes_no_room_from_the_next(batched: bool) -> None:
     with udp() as ours, udp() as peer:
         ours.sendto(bytes(LARGEST + 100), peer.getsockname())
         ours.sendto(b"next", peer.getsockname())
         inbox = BatchedInbox(peer) if batched else PlainInbox(peer)
         assert inbox.receive() == 2
-        assert inbox.lengths == [LARGEST, 4], "the mux drops what fills its slot"
+        assert inbox.lengths[0] >= LARGEST, "the mux drops it"
+        assert inbox.lengths[1] == 4
         assert bytes(inbox.views[1][:4]) == b"next"
 
 

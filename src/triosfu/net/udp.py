@@ -44,7 +44,8 @@ __all__ = ["Address", "Destination", "Egress", "Route", "UdpMux"]
 
 MAX_TUPLES = 16  # remote addresses bound to one route; the oldest goes
 PREFIX = 4  # bytes of a transaction id that tell whose request it was
-TURNS = 4  # batches in a row from one socket before the others have theirs
+BUDGET = 0.003  # seconds of work in a row for one socket, before timers, signalling and the others have their turn
+LEAST = 8  # messages in a batch, if they have come: a picture's packets leave together
 BUFFER = 4 * 1024 * 1024  # bytes of socket buffer that we ask for, each way
 PORT_TRIES = 20  # searches for a port that is free on every host
 FULL_PAUSE, FULL_TRIES = 0.002, 50  # seconds between looks at a full socket, and after how many it is given up
@@ -274,16 +275,22 @@ class UdpMux:
 
     async def _receive(self, port: _Port) -> None:
         inbox = port.inbox
+        cost = 0.0  # seconds for each message, lately: with many subscribers one of them is much work
         while True:
             await self._wait_readable(port.sock)
-            for _ in range(TURNS):
+            began = trio.current_time()
+            while True:
                 try:
-                    count = inbox.receive()
+                    count = inbox.receive(BATCH if cost * BATCH < BUDGET else max(LEAST, int(BUDGET / cost)))
                 except OSError:
                     self.counters["receive_error"] += 1  # an ICMP error, told to whom it may concern
                     break
+                before = trio.current_time()
                 self._deliver(port, count)
-                if count < BATCH:
+                now = trio.current_time()
+                if inbox.messages:
+                    cost += ((now - before) / inbox.messages - cost) / 8
+                if inbox.empty or now - began > BUDGET:
                     break
 
     def _deliver(self, port: _Port, count: int) -> None:

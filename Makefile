@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 JS := tests/clients/js
+AGENTS := tests/clients/agents
 ARGS ?=
 JOBS ?= auto
 HOURS ?= 1
@@ -74,7 +75,7 @@ joins: .make/clients
 	@$(BIN)/python -m bench.joins --joins $(JOINS) --at-once $(AT_ONCE)
 
 clean:
-	rm -rf .make $(VENV) $(JS)/node_modules
+	rm -rf .make $(VENV) $(JS)/node_modules $(AGENTS)/node_modules
 
 .make/venv:
 	@mkdir -p .make
@@ -94,15 +95,17 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[fuzz]'
 	@touch $@
 
-# LiveKit's agent worker pins another livekit wheel than the one that the rest is tested with, so it lives by itself.
-.make/agents.done: tests/clients/agents/requirements.txt .make/venv
+# LiveKit's agent workers pin another livekit wheel and another rtc-node than the rest is tested with, so they live by
+# themselves: the one for Python here, the one for Node in its folder.
+.make/agents.done: $(AGENTS)/requirements.txt .make/venv
 	$(BIN)/python -m venv --clear .make/agents
 	.make/agents/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 # What the tests with real clients need: a browser, Node with its packages, and network namespaces.
-.make/clients: .make/development .make/agents.done $(wildcard $(JS)/package-lock.json)
+.make/clients: .make/development .make/agents.done $(wildcard $(JS)/package-lock.json) $(AGENTS)/package-lock.json
 	.ci/packages ip=iproute2 node=nodejs npm=npm
 	.ci/chromium $(VENV)
 	if [ -f $(JS)/package-lock.json ]; then npm ci --prefix $(JS) --no-audit --no-fund --loglevel=error; fi
+	npm ci --prefix $(AGENTS) --no-audit --no-fund --loglevel=error
 	@touch $@

@@ -57,9 +57,7 @@ class AgentWorker(Child):
 
 
 @contextmanager
-def agent_worker(
-    url: str, log: Path, *, kind: tuple[Path, Path] = PYTHON, **environment: str
-) -> Iterator[AgentWorker]:
+def agent_worker(url: str, log: Path, *, kind: tuple[Path, Path] = PYTHON, **environment: str) -> Iterator[AgentWorker]:
     """A worker that is starting; it is killed at the end of the block."""
     worker = AgentWorker(url, log, environment, kind=kind)
     try:

@@ -91,7 +91,7 @@ def check_busy(page: Page) -> None:
         assert page.value("livekit_track_subscribe_counter", state=state) == 2
     assert page.value("livekit_node_messages", status="success", direction="request") >= 4
     assert page.value("triosfu_bugs_total") == 0
-    assert len(page.all("triosfu_bugs_total")) == 7
+    assert len(page.all("triosfu_bugs_total")) == 8
     assert page.value("triosfu_tasks", kind="participant") == 2
     assert page.value("triosfu_tasks", kind="room") == 1
     assert page.value("triosfu_tasks", kind="session") == 2

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from livekit.protocol import agent
 
+from triosfu.agents.counts import JobCounts
 from triosfu.agents.registration import Registration, Unfit, check_registration
 from triosfu.rooms.sids import new_sid
 
@@ -103,6 +104,7 @@ class Job:
     worker: Worker | None = None  # that is asked, or does it
     api_key: str = ""  # of the worker that did it last
     started: bool = False  # it was assigned, once at least
+    since: float = 0.0  # it is wanted; from its first assignment on, it is done
     may_wait: bool = False  # somebody failed it: it is worth waiting for another one
     tried: set[str] = field(default_factory=set)  # ids of workers, in this search
     size: int = 0  # bytes of its offer
@@ -221,6 +223,7 @@ class JobBoard:
         epoch: float = 0.0,
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self.counts = JobCounts()
         self.settings = settings or BoardSettings()
         self.workers: dict[str, Worker] = {}
         self.jobs: dict[str, Job] = {}  # that have not ended
@@ -324,6 +327,10 @@ class JobBoard:
             else:
                 self._restart(job, now)
 
+    def serves(self, agent_name: str, deployment: str) -> bool:
+        """Whether any worker is there for this agent."""
+        return any((key.agent_name, key.deployment) == (agent_name, deployment) for key in self._by_key)
+
     def namespaces(self, agent_name: str, kind: agent.JobType, deployment: str) -> list[str]:
         """The namespaces of the workers that jobs of this kind are for: each has jobs of its own."""
         return sorted(
@@ -374,6 +381,7 @@ class JobBoard:
     def submit(self, job: Job, now: float) -> None:
         """Find a worker for `job`. When none is there, or every one refuses, the job ends without having started."""
         self.jobs[job.id] = job
+        job.since = now
         if len(self.jobs) > self.settings.jobs:
             self.counters["jobs_refused"] += 1
             self.end(job, Status.JS_FAILED, now, error="too many jobs", reason=Reason.JSR_NO_CAPACITY)
@@ -393,7 +401,7 @@ class JobBoard:
         del self.jobs[job.id]
         job.state.status, job.state.error, job.state.reason = status, error[:MAX_ERROR], reason
         job.state.ended_at = job.state.updated_at = self._wall_ns(now)
-        self.counters[f"jobs_ended: {Status.Name(status)}"] += 1
+        self.counts.over(job.key.type, status, now - job.since if job.started else None)
         if tell and assigned and worker is not None:
             stop = agent.JobTermination(job_id=job.id)
             self._outputs.append(Send(worker, agent.ServerMessage(termination=stop)))
@@ -476,6 +484,9 @@ class JobBoard:
             return
         self._adopt(worker, job)
         first, job.started = not job.started, True
+        if first:
+            self.counts.taken(job.key.type, now - job.since)
+            job.since = now
         job.state.started_at = job.state.started_at or self._wall_ns(now)
         job.state.updated_at = self._wall_ns(now)
         message.state.CopyFrom(job.state)

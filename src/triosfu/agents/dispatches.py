@@ -389,6 +389,9 @@ class Dispatches:
             self._jobs.pop(name, None)
 
     def _dispatch(self, room: Room, wish: Wish, dispatch_id: str = "") -> Dispatch:
+        if wish.agent_name and not self._board.serves(wish.agent_name, wish.deployment):
+            self._board.counters["dispatches_unserved"] += 1
+            log.warning("no worker for an agent", room=room.name, agent_name=wish.agent_name)
         return Dispatch(
             dispatch_id or new_sid(DISPATCH, self._rng),
             room.name,

@@ -89,6 +89,7 @@ def bugs(families: Families, reading: Reading) -> Iterator[Metric]:
         "http": sum(sources.http.counters[name] for name in HTTP_BUGS),
         "api": sources.api.counters["bugs"],
         "webhooks": sources.webhook_counters()["bugs"],
+        "agents": 0 if sources.agents is None else sources.agents.counters["bugs"],
     }
     yield families.counter(
         "triosfu_bugs_total",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from triosfu.agents.workers import Agents
     from triosfu.api.twirp import Twirp
     from triosfu.media.counts import MediaCounts
     from triosfu.metrics.history import History
@@ -36,6 +37,7 @@ class Sources:
     delay: LoopDelay
     webhooks: Webhooks | None = None
     whip: Whip | None = None
+    agents: Agents | None = None
 
     def room_counters(self) -> Counter[str]:
         """What rooms have counted, those that are over, too."""

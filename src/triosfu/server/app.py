@@ -227,6 +227,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                     delay=monitoring.delay,
                     webhooks=webhooks,
                     whip=whip,
+                    agents=agents,
                 )
                 await nursery.start(monitoring.run, sources, name="metrics")
             try:

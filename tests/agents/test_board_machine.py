@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from livekit.protocol import agent
 
 from tests.agents.board import ROOM, Errand, Table, Type
-from triosfu.agents.core import Job, Stage, Worker
+from triosfu.agents.jobs import Job, Stage, Worker
 from triosfu.agents.registration import Key
 
 KEYS = [ROOM, Key("named", "", Type.JT_ROOM, "")]

@@ -12,8 +12,8 @@ import triosfu
 from tests.agents.worker import config, join_as_agent, worker
 from tests.support.client import join
 from tests.support.steps import eventually, virtual_clock
-from triosfu.agents.core import Stage
 from triosfu.agents.dispatches import errand
+from triosfu.agents.jobs import Stage
 from triosfu.rooms.transfer import move_to
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from tests.support.client import join
 from tests.support.steps import eventually, running, virtual_clock
 from tests.webhooks.backend import backend
 from triosfu import tokens
-from triosfu.agents.core import Stage
 from triosfu.agents.dispatches import errand
+from triosfu.agents.jobs import Stage
 from triosfu.rooms.settings import RoomDefaults
 from triosfu.server.declared_waits import DECLARED
 from triosfu.server.task_tree import Bound, look, watching

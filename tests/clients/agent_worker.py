@@ -57,9 +57,21 @@ class AgentWorker(Child):
 
 
 @contextmanager
-def agent_worker(url: str, log: Path, *, kind: tuple[Path, Path] = PYTHON, **environment: str) -> Iterator[AgentWorker]:
-    """A worker that is starting; it is killed at the end of the block."""
-    worker = AgentWorker(url, log, environment, kind=kind)
+def agent_worker(url: str, log: Path, **environment: str) -> Iterator[AgentWorker]:
+    """A worker that is starting, livekit-agents' for Python; it is killed at the end of the block."""
+    with _ended(AgentWorker(url, log, environment)) as worker:
+        yield worker
+
+
+@contextmanager
+def node_worker(url: str, log: Path, **environment: str) -> Iterator[AgentWorker]:
+    """The same of @livekit/agents, for Node."""
+    with _ended(AgentWorker(url, log, environment, kind=NODE)) as worker:
+        yield worker
+
+
+@contextmanager
+def _ended(worker: AgentWorker) -> Iterator[AgentWorker]:
     try:
         yield worker
     finally:

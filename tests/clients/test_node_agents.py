@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from livekit import api
 
-from tests.clients.agent_worker import NODE, agent_worker
+from tests.clients.agent_worker import node_worker
 from tests.clients.python_client import Participant, leaving, until
 from tests.clients.test_agents import AGENT, calls_of, echoed, numbers, registered, seen
 
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthW
 def test_node_agents_join_by_themselves_and_when_they_are_asked_for(server: RunningServer, artifacts: Path) -> None:
     room = f"node-agents-{next(numbers)}"
     with (
-        agent_worker(server.url, artifacts / "node-agents-plain.log", kind=NODE) as plain,
-        agent_worker(server.url, artifacts / "node-agents-named.log", kind=NODE, AGENT_NAME="helper") as named,
+        node_worker(server.url, artifacts / "node-agents-plain.log") as plain,
+        node_worker(server.url, artifacts / "node-agents-named.log", AGENT_NAME="helper") as named,
     ):
 
         async def run() -> None:

@@ -14,7 +14,7 @@ import structlog
 import trio
 from livekit.protocol import agent, agent_dispatch, models
 
-from triosfu.agents.core import LEFT, Job, JobBoard, Reason, Status
+from triosfu.agents.core import LEFT, JobBoard, Reason, Status
 from triosfu.agents.registration import MAX_NAME, Key, deployment_problem
 from triosfu.errors import TriosfuError
 from triosfu.rooms.sids import new_sid
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from random import Random
 
-    from triosfu.agents.core import Assigned, Ended, Simulate
+    from triosfu.agents.jobs import Assigned, Ended, Job, Simulate
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.publication import Publication
     from triosfu.rooms.room import Room

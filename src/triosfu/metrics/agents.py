@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 from livekit.protocol import agent
 
-from triosfu.agents.core import FINAL, Stage
+from triosfu.agents.core import FINAL
 from triosfu.agents.counts import TYPES
+from triosfu.agents.jobs import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prometheus_client.metrics_core import Metric
 
-    from triosfu.agents.core import Worker
+    from triosfu.agents.jobs import Worker
     from triosfu.metrics.families import Families, Labels
     from triosfu.metrics.sources import Reading
 

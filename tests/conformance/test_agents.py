@@ -11,7 +11,8 @@ import pytest
 from livekit import api
 
 from tests.clients.agent_worker import agent_worker, node_worker
-from tests.clients.python_client import leaving, simulate, until
+from tests.clients.python_client import leaving, until
+from tests.conformance.hooks import figures
 from tests.conformance.meeting import Meeting
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def test_one_job_for_the_room_one_for_each_publisher_and_one_for_each_participan
 
     async def scenario() -> None:
         alice, bob = meeting.alice, meeting.bob
+        before = await asyncio.to_thread(figures)
         async with meeting.backend() as calls, leaving((alice, bob)):
             await meeting.join(alice)
             about_alice = ("participant", "alice")
@@ -76,13 +78,9 @@ def test_one_job_for_the_room_one_for_each_publisher_and_one_for_each_participan
             publication = await bob.publish_microphone()
             everybody = [("room", ""), *people, ("publisher", "alice"), ("publisher", "bob")]
             await become(*everybody)
-            # Who publishes anew, and who resumes, has an agent already; those of the agents that publish have none.
+            # Who publishes anew has an agent already; those of the agents that publish have none.
             await bob.room.local_participant.unpublish_track(publication.sid)
             await bob.publish_microphone()
-            back = asyncio.Event()
-            alice.room.on("reconnected", back.set)
-            await simulate(alice.room, "SIGNAL_RECONNECT")
-            await asyncio.wait_for(back.wait(), 15)
             await until(lambda: len(bob.room.remote_participants) == 6, seconds=5, what="alice and five agents")
             (dispatch,) = await calls.agent_dispatch.list_dispatch(room)
             jobs = dispatch.state.jobs
@@ -99,6 +97,16 @@ def test_one_job_for_the_room_one_for_each_publisher_and_one_for_each_participan
             return {event["job"] for one in workers.values() for event in one.events("over")}
 
         await until(lambda: over() >= {job.id for job in jobs}, seconds=10, what="the end of all jobs")
+        after = await asyncio.to_thread(figures)
+
+        def grew(name: str, **labels: str) -> float:
+            return after.value(name, **labels) - before.value(name, **labels)
+
+        for kind, jobs_of_it in (("room", 1), ("publisher", 2), ("participant", 2)):
+            assert after.value("triosfu_agent_workers", type=kind, state="available") == 1
+            assert grew("triosfu_agent_jobs_started_total", type=kind) == jobs_of_it
+        assert grew("triosfu_agent_jobs_ended_total", status="cancelled") == grew("triosfu_agent_jobs_ended_total") == 5
+        assert after.value("triosfu_agent_jobs") == grew("triosfu_agent_dispatch_failures_total") == 0
 
     with closing(Meeting(server, room, single=single)) as meeting:
         meeting.run(scenario())

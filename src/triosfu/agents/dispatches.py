@@ -291,7 +291,7 @@ class Dispatches:
             if errand(job).participant is participant:
                 errand(job).let_go()
         own = self._agents.get((participant.room.name, participant.identity))
-        if own is None or participant.disconnect_reason in ELSEWHERE:
+        if own is None or participant.disconnect_reason in ELSEWHERE or participant.room.closed:  # that ends all jobs
             return
         if errand(own).room in {participant.room, None} and errand(own).older != participant.sid:
             self._board.agent_left(own, self._clock())

@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 # The development key is as short as LiveKit's, and the package that signs with it says so.
 pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 numbers = count(1)  # of rooms: a test that is tried once more finds nothing of its first attempt
+NAME = "counted"  # so that rooms of other tests, in which nobody asks for it, have none
 KINDS = {"room": api.JobType.JT_ROOM, "publisher": api.JobType.JT_PUBLISHER, "participant": api.JobType.JT_PARTICIPANT}
 Jobs = list[tuple[str, str]]  # type and whom it is about
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def workers(server: RunningServer, artifacts: Path) -> Iterator[dict[str, AgentWorker]]:
     """One for each type of job: the Python worker has two of them, the Node worker also the third."""
     logs = [artifacts / f"conformance-agents-{kind}.log" for kind in KINDS]
     with (
-        agent_worker(server.url, logs[0]) as rooms,
-        agent_worker(server.url, logs[1], WORKER_TYPE="publisher") as publishers,
-        node_worker(server.url, logs[2], WORKER_TYPE="participant", SILENT="1") as participants,
+        agent_worker(server.url, logs[0], AGENT_NAME=NAME) as rooms,
+        agent_worker(server.url, logs[1], AGENT_NAME=NAME, WORKER_TYPE="publisher") as publishers,
+        node_worker(server.url, logs[2], AGENT_NAME=NAME, WORKER_TYPE="participant", SILENT="1") as participants,
     ):
         made = {"room": rooms, "publisher": publishers, "participant": participants}
         for worker in made.values():
@@ -65,6 +66,9 @@ def test_one_job_for_the_room_one_for_each_publisher_and_one_for_each_participan
         alice, bob = meeting.alice, meeting.bob
         before = await asyncio.to_thread(figures)
         async with meeting.backend() as calls, leaving((alice, bob)):
+            wish = api.CreateRoomRequest(name=room, agents=[api.RoomAgentDispatch(agent_name=NAME)])
+            await calls.room.create_room(wish)
+            await become(("room", ""))
             await meeting.join(alice)
             about_alice = ("participant", "alice")
             await become(("room", ""), about_alice)

@@ -18,7 +18,7 @@ from triosfu.rooms.data import DataPort
 from triosfu.rooms.data_blobs import DataBlobs
 from triosfu.rooms.data_tracks import DataTracks
 from triosfu.rooms.deadlines import Deadlines
-from triosfu.rooms.devices import client_configuration, may_publish
+from triosfu.rooms.devices import client_configuration, may_publish, negotiable
 from triosfu.rooms.joining import SUBSCRIBER_PRIMARY_SINCE
 from triosfu.rooms.liveness import Liveness
 from triosfu.rooms.negotiation import Negotiator
@@ -92,9 +92,10 @@ class Participant:
         self.simulation = Simulation(self)
         self._scope = trio.CancelScope()
         self.shape = self._new_shape(services)
-        if room.own.playout_delay is not None:
-            for peer in self.shape.peers:
-                peer.negotiation.policy = replace(peer.negotiation.policy, playout_delay=True)
+        for peer in self.shape.peers:
+            policy = negotiable(options.client, self.configuration, peer.negotiation.policy)
+            delay = policy.playout_delay or room.own.playout_delay is not None
+            peer.negotiation.policy = replace(policy, playout_delay=delay)
         self.rules = SubscriptionRules()
         self.liveness = Liveness(self)
         self.negotiator = Negotiator(self)

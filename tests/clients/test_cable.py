@@ -1,6 +1,6 @@
-"""A link that goes down for some seconds and comes back: who is behind it goes on as the same, and nothing is lost.
+"""Networks that are not as they should be: a link that goes down and comes back, and one that no UDP gets through.
 
-Nobody is told to leave or to come back: the clients and the server find out by themselves.
+Nobody is told to leave, to come back or to go another way: the clients and the server find out by themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.clients.cable import SERVER, Cable, switch
+from tests.clients.cable import SERVER, SWITCH, Cable, ip, switch
 from tests.clients.child import Child
 from tests.clients.numbers import HEARD, InProcess, all_heard, check_complete, lost, patiently, settled
 from tests.clients.server import RunningServer, running_server
@@ -27,7 +27,8 @@ DOWN = 6.5  # seconds: ICE has noticed, after five; who stays away is gone after
 @pytest.fixture(scope="module")
 def far_server(network: None, artifacts: Path) -> Iterator[RunningServer]:
     """A server at the switch where the cables end."""
-    with switch(), running_server(artifacts / "cable_server.log", port=PORT, host=SERVER) as running:
+    options = ("--config-body", "rtc: {tcp_port: 7881}")
+    with switch(), running_server(artifacts / "cable_server.log", *options, port=PORT, host=SERVER) as running:
         yield running
 
 
@@ -77,3 +78,28 @@ def test_a_cable_that_comes_back_has_cost_nothing(far_server: RunningServer, art
             assert len(report["loud"]) == 2, "the tones of both others"
             assert all(much > earlier[name]["loud"][other] for other, much in report["loud"].items())
         assert not lost(found)
+
+
+def test_where_no_udp_gets_through_there_is_tcp(far_server: RunningServer, artifacts: Path) -> None:
+    """Sound and data, both ways, of clients that offer UDP as ever."""
+    names = ("far-wheel-dual", "far-chromium-single", "stays-wheel-single")
+    with without_udp(), behind_cables(far_server, artifacts, *names) as (found, _):
+        reports = {name: one.report() for name, one in found.items()}
+        assert reports[names[1]]["paths"] == ["tcp"]
+        patiently(lambda: all(len(one.report()["loud"]) == 2 for one in found.values()), "everybody's tone")
+        check_complete(settled(found))
+        assert not lost(found)
+
+
+@contextmanager
+def without_udp() -> Iterator[None]:
+    """Nothing of UDP comes from behind the cables: a rule that goes before the table of local addresses."""
+    ip("rule", "add", "pref", 10, "lookup", "local")
+    ip("rule", "delete", "pref", 0)
+    ip("rule", "add", "pref", 5, "iif", SWITCH, "ipproto", "udp", "blackhole")
+    try:
+        yield
+    finally:
+        ip("rule", "delete", "pref", 5)
+        ip("rule", "add", "pref", 0, "lookup", "local")
+        ip("rule", "delete", "pref", 10)

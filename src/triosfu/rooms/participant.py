@@ -6,6 +6,7 @@ import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -109,12 +110,14 @@ class Participant:
         return f"<Participant {self.identity} {self.sid}>"
 
     def _new_shape(self, services: Services) -> SessionShape:
+        wishes = self.room.tcp_wishes.has(self.identity)
+        peers = partial(services.peers, tcp_only=True) if wishes else services.peers
         if self.options.fixed:
-            return FixedShape(services.peers, self, self.sid, rng=services.rng, receives=self.options.sends)
+            return FixedShape(peers, self, self.sid, rng=services.rng, receives=self.options.sends)
         if self.options.single:
-            return SingleShape(services.peers, self, self.sid)
+            return SingleShape(peers, self, self.sid)
         modern = self.options.client.protocol >= SUBSCRIBER_PRIMARY_SINCE
-        return DualShape(services.peers, self, self.sid, subscriber_primary=modern and self.permission.can_subscribe)
+        return DualShape(peers, self, self.sid, subscriber_primary=modern and self.permission.can_subscribe)
 
     # --- what others ask -------------------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,15 +73,17 @@ class World:
 @asynccontextmanager
 async def world() -> AsyncIterator[World]:
     listeners = tcp.listen(["127.0.0.1"], 0)
-    async with UdpMux.open(["127.0.0.1"], 0, listeners=listeners) as mux:
-        (candidate,) = mux.stream_candidates()
-        assert (candidate.protocol, candidate.tcptype) == ("tcp", "passive")
-        assert candidate.priority < mux.host_candidates()[0].priority
-        here = World(mux, candidate.address)
-        yield here
-        for stream in here.streams:
-            stream.socket.close()
-    listeners[0].close()
+    with listeners[0]:
+        async with UdpMux.open(["127.0.0.1"], 0, listeners=listeners) as mux:
+            (candidate,) = mux.stream_candidates()
+            assert (candidate.protocol, candidate.tcptype) == ("tcp", "passive")
+            assert candidate.priority < mux.host_candidates()[0].priority
+            here = World(mux, candidate.address)
+            try:
+                yield here
+            finally:
+                for stream in here.streams:
+                    stream.socket.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -246,6 +250,54 @@ async def test_leaving_the_block_closes_all_of_them() -> None:
     for stream in others:
         assert await is_over(stream)
         await stream.aclose()
+
+
+class Stop(trio.abc.Instrument):
+    """Cancels a scope after so many steps of any task, unless that is left before."""
+
+    def __init__(self, scope: trio.CancelScope, steps: int) -> None:
+        self._scope, self._steps = scope, steps
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._steps -= 1
+        if self._steps == 0:
+            self._scope.cancel()
+
+
+async def test_whenever_it_is_stopped_every_connection_is_closed() -> None:
+    """A stranger, a peer that is written to, and one that does not read, so that its writer waits."""
+
+    def descriptors() -> int:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    async def busy(here: World, route: RecordingRoute) -> None:
+        await here.connect()
+        peer, slow = await here.bound(route, "alice"), await here.bound(route, "alice")
+        here.write(peer, b"\x16hello")
+        await peer.receive_some(100)
+        while not here.mux.counters["tcp_backlog"]:
+            here.write(slow, b"\x80" + bytes(1199))
+            here.mux.egress.flush()
+        await slow.receive_some(1 << 20)
+        await slow.receive_some(1 << 20)
+        here.mux.remove(route)
+
+    async with world():
+        pass  # whatever is opened once
+    before = descriptors()
+    for steps in count(1):
+        with trio.CancelScope() as scope:
+            stop = Stop(scope, steps)
+            trio.lowlevel.add_instrument(stop)
+            async with world() as here:
+                route = RecordingRoute()
+                here.mux.register("alice", route)
+                await busy(here, route)
+        trio.lowlevel.remove_instrument(stop)
+        assert descriptors() == before
+        if not scope.cancelled_caught:
+            assert steps > 30
+            return
 
 
 async def test_a_client_that_goes_is_forgotten() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from tests.net.test_udp import DTLS, LIMIT, RTCP, RTP, RecordingRoute, stun_requ
 from triosfu.net import tcp
 from triosfu.net.batch import BATCH, LARGEST
 from triosfu.net.udp import MAX_TUPLES, UdpMux
+from triosfu.server.task_tree import Bound, look, watching
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -314,3 +315,23 @@ async def test_a_client_that_goes_is_forgotten() -> None:
         here.mux.bind_stream(address, here.server, route)
         assert here.mux.counters["contested_stream"] == 1
         here.mux.remove(route)
+
+
+async def test_who_takes_nothing_for_ten_seconds_is_let_go_of(mock_clock: MockClock) -> None:
+    with watching() as watch:
+        async with world() as here:
+            route = RecordingRoute()
+            here.mux.register("alice", route)
+            stalled = await here.bound(route, "alice")
+            while not here.mux.counters["tcp_backlog"]:
+                here.write(stalled, b"\x80" + bytes(1199))
+                here.mux.egress.flush()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            bounds = {task.name.partition(" 127")[0]: task.bound for task in look(watch).walk()}
+            assert bounds["tcp writer"] is Bound.DEADLINE
+            assert Bound.NONE not in bounds.values()
+            mock_clock.jump(tcp.STALLED + 1)
+            await until(lambda: here.mux.counters["tcp_stalled"] == 1)
+            with trio.fail_after(LIMIT), suppress(trio.BrokenResourceError):
+                while await stalled.receive_some(1 << 20):
+                    pass  # what it was sent before

@@ -1,8 +1,9 @@
 """ICE over TCP, the server's side: peers that no UDP reaches connect to us, and each connection is one more path.
 
 Every packet (STUN, DTLS, SRTP alike) has its length before it, in two bytes (RFC 4571; RFC 6544, section 3). A
-connection has one reader, which gives what came to the mux by the batch as if it were datagrams, and one writer. It is
-a stranger's until ICE has authenticated a check that came over it: strangers are few, and have ten seconds.
+connection has one reader, which gives what came to the mux by the batch as if it were datagrams, and while the kernel
+takes no more a writer. It is a stranger's until ICE has authenticated a check that came over it: strangers are few, and
+have ten seconds.
 
 A slow connection holds up nobody: what does not fit its backlog is dropped and counted, as a network would.
 """
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS: Final = 4096  # of one port
 MAX_STRANGERS: Final = 256  # of them, those that nobody has proven to be a peer's; the oldest goes
 PATIENCE: Final = 10.0  # seconds for a check that is authentic
+STALLED: Final = 10.0  # seconds in which a kernel that was full takes nothing
 FAREWELL: Final = 0.5  # seconds for what is queued, when the peer is done with
 MEDIA_BACKLOG: Final = 64 << 10  # bytes that wait; media beyond them is dropped,
 BACKLOG: Final = 128 << 10  # and beyond these everything: what matters is repeated by its own protocol
@@ -36,6 +38,8 @@ KERNEL_BACKLOG: Final = 64 << 10  # bytes that the kernel is asked to keep: they
 READ: Final = 64 << 10  # bytes of one receiving call
 TURNS: Final = 4  # receiving calls in a row before others have theirs
 HEADER: Final = 2  # bytes of a length
+# A peer that has another path as well may leave this one without a word: the kernel finds out within a minute.
+TCP_OPTIONS: Final = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_USER_TIMEOUT": 20_000}
 PENDING: Final = 128  # connections that wait to be accepted
 SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 REST: Final = 0.1  # seconds until one who has no descriptor left tries again
@@ -111,7 +115,8 @@ class Connection:
         self._counters = counters
         self._frames = Frames()
         self._backlog = bytearray()
-        self._refused = trio.Event()  # the kernel has taken no more: the writer waits for it
+        self._nursery: trio.Nursery | None = None  # while it may have a writer
+        self._has_writer = False
         self._scope = trio.CancelScope(deadline=trio.current_time() + PATIENCE)
 
     def prove(self) -> None:
@@ -141,7 +146,7 @@ class Connection:
         self._backlog += packet
 
     def flush(self) -> None:
-        """Hand to the kernel what it takes; the writer goes on with the rest. Never waits, never raises."""
+        """Hand to the kernel what it takes; a writer goes on with the rest. Never waits, never raises."""
         if not self._backlog:
             return
         try:
@@ -153,17 +158,21 @@ class Connection:
             self.abandon()
             return
         del self._backlog[:sent]
-        if self._backlog:
-            self._refused.set()
+        if self._backlog and not self._has_writer and self._nursery is not None:
+            self._has_writer = True
+            self._nursery.start_soon(self._write, name="tcp writer")
 
     async def run(self, deliver: Callable[[Frames], None]) -> None:
         """Read and write until the peer or we have had enough; the socket is closed then, cancelled or not."""
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
-                    await self._read(deliver)
-                    nursery.cancel_scope.cancel()
+                    self._nursery = nursery
+                    try:
+                        await self._read(deliver)
+                    finally:
+                        self._nursery = None
+                        nursery.cancel_scope.cancel()
         finally:
             self.ending = True
             self._socket.close()
@@ -190,11 +199,15 @@ class Connection:
                     return
 
     async def _write(self) -> None:
-        while True:
-            await self._refused.wait()
-            await trio.lowlevel.wait_writable(self._socket)
-            self._refused = trio.Event()
+        while self._backlog:
+            with trio.move_on_after(STALLED) as patience:
+                await trio.lowlevel.wait_writable(self._socket)
+            if patience.cancelled_caught:
+                self._counters["tcp_stalled"] += 1
+                self.abandon()
+                return
             self.flush()
+        self._has_writer = False
 
 
 class TcpPort:
@@ -249,8 +262,11 @@ class TcpPort:
             return None
         sock.setblocking(False)
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BACKLOG)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in TCP_OPTIONS.items():
+                if hasattr(socket, option):
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         except OSError:  # it is gone already, which its reader finds out
             self._counters["tcp_gone"] += 1
         connection = self.connections[remote] = Connection(sock, remote, self._counters)

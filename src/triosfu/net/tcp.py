@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from triosfu.net.address import pack
+from triosfu.net.address import pack, unpack
 from triosfu.net.batch import BATCH, LARGEST, Arena
 
 if TYPE_CHECKING:
@@ -109,7 +109,6 @@ class Connection:
     def __init__(self, sock: socket.socket, remote: Address, counters: Counter[str]) -> None:
         self.remote = remote
         self.source = pack(remote)
-        self.proven = False
         self.ending = False
         self._socket = sock
         self._counters = counters
@@ -119,10 +118,9 @@ class Connection:
         self._has_writer = False
         self._scope = trio.CancelScope(deadline=trio.current_time() + PATIENCE)
 
-    def prove(self) -> None:
-        """Stay for as long as the peer does: ICE has authenticated a check."""
+    def stay(self) -> None:
+        """Stay until `end`, or until the other side has had enough."""
         if not self.ending:
-            self.proven = True
             self._scope.deadline = math.inf
 
     def end(self) -> None:
@@ -214,7 +212,8 @@ class TcpPort:
     """Listening sockets behind one address, and the connections that came to them."""
 
     def __init__(self, sockets: Sequence[socket.socket], counters: Counter[str]) -> None:
-        self.connections: dict[Address, Connection] = {}  # by where they come from, the oldest first
+        self.connections: dict[Address, Connection] = {}  # by where they come from
+        self._strangers: dict[Connection, None] = {}  # the oldest first
         self._sockets = sockets
         self._counters = counters
 
@@ -245,17 +244,18 @@ class TcpPort:
                     self._counters["tcp_scarce"] += 1
                     await trio.sleep(REST)
                 continue
-            connection = self._take(sock, (host, port))
+            connection = self._take(sock, unpack(pack((host, port))))
             if connection is not None:
                 nursery.start_soon(self._serve, connection, deliver, gone, name="tcp connection")
 
     def _take(self, sock: socket.socket, remote: Address) -> Connection | None:
         """Take a new connection in, perhaps in the place of a stranger."""
         self._counters["tcp_accepted"] += 1
-        strangers = [one for one in self.connections.values() if not one.proven and not one.ending]
-        if len(strangers) >= MAX_STRANGERS:
+        if len(self._strangers) >= MAX_STRANGERS:
             self._counters["tcp_strangers"] += 1
-            strangers[0].abandon()
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.abandon()
         if len(self.connections) >= MAX_CONNECTIONS or remote in self.connections:
             self._counters["tcp_refused"] += 1
             sock.close()
@@ -270,7 +270,13 @@ class TcpPort:
         except OSError:  # it is gone already, which its reader finds out
             self._counters["tcp_gone"] += 1
         connection = self.connections[remote] = Connection(sock, remote, self._counters)
+        self._strangers[connection] = None
         return connection
+
+    def prove(self, connection: Connection) -> None:
+        """Keep a connection for as long as its peer stays: ICE has authenticated a check that came over it."""
+        self._strangers.pop(connection, None)
+        connection.stay()
 
     async def _serve(
         self,
@@ -282,6 +288,7 @@ class TcpPort:
             await connection.run(lambda frames: deliver(connection, frames))
         finally:
             del self.connections[connection.remote]
+            self._strangers.pop(connection, None)
             gone(connection)
 
 

@@ -285,17 +285,18 @@ class UdpMux:
         """Give `route` the TCP connection from `remote` to `local`, for which it has authenticated a check.
 
         A connection has one route for all its life; it is closed when that is removed. A route has `MAX_TUPLES` of them
-        at most: the oldest is closed.
+        at most: the one bound longest ago is closed.
         """
         port = self._streams[local]
         connection = port.tcp.connections.get(remote)
         if connection is None or connection.ending or port.by_source.get(connection.source, route) is not route:
             self.counters["contested_stream"] += 1
             return
-        connection.prove()
+        port.tcp.prove(connection)
         port.by_source[connection.source] = route
         streams = self._holdings(route).streams
-        streams[connection] = port
+        streams.pop(connection, None)
+        streams[connection] = port  # behind those that were used longer ago
         if len(streams) > MAX_TUPLES:
             self._let_go_of_stream(streams, next(iter(streams)))
 

@@ -38,6 +38,7 @@ def behind_cables(server: RunningServer, logs: Path, *names: str) -> Iterator[tu
     with ExitStack() as stack:
         found: dict[str, InProcess] = {}
         cables: list[Cable] = []
+        room = f"cable-{time.monotonic_ns()}"  # who was killed in another one may still be thought to be there
         for number, name in enumerate(names):
             _, program, shape = name.split("-")
             cable = None
@@ -46,7 +47,7 @@ def behind_cables(server: RunningServer, logs: Path, *names: str) -> Iterator[tu
                 stack.callback(cable.remove)
                 cables.append(cable)
             module = "tests.clients.numbers_child" if program == "wheel" else "tests.clients.numbers_page_child"
-            arguments = (server.url, server.token(name, "cable"), shape)
+            arguments = (server.url, server.token(name, room), shape)
             child = Child(module, *arguments, log=logs / "cable_clients.log", cable=cable)
             stack.callback(child.end, patience=10 if program == "chromium" else 0)
             found[name] = InProcess(child)

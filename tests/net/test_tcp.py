@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.checks.frames import check_frames
+from tests.net.connection import CancelAtStep
 from tests.net.test_udp import DTLS, LIMIT, RTCP, RTP, RecordingRoute, stun_request
 from triosfu.net import tcp
 from triosfu.net.batch import BATCH, LARGEST
@@ -253,18 +254,6 @@ async def test_leaving_the_block_closes_all_of_them() -> None:
         await stream.aclose()
 
 
-class Stop(trio.abc.Instrument):
-    """Cancels a scope after so many steps of any task, unless that is left before."""
-
-    def __init__(self, scope: trio.CancelScope, steps: int) -> None:
-        self._scope, self._steps = scope, steps
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._steps -= 1
-        if self._steps == 0:
-            self._scope.cancel()
-
-
 async def test_whenever_it_is_stopped_every_connection_is_closed() -> None:
     """A stranger, a peer that is written to, and one that does not read, so that its writer waits."""
 
@@ -288,7 +277,7 @@ async def test_whenever_it_is_stopped_every_connection_is_closed() -> None:
     before = descriptors()
     for steps in count(1):
         with trio.CancelScope() as scope:
-            stop = Stop(scope, steps)
+            stop = CancelAtStep(scope, steps)
             trio.lowlevel.add_instrument(stop)
             async with world() as here:
                 route = RecordingRoute()

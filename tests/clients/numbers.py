@@ -117,7 +117,8 @@ class InPage:
     def numbers(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for text, sender in self.page.evaluate("seen.data"):
-            found.setdefault(sender, []).append(int(text))
+            if sender:  # what comes before the news of who it is has none
+                found.setdefault(sender, []).append(int(text))
         return found
 
     def lost(self) -> set[str]:

@@ -72,7 +72,7 @@ def test_who_resumes_loses_no_message_and_no_track(server: RunningServer, browse
 ROUNDS = (  # what each of the wheel's two clients and the two pages asks for
     ("FULL_RECONNECT", "MIGRATION", "leave-full-reconnect", "resume-reconnect"),
     ("NODE_FAILURE", "FORCE_TCP", "node-failure", "force-tls"),
-    ("FORCE_TLS", "NODE_FAILURE", "force-tcp", "full-reconnect"),
+    ("FORCE_TLS", "DISCONNECT_SIGNAL_ON_RESUME", "force-tcp", "migration"),
 )
 
 

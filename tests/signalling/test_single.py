@@ -61,6 +61,29 @@ async def test_traps_09_10_each_offer_is_answered_in_order_with_its_own_id() -> 
         assert not client.seen("offer")  # trap 11
 
 
+async def test_what_a_device_does_badly_is_in_no_answer() -> None:
+    """Firefox on Linux sends no H.264, and is sent it all the same; Safari does neither with AV1."""
+    firefox, safari = (
+        models.ClientInfo(protocol=17, browser="Firefox", os="Linux"),
+        models.ClientInfo(protocol=17, browser="Safari", browser_version="17.4"),
+    )
+    cam = next(line.split()[-1] for line in REOFFER.split("m=video")[-1].splitlines() if line.startswith("a=msid:"))
+    async with running() as world, session(world, "firefox", client_info=firefox) as one:
+        received = (await one.expect("answer")).sdp.partition("m=video")[2]
+        assert " H264/90000" in received
+        await one.send(add_track=camera(cam))
+        await one.send(offer=rtc.SessionDescription(type="offer", sdp=REOFFER, id=2))
+        sections = (await one.expect("answer")).sdp.split("m=")
+        sent = [section for section in sections if section.startswith("video") and "a=recvonly" in section]
+        assert sent
+        assert not any(" H264/90000" in section or " VP9/90000" in section for section in sent)  # the preferred alone
+        async with session(world, "safari", client_info=safari) as other:
+            answer = (await other.expect("answer")).sdp
+            assert " H264/90000" in answer
+            assert " AV1/90000" in OFFER
+            assert " AV1/90000" not in answer
+
+
 async def test_publishing_by_one_peer_connection() -> None:
     lines = REOFFER.splitlines()
     mic, cam = (line.split()[-1] for line in lines if line.startswith("a=msid:"))

@@ -80,6 +80,8 @@ class RtcConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     udp_port: Ports = _MEDIA_PORT  # of a range, the first free port carries all media
+    tcp_port: Port = 0  # for clients that UDP does not reach; 0 is none
+    force_tcp: bool = False  # tell clients of that port only
     node_ip: NodeIp = ()  # the addresses that others reach us at, if our own are not
     use_ice_lite: bool = False
     enable_loopback_candidate: bool = False

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from triosfu.net.batch import DatagramSocket, Pointer
+    from triosfu.net.tcp import Connection, TcpPort
 
 SLOTS = 256  # datagrams per flush at most
 
@@ -64,6 +65,7 @@ class Egress:
         self._large: dict[int, bytes] = {}  # what is sent in place of a slot
         self._pinned: list[Pointer] = []  # holds these where they are
         self._outlets: list[tuple[Address, Outlet]] = []
+        self._streams: dict[Address, Outlet] = {}
         self.arena = self._slots.memory
         """All slots; a packet may be written from its offset on, `SLOT` bytes with the room for protection."""
         self.pointer = self._slots.pointer
@@ -83,6 +85,10 @@ class Egress:
             outlet = _PlainOutlet(sock, self._slots, self.counters, self._queued, self._large)
         self._outlets.append((local, outlet))
 
+    def open_stream_outlet(self, port: TcpPort, local: Address) -> None:
+        """Send through the TCP connections of `port` what goes to their other ends from `local`."""
+        self._streams[local] = _StreamOutlet(port, self._slots, self._queued, self._large, self.counters)
+
     def destination(self, address: Address, source: Address | None = None) -> Destination:
         """Prepare to send to `address`, from the socket whose local address is `source` if there is such a one.
 
@@ -91,6 +97,8 @@ class Egress:
         Raises:
             UsageError: `address` is not numeric.
         """
+        if source is not None and source in self._streams:
+            return Destination(address, self._streams[source])
         fitting = [(local, outlet) for local, outlet in self._outlets if family(local) == family(address)]
         chosen = [outlet for local, outlet in fitting if local == source] + [outlet for _, outlet in fitting]
         return Destination(address, chosen[0] if chosen else _NoOutlet(self.counters))
@@ -170,9 +178,10 @@ class Egress:
     def close(self) -> None:
         """Flush, and from then on drop and count."""
         self.flush()
-        for _, outlet in self._outlets:
+        for outlet in (*(outlet for _, outlet in self._outlets), *self._streams.values()):
             outlet.close()
         self._outlets.clear()
+        self._streams.clear()
 
 
 class _BatchedOutlet:
@@ -239,6 +248,43 @@ class _PlainOutlet:
 
     def close(self) -> None:
         self._socket = None
+
+
+class _StreamOutlet:
+    """A port that takes TCP connections: a packet goes over the one from where it is addressed to."""
+
+    def __init__(
+        self,
+        port: TcpPort,
+        slots: Arena,
+        queued: list[Destination],
+        large: dict[int, bytes],
+        counters: Counter[str],
+    ) -> None:
+        self._port: TcpPort | None = port
+        self._slots = slots
+        self._queued = queued
+        self._large = large
+        self._counters = counters
+
+    def send(self, first: int, count: int) -> None:
+        touched: dict[Connection, None] = {}
+        connections = {} if self._port is None else self._port.connections
+        for slot in range(first, first + count):
+            connection = connections.get(self._queued[slot].address)
+            if connection is None:
+                self._counters["send_no_stream"] += 1
+                continue
+            connection.write(self._large.get(slot) or self._slots.view(slot)[: self._slots.length(slot)])
+            touched[connection] = None
+        for connection in touched:
+            connection.flush()
+
+    def probe(self, data: bytes, address: Address) -> None:  # noqa: ARG002  there is nothing to find out
+        self._counters["send_probe"] += 1
+
+    def close(self) -> None:
+        self._port = None
 
 
 class _NoOutlet:

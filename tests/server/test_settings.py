@@ -57,6 +57,7 @@ ROOMS: dict[str, tuple[str, str, object]] = {
     "audio.update_interval": ("500", "reception.levels.interval", 0.5),
     "audio.smooth_intervals": ("4", "reception.levels.smooth_intervals", 4),
     "video.dynacast_pause_delay": ("7s", "times.dynacast_downgrade", 7.0),
+    "video.codec_regression_threshold": ("7", "codec_regression_threshold", 7),
     "limit.num_tracks": ("9", "limits.server_tracks", 9),
     "limit.bytes_per_sec": ("1e6", "limits.bytes_per_second", 1e6),
     "limit.subscription_limit_video": ("8", "limits.subscribed_video", 8),

@@ -166,11 +166,9 @@ def test_no_limit_is_no_limit() -> None:
 def test_codecs_are_those_enabled_and_rtx_is_one() -> None:
     usual = media_policy(load_config(development=True))
     assert usual.rtx
-    assert not usual.playout_delay
     assert set(MediaPolicy().receive) <= set(usual.receive)
     without = media_policy(configured("room.enabled_codecs", "[{mime: video/vp8}]"))
     assert (without.receive, without.send, without.rtx) == (("video/VP8",), ("video/VP8",), False)
-    assert media_policy(configured("room.playout_delay.enabled", "true")).playout_delay
 
 
 @pytest.mark.parametrize("filters", ["interfaces: {excludes: [lo]}", "ips: {excludes: [127.0.0.0/8]}",

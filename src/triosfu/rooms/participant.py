@@ -92,9 +92,6 @@ class Participant:
         self.simulation = Simulation(self)
         self._scope = trio.CancelScope()
         self.shape = self._new_shape(services)
-        if room.own.playout_delay is not None:
-            for peer in self.shape.peers:
-                peer.negotiation.policy = replace(peer.negotiation.policy, playout_delay=True)
         self.rules = SubscriptionRules()
         self.liveness = Liveness(self)
         self.negotiator = Negotiator(self)

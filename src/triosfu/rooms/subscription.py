@@ -19,6 +19,7 @@ from triosfu.media.down_track import DownTrack
 from triosfu.media.shape import playout_delay
 from triosfu.rooms import track_info
 from triosfu.rooms.backup_codecs import promised_for, receiver_for, sendable
+from triosfu.rooms.configuration import LONGEST_DELAY
 from triosfu.rooms.dynacast import OFF, bare
 from triosfu.rooms.publication import PublicationState
 from triosfu.rooms.sids import MAX_SID
@@ -264,7 +265,8 @@ class Subscriptions:
         """How long this client is asked to hold frames back; a shared screen is shown at once."""
         bounds = self._owner.room.own.playout_delay
         if bounds is None or publication.info.source == models.TrackSource.SCREEN_SHARE:
-            return b""
+            # What goes on as one stream may come from a room with a delay, and has to be told that this one has none.
+            return playout_delay(0, LONGEST_DELAY) if self._owner.shape.fixed and self._owner.departures else b""
         return playout_delay(*bounds)
 
     def _new_ssrc(self) -> int:

@@ -128,7 +128,6 @@ def media_policy(config: Config) -> MediaPolicy:
         receive=codecs,
         send=codecs,
         rtx=RTX in codecs,
-        playout_delay=config.room.playout_delay.enabled,
     )
 
 

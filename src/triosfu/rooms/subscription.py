@@ -57,6 +57,7 @@ class Subscription:
         """Follow the publisher's mute."""
         if self.down is not None:
             self.down.set_muted(muted, trio.current_time())
+            self.subscriber.shape.subscriber.drain_soon()  # there may be something to say at once
 
 
 class Subscriptions:
@@ -480,6 +481,8 @@ class Subscriptions:
         now = trio.current_time()
         if down is not None:
             down.set_disabled(not settings.enabled, now)
+            if not settings.enabled:
+                self._owner.shape.subscriber.drain_soon()
         if publication.kind != "video":
             return
         layers = publication.layers(mime)

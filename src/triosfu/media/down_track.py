@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["DownTrack", "Hold", "MediaSink"]
 
 MUTED_START, MUTED_EVERY, MUTED_FOR = 0.1, 0.1, 5.0  # seconds: padding for those who subscribe to a muted track
-SILENT_FOR = 1.0  # seconds of silence behind a sound that stops
+SILENT = 50  # frames of silence behind a sound that stops: a second
 MAX_NACKED = 1024  # packets looked for in one request
 SCALABLE = frozenset({"video/vp9", "video/av1"})
 
@@ -62,7 +62,7 @@ class DownTrack:
         "_reports",
         "_silence",
         "_silent_at",
-        "_silent_until",
+        "_silent_left",
         "cname",
         "created_at",
         "mid",
@@ -106,7 +106,7 @@ class DownTrack:
         self._max_spatial = self._max_temporal = TOP
         self._padding_at = self._padding_until = math.inf
         self._silence = b""  # one frame of it, where it may be made: not where only clients have the key
-        self._silent_at = self._silent_until = math.inf
+        self._silent_at, self._silent_left = math.inf, 0  # when the next one is due, and how many there are to come
 
     @property
     def ssrc(self) -> int:
@@ -251,7 +251,7 @@ class DownTrack:
             self._stop(hold, change)
             if flowed and self._silence:
                 # Otherwise the receiver makes up some more of what it heard last.
-                self._silent_at, self._silent_until = now, now + SILENT_FOR
+                self._silent_at, self._silent_left = now, SILENT
         else:
             self._release(hold, now)
 
@@ -291,8 +291,8 @@ class DownTrack:
                 forwarder.pad(now)
         while now >= self._silent_at:
             forwarder.fill(self._silence, FRAME_DURATION, now)
-            following = self._silent_at + FRAME_DURATION
-            self._silent_at = following if following < self._silent_until else math.inf
+            self._silent_left -= 1
+            self._silent_at = self._silent_at + FRAME_DURATION if self._silent_left else math.inf
 
     # --- RTCP ------------------------------------------------------------------------------------------------------
 

@@ -100,6 +100,20 @@ async def test_tracks_come_and_go_where_a_viewer_watches_as_one_stream(clock: Mo
         assert stamps == sorted(set(stamps))
 
 
+async def test_what_a_viewer_gets_is_counted_once_whoever_it_comes_from(clock: MockClock) -> None:
+    async with serving() as server, whip(server, "viewer", watches=True) as viewer:
+        await viewer.ready()
+        for identity in ("alice", "bob", "carol"):
+            async with whip(server, identity) as publisher:
+                await publisher.ready()
+                await publisher.play(identity.encode(), to=viewer)
+                assert (await publisher.ask("DELETE")).status == 200
+            await gone(server, identity)
+        counted = server.rooms.services.tally.totals(server.rooms)
+        sent = sum(counts.packets for flow, counts in counted.items() if flow.direction == "outgoing")
+        assert sent == len(viewer.received)
+
+
 async def test_publishers_and_viewers_are_moved_and_notice_nothing(clock: MockClock) -> None:
     async with (
         serving() as server,

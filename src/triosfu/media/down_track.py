@@ -88,7 +88,7 @@ class DownTrack:
         self.cname, self.mid = cname, mid
         self.mime = ""  # of what is sent, in lower case, once bound
         self.created_at = now
-        self.stats = continuing.stats if continuing else SendStats()
+        self.stats = continuing.stats.following() if continuing else SendStats()
         self._receiver = receiver
         self._encrypted = encrypted
         self._delay = playout_delay
@@ -338,4 +338,5 @@ class DownTrack:
         ntp = int(times[0] * 2**32) & 0xFFFFFFFFFFFFFFFF
         self._reports.sent(ntp, now)
         stats = self.stats
-        return SenderReport(self.ssrc, ntp, times[1], stats.packets & 0xFFFFFFFF, stats.octets & 0xFFFFFFFF)
+        packets, octets = stats.earlier_packets + stats.packets, stats.earlier_octets + stats.octets
+        return SenderReport(self.ssrc, ntp, times[1], packets & 0xFFFFFFFF, octets & 0xFFFFFFFF)

@@ -290,6 +290,7 @@ class Subscriptions:
         fresh, continuing = subscription.down is None, None
         if subscription.receiver is not receiver:
             if subscription.down is not None:
+                self._owner.tally.subscription_ended(subscription)
                 continuing = self._leave_codec(subscription.down)
             subscription.down = self._new_down(
                 publication, sender, receiver, now, continuing or self._owner.shape.left_off(sender)

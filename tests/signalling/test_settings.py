@@ -64,11 +64,11 @@ PRESETS = RoomSettings(
 
 
 async def test_a_token_names_a_configuration_and_says_more() -> None:
-    config = RoomConfiguration(metadata="token", sync_streams=True)
+    config = RoomConfiguration(metadata="token", sync_streams=True, min_playout_delay=100, max_playout_delay=200)
     async with running(PRESETS) as world, world.connect(room_preset="call", room_config=config) as alice:
         room = (await alice.expect("join")).room
         assert (room.max_participants, room.metadata, room.empty_timeout) == (2, "token", 7)
-        assert world.room().own.sync_streams
+        assert (world.room().own.sync_streams, world.room().own.playout_delay) == (True, (100, 200))
         async with world.connect("bob", room="other") as bob:
             assert (await bob.expect("join")).room.max_participants == 0
 

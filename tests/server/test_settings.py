@@ -58,6 +58,7 @@ ROOMS: dict[str, tuple[str, str, object]] = {
     "audio.update_interval": ("500", "reception.levels.interval", 0.5),
     "audio.smooth_intervals": ("4", "reception.levels.smooth_intervals", 4),
     "video.dynacast_pause_delay": ("7s", "times.dynacast_downgrade", 7.0),
+    "video.codec_regression_threshold": ("7", "codec_regression_threshold", 7),
     "limit.num_tracks": ("9", "limits.server_tracks", 9),
     "limit.bytes_per_sec": ("1e6", "limits.bytes_per_second", 1e6),
     "limit.subscription_limit_video": ("8", "limits.subscribed_video", 8),
@@ -166,11 +167,9 @@ def test_no_limit_is_no_limit() -> None:
 def test_codecs_are_those_enabled_and_rtx_is_one() -> None:
     usual = media_policy(load_config(development=True))
     assert usual.rtx
-    assert not usual.playout_delay
     assert set(MediaPolicy().receive) <= set(usual.receive)
     without = media_policy(configured("room.enabled_codecs", "[{mime: video/vp8}]"))
     assert (without.receive, without.send, without.rtx) == (("video/VP8",), ("video/VP8",), False)
-    assert media_policy(configured("room.playout_delay.enabled", "true")).playout_delay
 
 
 @pytest.mark.parametrize("filters", ["interfaces: {excludes: [lo]}", "ips: {excludes: [127.0.0.0/8]}",

@@ -162,6 +162,7 @@ class VideoConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     dynacast_pause_delay: Duration = 5.0  # before a layer that nobody watches is paused
+    codec_regression_threshold: int = 5  # people in a room, from which on a backup codec is sent besides; 0 for never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,7 +88,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "audio.active_red_encoding": Refusal("RED is forwarded and never made"),
     "audio.enable_loss_proxying": Refusal("loss reports are not passed on to publishers"),
     "video.stream_tracker": Refusal("it is not configurable"),
-    "video.codec_regression_threshold": Refusal("publishers are not asked for another codec", (5,)),
     "limit.max_data_track_custom_encoding_length": Refusal(_DATA_TRACKS, (32,)),
 }
 

@@ -94,9 +94,7 @@ class Participant:
         self._scope = trio.CancelScope()
         self.shape = self._new_shape(services)
         for peer in self.shape.peers:
-            policy = negotiable(options.client, self.configuration, peer.negotiation.policy)
-            delay = policy.playout_delay or room.own.playout_delay is not None
-            peer.negotiation.policy = replace(policy, playout_delay=delay)
+            peer.negotiation.policy = negotiable(options.client, self.configuration, peer.negotiation.policy)
         self.rules = SubscriptionRules()
         self.liveness = Liveness(self)
         self.negotiator = Negotiator(self)

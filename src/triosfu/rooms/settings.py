@@ -90,6 +90,7 @@ class Times:
     codecs: float = 0.400  # until a track that comes in another codec than expected is looked at
     refresh_token: float = 300.0
     track_not_found: float = 60.0
+    backup_codec: float = 15.0  # until a publisher sends the codec that it was asked for
     dynacast_downgrade: float = 5.0
     dynacast_first_off: float = 10.0
     settings_debounce: float = 0.100
@@ -113,4 +114,5 @@ class RoomSettings:
     data_blobs: bool = False
     data_slow_threshold: int = 0  # bits a second; senders of reliable data wait for readers that take more, 0 for none
     remote_unmute: bool = False
+    codec_regression_threshold: int = 5  # people in a room, from which on both codecs are sent; 0 for never
     reception: ReceiveSettings = field(default_factory=ReceiveSettings)

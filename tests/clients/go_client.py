@@ -18,7 +18,7 @@ from tests.clients.child import Child
 from tests.clients.server import KEY, SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tests.clients.server import RunningServer
 
@@ -84,10 +84,18 @@ class GoParticipant:
 
 @contextmanager
 def go_participant(
-    server: RunningServer, room: str, identity: str, log: Path, *, mode: str, subscribe: bool = True
+    server: RunningServer,
+    room: str,
+    identity: str,
+    log: Path,
+    *,
+    mode: str,
+    subscribe: bool = True,
+    publish: Sequence[Path] = (),
 ) -> Iterator[GoParticipant]:
-    """Join; it leaves at the end, and must exit with 0."""
+    """Join, and announce what is to `publish` with the request; it leaves at the end, and must exit with 0."""
     arguments = [server.url, KEY, SECRET, room, identity, mode, "subscribe" if subscribe else "no-subscribe"]
+    arguments += [str(file) for file in publish]
     child = Child("participant", *arguments, log=log, program=[str(PROGRAM)])
     try:
         participant = GoParticipant(child)

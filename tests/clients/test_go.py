@@ -199,6 +199,17 @@ def test_data_calls_streams_and_attributes_both_ways(server: RunningServer, log:
         alongside(server, room, mode, allowed)
 
 
+def test_tracks_that_are_announced_with_the_request(server: RunningServer, media: Path, log: Path, room: str) -> None:
+    files = [media / "tone.ogg", media / "160.ivf"]
+    with (
+        go_participant(server, room, "carol", log, mode="single", publish=files) as carol,
+        go_participant(server, room, "alice", log, mode="single", publish=files) as alice,
+    ):
+        for who, other in ((alice, "carol"), (carol, "alice")):
+            who.receives(other, "audio", packets=10)
+            assert who.receives(other, "video", packets=5)["width"] == 160
+
+
 def test_layers_are_published_and_chosen(server: RunningServer, media: Path, log: Path, room: str) -> None:
     with (
         go_participant(server, room, "alice", log, mode="single") as alice,

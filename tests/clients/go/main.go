@@ -1,6 +1,6 @@
 // LiveKit's Go SDKs as tests drive them. Usage:
 //
-//	client participant URL KEY SECRET ROOM IDENTITY single|dual [no-subscribe]
+//	client participant URL KEY SECRET ROOM IDENTITY single|dual subscribe|no-subscribe [FILE to publish at once]...
 //	client backend URL KEY SECRET ROOM IDENTITY
 //	client dispatches URL KEY SECRET ROOM
 //	client webhook KEY SECRET

@@ -71,8 +71,11 @@ func participate(arguments []string) {
 	if mode == "single" {
 		options = append(options, lksdk.WithSinglePeerConnection())
 	}
-	if len(arguments) > 6 {
-		options = append(options, lksdk.WithAutoSubscribe(arguments[6] != "no-subscribe"))
+	options = append(options, lksdk.WithAutoSubscribe(arguments[6] == "subscribe"))
+	for _, file := range arguments[7:] {
+		track, err := open(file)
+		check(err)
+		options = append(options, lksdk.WithTrack(track, &lksdk.TrackPublicationOptions{Name: "at once"}))
 	}
 	p.handlers()
 	if err := p.room.JoinWithToken(url, token, options...); err != nil {

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from livekit.protocol import models, rtc
 
 from tests.signalling.world import Client, DualClient, World, dual, join_request, offer_of, running
+from tests.support.steps import eventually
+from triosfu.rooms.negotiation import EARLY
 from triosfu.rooms.settings import RoomSettings, Times
 from triosfu.sdp.sections import Sender
 
@@ -255,6 +257,16 @@ async def test_a_client_that_offers_again_at_once_is_answered_in_order() -> None
         await client.expect("join")
         await client.send(offer=rtc.SessionDescription(type="offer", sdp=OFFER, id=2))
         assert [(await client.expect("answer")).id for _ in range(2)] == [1, 2]
+
+
+async def test_a_client_that_vanishes_before_it_is_answered_leaves_no_deadline() -> None:
+    async with running() as world:
+        async with session(world, client_info=GO) as client:
+            await client.expect("join")
+            (participant,) = world.room().participants.values()
+            assert EARLY in participant.deadlines
+        await eventually(lambda: participant.closed)
+        assert EARLY not in participant.deadlines
 
 
 async def test_an_early_offer_that_makes_no_sense_ends_that_client_alone() -> None:

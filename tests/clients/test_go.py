@@ -43,6 +43,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_sound(folder / "tone.ogg")
     for width in (160, 320, 640):
         write_picture(folder / f"{width}.ivf", "libvpx", width)
+    write_picture(folder / "160.h264", "libx264", 160)
     return folder
 
 
@@ -233,6 +234,11 @@ def test_layers_are_published_and_chosen(server: RunningServer, media: Path, log
         carol.wait_for("unmuted", who="alice", sid=sid)
         alice.do("unpublish", sid=sid)
         carol.wait_for("unpublished by", who="alice", sid=sid)
+        alice.do("publish", file=str(media / "160.h264"), name="another codec")
+        sid = alice.wait_for("published", name="another codec")["sid"]
+        carol.wait_for("published by", who="alice", sid=sid)
+        carol.do("subscribe", sid=sid, whether=True)
+        assert carol.wait_for("subscribed", sid=sid)["codec"] == "video/H264"
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 10) -> None:

@@ -206,6 +206,24 @@ async def test_more_datagrams_than_a_batch_arrive_once_each_and_in_order(batched
         assert route.batches == mux.counters["batches"] >= len(sent) / BATCH
 
 
+async def test_a_batch_that_ends_with_media_and_had_an_answer_is_told_of_with_its_time(batched: bool) -> None:
+    async with UdpMux.open(["127.0.0.1"], 0, batched=batched) as mux, client_of(mux) as client:
+        told: list[float] = []
+        mux.forwarded = told.append
+        route = EchoRoute(mux)
+        mux.bind(client.address, route)
+        for datagrams, answers in (((DTLS,), 1), ((RTP, RTCP), 0), ((RTP,), 0), ((DTLS, RTP), 2)):
+            client.send(*datagrams)
+            await route.next_end()
+            for _ in range(answers):
+                await client.receive()
+            if len(datagrams) + answers < 4:
+                route.sources.clear()  # whom it answers
+                assert told == []
+        assert len(told) == 1
+        assert 0 < told[0] < LIMIT
+
+
 async def test_both_families_are_served_on_one_port(batched: bool) -> None:
     async with UdpMux.open(["127.0.0.1", "::1"], 0, batched=batched) as mux:
         assert len({port for _, port in mux.local_addresses}) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from livekit.protocol import models, rtc
 from livekit.protocol.room import RoomConfiguration
@@ -65,11 +67,11 @@ PRESETS = RoomSettings(
 
 
 async def test_a_token_names_a_configuration_and_says_more() -> None:
-    config = RoomConfiguration(metadata="token", sync_streams=True)
+    config = RoomConfiguration(metadata="token", sync_streams=True, min_playout_delay=100, max_playout_delay=200)
     async with running(PRESETS) as world, world.connect(room_preset="call", room_config=config) as alice:
         room = (await alice.expect("join")).room
         assert (room.max_participants, room.metadata, room.empty_timeout) == (2, "token", 7)
-        assert world.room().own.sync_streams
+        assert (world.room().own.sync_streams, world.room().own.playout_delay) == (True, (100, 200))
         async with world.connect("bob", room="other") as bob:
             assert (await bob.expect("join")).room.max_participants == 0
 
@@ -88,7 +90,7 @@ async def test_a_configuration_that_there_is_not_lets_nobody_in() -> None:
 async def test_one_room_delays_cameras_and_another_does_not() -> None:
     async with running(PRESETS) as world:
         for room, delayed in (("room", True), ("other", False)):
-            preset = {"room_preset": "call"} if delayed else {}
+            preset: dict[str, Any] = {"room_preset": "call"} if delayed else {}
             async with (
                 dual(world, "alice", room=room, **preset) as alice,
                 dual(world, "bob", room=room, **preset) as bob,

@@ -215,6 +215,22 @@ async def test_trap_17_news_that_wait_for_a_batch_do_not_come_after_the_media() 
             assert [one.name for one in news] == ["Robert"]
 
 
+async def test_a_resume_says_in_the_url_what_the_client_has() -> None:
+    other = rtc.SyncState(publish_tracks=[rtc.TrackPublishedResponse(track=models.TrackInfo(sid="TR_none"))])
+    for state in (rtc.SyncState(), other):
+        async with running() as world, session(world) as client:
+            sid = (await client.expect("join")).participant.sid
+            query = join_request(reconnect=True, participant_sid=sid, sync_state=state)
+            async with world.connect("chrome", path="/rtc/v1", query=query) as again:
+                await again.expect("reconnect")
+                if state == other:
+                    told = await again.expect("leave")
+                    assert told.action == rtc.LeaveRequest.RECONNECT
+                    assert told.reason == models.DisconnectReason.STATE_MISMATCH
+                else:
+                    await again.nothing_of("leave")
+
+
 async def test_tracks_may_be_announced_in_the_url() -> None:
     mic = next(line.split()[-1] for line in REOFFER.splitlines() if line.startswith("a=msid:"))
     offer = rtc.SessionDescription(type="offer", sdp=REOFFER, id=1)

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-LIVEKIT = (livekit.rooms, livekit.media, livekit.data_streams, livekit.signals, livekit.webhooks)
+LIVEKIT = (
+    livekit.rooms,
+    livekit.media,
+    livekit.forwarding,
+    livekit.data_streams,
+    livekit.signals,
+    livekit.webhooks,
+)
 OWN = (own.drops, own.bugs, own.data, own.http, own.webhook_queues, own.loop)
 
 

@@ -6,6 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from triosfu.histogram import Histogram
+from triosfu.webhooks.core import LENGTHS
+
 if TYPE_CHECKING:
     from triosfu.api.twirp import Twirp
     from triosfu.media.counts import MediaCounts
@@ -52,6 +55,13 @@ class Sources:
         for receiver in self.webhooks.receivers if self.webhooks is not None else ():
             counted.update(receiver.outbox.counters)
         return counted
+
+    def webhook_lengths(self) -> Histogram:
+        """How long rooms' queues were when an event came, all receivers together."""
+        lengths = Histogram(LENGTHS)
+        for receiver in self.webhooks.receivers if self.webhooks is not None else ():
+            lengths.add(receiver.outbox.lengths)
+        return lengths
 
 
 @dataclass(frozen=True, slots=True)

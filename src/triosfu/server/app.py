@@ -216,6 +216,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
             await nursery.start(rooms.run, name="rooms")
             await nursery.start(http.serve, listeners, name="http")
             if monitoring is not None:
+                mux.forwarded = monitoring.history.forwarding.observe
                 sources = Sources(
                     mux=mux,
                     http=http,

@@ -42,6 +42,15 @@ def client_configuration(client: models.ClientInfo) -> models.ClientConfiguratio
     return models.ClientConfiguration(disabled_codecs=disabled)
 
 
+def offers_late(client: models.ClientInfo) -> bool:
+    """Whether `client` reads what it is sent before it has applied the offer that came with its request.
+
+    LiveKit's Go SDK (2.19) does, then refuses an answer that is fast, and never connects. It gathers candidates once
+    the offer is applied, so the first one says that it is.
+    """
+    return client.sdk == models.ClientInfo.SDK.GO
+
+
 def may_publish(configuration: models.ClientConfiguration | None, enabled: Iterable[str]) -> tuple[str, ...]:
     """Return those of the `enabled` codecs that a client so configured is to send."""
     if configuration is None:

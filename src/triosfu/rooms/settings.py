@@ -81,6 +81,7 @@ class Times:
     gap: float = 30.0  # that messages behind a gap wait, while a resume may fill it
     disconnected: float = 5.0  # after the transport went silent, before the client is asked to resume
     negotiation: float = 15.0
+    early_offer: float = 1.0  # that the answer to an offer in the request waits for a client to have applied the offer
     debounce_fast: float = 0.010
     debounce_slow: float = 0.150
     announce: float = 0.100

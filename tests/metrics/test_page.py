@@ -96,7 +96,7 @@ def check_busy(page: Page) -> None:
     assert page.value("livekit_forward_latency_ns_count") >= 2
     assert 0 < page.value("livekit_forward_latency_ns_sum") < 10e9
     assert page.value("triosfu_bugs_total") == 0
-    assert len(page.all("triosfu_bugs_total")) == 7
+    assert len(page.all("triosfu_bugs_total")) == 8
     assert page.value("triosfu_tasks", kind="participant") == 2
     assert page.value("triosfu_tasks", kind="room") == 1
     assert page.value("triosfu_tasks", kind="session") == 2

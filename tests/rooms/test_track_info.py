@@ -13,7 +13,7 @@ from triosfu.errors import MalformedPacket
 from triosfu.rooms import track_info
 from triosfu.rooms.settings import DEFAULT_CODECS
 from triosfu.rooms.sids import SYMBOLS, new_sid, track_sid
-from triosfu.rooms.subscription import TrackSettings
+from triosfu.rooms.track_settings import TrackSettings
 
 Q = models.VideoQuality
 VIDEO, AUDIO = models.TrackType.VIDEO, models.TrackType.AUDIO

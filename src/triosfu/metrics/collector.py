@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from triosfu.metrics import livekit, own
+from triosfu.metrics import agents, livekit, own
 from triosfu.metrics.families import Families
 from triosfu.metrics.loop import Tasks
 from triosfu.metrics.sources import Reading, Sources
@@ -26,7 +26,7 @@ LIVEKIT = (
     livekit.signals,
     livekit.webhooks,
 )
-OWN = (own.drops, own.bugs, own.data, own.http, own.webhook_queues, own.loop)
+OWN = (own.drops, own.bugs, own.data, own.http, own.webhook_queues, agents.workers, agents.jobs, own.loop)
 
 
 class Collector:

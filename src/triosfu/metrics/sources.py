@@ -10,6 +10,7 @@ from triosfu.histogram import Histogram
 from triosfu.webhooks.core import LENGTHS
 
 if TYPE_CHECKING:
+    from triosfu.agents.workers import Agents
     from triosfu.api.twirp import Twirp
     from triosfu.media.counts import MediaCounts
     from triosfu.metrics.history import History
@@ -39,6 +40,7 @@ class Sources:
     delay: LoopDelay
     webhooks: Webhooks | None = None
     whip: Whip | None = None
+    agents: Agents | None = None
 
     def room_counters(self) -> Counter[str]:
         """What rooms have counted, those that are over, too."""

@@ -16,36 +16,23 @@ Nobody has to remember to flush: a batch of received datagrams ends with a flush
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from triosfu.errors import UsageError
 from triosfu.net.address import Address, family, pack
-from triosfu.net.batch import FULL, LARGEST, SLOT, Arena, ffi, send_error, send_unfragmented
-from triosfu.net.messages import Messages, segmentation_available
+from triosfu.net.batch import LARGEST, SLOT, Arena, ffi
+from triosfu.net.messages import Messages
+from triosfu.net.outlets import BatchedOutlet, NoOutlet, PlainOutlet, StreamOutlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from triosfu.net.batch import DatagramSocket, Pointer
+    from triosfu.net.outlets import Outlet
+    from triosfu.net.tcp import TcpPort
 
 SLOTS = 256  # datagrams per flush at most
 MAX_HELD = 512  # datagrams held back from a full socket
-
-
-class Outlet(Protocol):
-    """A way out for datagrams of the egress arena."""
-
-    def send(self, first: int, count: int) -> int:
-        """Send `count` slots from `first` on; how many the socket has not room for. Must neither wait nor raise."""
-
-    def send_one(self, data: bytes, address: Address) -> bool:
-        """Send `data`; whether the socket had room for it. Must neither wait nor raise."""
-
-    def probe(self, data: bytes, address: Address) -> None:
-        """Send `data` now, in one piece or not at all; must neither wait nor raise."""
-
-    def close(self) -> None:
-        """Drop everything from now on: the socket is about to be closed, and its number to be given to another."""
 
 
 class Destination:
@@ -76,6 +63,7 @@ class Egress:
         self._kept: set[int] = set()  # slots that are held back rather than dropped
         self._held: deque[tuple[bytes, Destination]] = deque()  # what a full socket did not take, oldest first
         self._outlets: list[tuple[Address, Outlet]] = []
+        self._streams: dict[Address, Outlet] = {}
         self.arena = self._slots.memory
         """All slots; a packet may be written from its offset on, `SLOT` bytes with the room for protection."""
         self.pointers: list[Pointer] = [self._slots.pointer + slot * SLOT for slot in range(SLOTS)]
@@ -90,10 +78,14 @@ class Egress:
         """Send through `sock` what goes to addresses of its family; the first socket of a family is its default."""
         outlet: Outlet
         if batched:
-            outlet = _BatchedOutlet(sock, self._messages, self._queued, self.counters)
+            outlet = BatchedOutlet(sock, self._messages, self._queued, self.counters)
         else:
-            outlet = _PlainOutlet(sock, self._slots, self.counters, self._queued, self._large)
+            outlet = PlainOutlet(sock, self._slots, self.counters, self._queued, self._large)
         self._outlets.append((local, outlet))
+
+    def open_stream_outlet(self, port: TcpPort, local: Address) -> None:
+        """Send through the TCP connections of `port` what goes to their other ends from `local`."""
+        self._streams[local] = StreamOutlet(port, self._slots, self._queued, self._large, self.counters)
 
     def destination(self, address: Address, source: Address | None = None) -> Destination:
         """Prepare to send to `address`, from the socket whose local address is `source` if there is such a one.
@@ -103,9 +95,11 @@ class Egress:
         Raises:
             UsageError: `address` is not numeric.
         """
+        if source is not None and source in self._streams:
+            return Destination(address, self._streams[source])
         fitting = [(local, outlet) for local, outlet in self._outlets if family(local) == family(address)]
         chosen = [outlet for local, outlet in fitting if local == source] + [outlet for _, outlet in fitting]
-        return Destination(address, chosen[0] if chosen else _NoOutlet(self.counters))
+        return Destination(address, chosen[0] if chosen else NoOutlet(self.counters))
 
     @property
     def queued(self) -> int:
@@ -213,120 +207,10 @@ class Egress:
         """Flush, and from then on drop and count."""
         self.flush()
         self.drop_held()
-        for _, outlet in self._outlets:
+        for outlet in (*(outlet for _, outlet in self._outlets), *self._streams.values()):
             outlet.close()
         self._outlets.clear()
-
-
-class _BatchedOutlet:
-    """A socket that sends with sendmmsg."""
-
-    def __init__(
-        self, sock: DatagramSocket, messages: Messages, queued: list[Destination], counters: Counter[str]
-    ) -> None:
-        self._socket = sock
-        self._descriptor = sock.fileno()
-        self._messages = messages
-        self._queued = queued
-        self._counters = counters
-        self._segmented = segmentation_available(sock)
-
-    def send(self, first: int, count: int) -> int:
-        if self._descriptor < 0:
-            self._counters["send_closed"] += count
-            return 0
-        slots = range(first, first + count)
-        unsent, self._segmented = self._messages.send(
-            self._descriptor, self._queued, slots, self._counters, segmented=self._segmented
-        )
-        return slots.stop - unsent
-
-    def send_one(self, data: bytes, address: Address) -> bool:
-        if self._descriptor < 0:
-            self._counters["send_closed"] += 1
-            return True
-        return _send_one(self._socket, data, address, self._counters)
-
-    def probe(self, data: bytes, address: Address) -> None:
-        if self._descriptor < 0:
-            self._counters["send_closed"] += 1
-            return
-        send_unfragmented(self._socket, data, address, self._counters)
-
-    def close(self) -> None:
-        self._descriptor = -1
-
-
-class _PlainOutlet:
-    """A socket that sends with one call per datagram."""
-
-    def __init__(
-        self,
-        sock: DatagramSocket,
-        slots: Arena,
-        counters: Counter[str],
-        queued: list[Destination],
-        large: dict[int, bytes],
-    ) -> None:
-        self._socket: DatagramSocket | None = sock
-        self._slots = slots
-        self._counters = counters
-        self._queued = queued
-        self._large = large
-
-    def send(self, first: int, count: int) -> int:
-        for slot in range(first, first + count):
-            data = self._large.get(slot) or self._slots.view(slot)[: self._slots.length(slot)]
-            if not self.send_one(data, self._queued[slot].address):
-                return first + count - slot
-        return 0
-
-    def send_one(self, data: bytes | memoryview, address: Address) -> bool:
-        if self._socket is None:
-            self._counters["send_closed"] += 1
-            return True
-        return _send_one(self._socket, data, address, self._counters)
-
-    def probe(self, data: bytes, address: Address) -> None:
-        if self._socket is None:
-            self._counters["send_closed"] += 1
-            return
-        send_unfragmented(self._socket, data, address, self._counters)
-
-    def close(self) -> None:
-        self._socket = None
-
-
-class _NoOutlet:
-    """Where datagrams for an address family without a socket go."""
-
-    def __init__(self, counters: Counter[str]) -> None:
-        self._counters = counters
-
-    def send(self, first: int, count: int) -> int:  # noqa: ARG002  which ones does not matter
-        self._counters["send_no_socket"] += count
-        return 0
-
-    def send_one(self, data: bytes, address: Address) -> bool:  # noqa: ARG002  nor here
-        self._counters["send_no_socket"] += 1
-        return True
-
-    def probe(self, data: bytes, address: Address) -> None:  # noqa: ARG002  nor here
-        self._counters["send_no_socket"] += 1
-
-    def close(self) -> None:
-        """Nothing to do."""
-
-
-def _send_one(sock: DatagramSocket, data: bytes | memoryview, address: Address, drops: Counter[str]) -> bool:
-    """Send one datagram, or count why not; whether the socket had room for it."""
-    try:
-        sock.sendto(data, address)
-    except OSError as error:
-        if error.errno in FULL:
-            return False
-        drops[send_error(error.errno)] += 1
-    return True
+        self._streams.clear()
 
 
 def _nobody() -> None:

@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 JS := tests/clients/js
+AGENTS := tests/clients/agents
+GO := tests/clients/go
 ARGS ?=
 JOBS ?= auto
 HOURS ?= 1
@@ -10,12 +12,13 @@ HOURS ?= 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 CLIENTS ?= 200
-.PHONY: black-hole joins soak help run test check lint format fuzz prove prove-mutants clean
+.PHONY: black-hole joins soak go-clients help run test check lint format fuzz prove prove-mutants clean
 
 help:
 	@echo "make run    serve the demo on http://localhost:7880 (ARGS=... goes to triosfu run)"
 	@echo "make test   set up everything, browser included, and run all checks and tests"
 	@echo "make check  the same without real browsers and clients (ARGS=... goes to pytest)"
+	@echo "make go-clients  the tests with LiveKit's Go SDK alone, which make test skips where there is no Go"
 	@echo "make soak   a meeting of ten for two minutes (SECONDS=...), after which nothing may be left"
 	@echo "make black-hole  clients whose link goes down (CLIENTS=200), after which nothing may be left"
 	@echo "make joins  a thousand clients that join and leave, then 200 at once (JOINS=..., AT_ONCE=...): nothing may be left"
@@ -33,7 +36,7 @@ run: .make/package
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS)
 
 # pytest comes last, so that its closing line does.
-test: lint .make/clients
+test: lint .make/clients .make/go-client
 	@PATH="$(abspath $(BIN)):$$PATH" $(PYTEST) $(ARGS)
 
 check: lint
@@ -63,6 +66,10 @@ soak: SECONDS ?= 120
 soak: .make/clients
 	MEETING_SECONDS=$(SECONDS) $(BIN)/python -m pytest --timeout=$$(($(SECONDS) + 300)) tests/clients/test_ten.py
 
+go-clients: .make/clients .make/go-client
+	@test -x .make/go-client
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests/clients/test_go.py $(ARGS)
+
 # Clients whose link goes down at chosen moments, batch after batch (docs/black-hole.md).
 black-hole: .make/clients
 	@$(BIN)/python -m tests.clients.black_hole --clients $(CLIENTS)
@@ -74,7 +81,7 @@ joins: .make/clients
 	@$(BIN)/python -m bench.joins --joins $(JOINS) --at-once $(AT_ONCE)
 
 clean:
-	rm -rf .make $(VENV) $(JS)/node_modules
+	rm -rf .make $(VENV) $(JS)/node_modules $(AGENTS)/node_modules
 
 .make/venv:
 	@mkdir -p .make
@@ -94,15 +101,22 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[fuzz]'
 	@touch $@
 
-# LiveKit's agent worker pins another livekit wheel than the one that the rest is tested with, so it lives by itself.
-.make/agents.done: tests/clients/agents/requirements.txt .make/venv
+# LiveKit's agent workers pin another livekit wheel and another rtc-node than the rest is tested with, so they live by
+# themselves: the one for Python here, the one for Node in its folder.
+.make/agents.done: $(AGENTS)/requirements.txt .make/venv
 	$(BIN)/python -m venv --clear .make/agents
 	.make/agents/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
+# LiveKit's Go SDK in a program of the tests. Where there is no Go there is no program.
+.make/go-client: .ci/go $(GO)/go.mod $(GO)/go.sum $(wildcard $(GO)/*.go)
+	@mkdir -p .make
+	.ci/go $(GO) $@
+
 # What the tests with real clients need: a browser, Node with its packages, and network namespaces.
-.make/clients: .make/development .make/agents.done $(wildcard $(JS)/package-lock.json)
+.make/clients: .make/development .make/agents.done $(wildcard $(JS)/package-lock.json) $(AGENTS)/package-lock.json
 	.ci/packages ip=iproute2 node=nodejs npm=npm
 	.ci/chromium $(VENV)
 	if [ -f $(JS)/package-lock.json ]; then npm ci --prefix $(JS) --no-audit --no-fund --loglevel=error; fi
+	npm ci --prefix $(AGENTS) --no-audit --no-fund --loglevel=error
 	@touch $@

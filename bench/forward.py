@@ -33,7 +33,7 @@ class Arena:
         self._next = (self._next + 2048) % (2048 * SLOTS)
         return self._next
 
-    def commit_rtp(self, offset: int, length: int) -> None:
+    def commit_rtp(self, offset: int, length: int, vital: bool = False) -> None:  # noqa: FBT002
         """Protect nothing, send nothing."""
 
 

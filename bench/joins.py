@@ -25,7 +25,7 @@ import trio
 
 from tests.clients.crowd_child import Elsewhere
 from tests.clients.network import enter_own_network
-from tests.clients.server import RunningServer, running_server
+from tests.clients.server import Counts, RunningServer, running_server
 from tests.support.client import join
 
 if TYPE_CHECKING:
@@ -40,18 +40,6 @@ PATIENCE = 60.0  # seconds for one join; many at once share two cores
 GONE = 15.0  # seconds until nothing may be left: the departure of a room and what a table keeps
 GROWTH = 24 << 20  # bytes of memory that allocators may keep
 TICK = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What a server has of the things that leak."""
-
-    tasks: int
-    descriptors: int
-    resident: int
-
-    def __str__(self) -> str:
-        return f"{self.tasks} tasks, {self.descriptors} descriptors, {self.resident / (1 << 20):.1f} MiB"
 
 
 def counts(server: RunningServer) -> Counts:

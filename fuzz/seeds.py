@@ -277,6 +277,11 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
         "0c020401138802051103e80a0401138835020300040a020104040000",
         "04" + "0204011388" * 3 + "3d5d0d0545" + "0000" * 4 + "07007700000c0300001000000001000000010000",
     ),
+    "check_frames": lambda: [
+        b"\x02\0\x05hello\0\0\0\x03you\x01",
+        b"\xff" + b"".join(len(packet).to_bytes(2, "big") + packet for packet in _stun()),
+        b"\0\0\x01!\x48\x01" + bytes(9),  # larger than any packet
+    ],
     "check_sdp": _descriptions,
     "check_signal_frame": _signals,
     # Alice adds a track, offers and trickles; bob subscribes; links are lost and resumed; time; she leaves.

@@ -8,7 +8,8 @@ from random import Random
 from livekit.protocol import agent, models
 
 from fuzz.script import Script
-from triosfu.agents.core import Ended, JobBoard, Send, Stage, Worker
+from triosfu.agents.core import JobBoard
+from triosfu.agents.jobs import Ended, Send, Stage, Worker
 from triosfu.agents.registration import Key
 from triosfu.agents.workers import decode
 from triosfu.errors import MalformedPacket

@@ -102,7 +102,7 @@ class Slot:
         """The offset of the slot."""
         return 0
 
-    def commit_rtp(self, offset: int, length: int) -> None:
+    def commit_rtp(self, offset: int, length: int, vital: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
         """Look at the packet."""
         packet = RtpPacket.parse(bytes(self.arena[offset : offset + length]))
         assert bytes(self.arena[SLOT:]) == GUARD

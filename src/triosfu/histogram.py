@@ -28,6 +28,11 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
+    def add(self, other: Histogram) -> None:
+        """Count what `other`, of the same bounds, has counted, too."""
+        self._counts = [one + more for one, more in zip(self._counts, other._counts, strict=True)]
+        self.sum += other.sum
+
     def cumulative(self) -> list[tuple[float, int]]:
         """Each bound, infinity last, with the number of observations that it bounds."""
         total, rows = 0, []

@@ -8,7 +8,8 @@ from typing import Any
 
 from livekit.protocol import agent, models
 
-from triosfu.agents.core import Assigned, BoardSettings, Close, Ended, Job, JobBoard, Send, Worker
+from triosfu.agents.core import BoardSettings, JobBoard
+from triosfu.agents.jobs import Assigned, Close, Ended, Job, Send, Worker
 from triosfu.agents.registration import Key
 
 Type = agent.JobType

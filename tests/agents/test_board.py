@@ -9,7 +9,8 @@ import pytest
 from livekit.protocol import agent
 
 from tests.agents.board import ANYTHING, ROOM, Errand, Table, Type
-from triosfu.agents.core import GONE, LEFT, NOBODY, Job, Stage
+from triosfu.agents.core import GONE, LEFT, NOBODY
+from triosfu.agents.jobs import Job, Stage
 from triosfu.agents.registration import Key
 
 Status, Reason = agent.JobStatus, agent.JobStateReason

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from livekit.protocol import agent
 
 from tests.agents.board import ROOM, Errand, Table, Type
-from triosfu.agents.core import Job, Stage, Worker
+from triosfu.agents.jobs import Job, Stage, Worker
 from triosfu.agents.registration import Key
 
 KEYS = [ROOM, Key("named", "", Type.JT_ROOM, "")]
@@ -128,6 +128,10 @@ class Boards(RuleBasedStateMachine):
         assert all(ended[job] == (job.stage is Stage.ENDED) for job, _ in self.jobs)
         begun = Counter(job for job, first in self.table.assigned if first)
         assert all(begun[job] == job.started for job, _ in self.jobs)
+        counts = self.table.board.counts
+        over = sum(one.count for one in counts.seconds.values())
+        assert counts.started.total() == sum(one.count for one in counts.waits.values()) == begun.total()
+        assert (counts.ended.total(), over) == (ended.total(), sum(job.started for job in ended))
 
     @invariant()
     def nobody_waits_while_somebody_could_do_it(self) -> None:

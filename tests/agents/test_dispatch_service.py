@@ -24,7 +24,7 @@ from triosfu.rooms.settings import RoomDefaults, RoomSettings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from triosfu.agents.core import Worker
+    from triosfu.agents.jobs import Worker
     from triosfu.peer import PeerConnection
 
 SERVICE = "AgentDispatchService"

@@ -21,8 +21,8 @@ from tests.support.client import join
 from tests.support.steps import eventually, running, virtual_clock
 from tests.webhooks.backend import backend
 from triosfu import tokens
-from triosfu.agents.core import Stage
 from triosfu.agents.dispatches import errand
+from triosfu.agents.jobs import Stage
 from triosfu.rooms.settings import RoomDefaults
 from triosfu.server.declared_waits import DECLARED
 from triosfu.server.task_tree import Bound, look, watching
@@ -272,9 +272,14 @@ async def test_agents_are_wanted_by_the_token_that_makes_a_room(clock: MockClock
 async def test_a_room_that_ends_ends_its_jobs(clock: MockClock) -> None:
     async with triosfu.serve(config()) as server, worker(server) as one:
         there = await server.rooms.create("room")
-        taken = (await one.take()).job.id
-        there.close(Reason.ROOM_DELETED)
-        assert (await one.expect("termination")).job_id == taken
+        assignment = await one.take()
+        taken = assignment.job.id
+        (job,) = server.agents.board.jobs.values()
+        async with join_as_agent(server, assignment) as bot:
+            await bot.ready()
+            there.close(Reason.ROOM_DELETED)
+            assert (await one.expect("termination")).job_id == taken
+        assert (job.state.status, job.state.reason) == (Status.JS_CANCELLED, agent.JobStateReason.JSR_ROOM_CLOSED)
         await eventually(lambda: not server.agents.board.jobs)
         assert not server.agents.dispatches._jobs
         assert not server.agents.dispatches._agents

@@ -28,7 +28,7 @@ from tests.clients.agent_worker import AgentWorker
 from tests.clients.cable import JOINING, SERVER, Cable, Moment, Tripwire, switch
 from tests.clients.child import Child
 from tests.clients.network import enter_own_network
-from tests.clients.server import RunningServer, running_server
+from tests.clients.server import Counts, RunningServer, running_server
 from tests.clients.wheel_child import STAYS
 from triosfu.cli.tasks import fetch
 from triosfu.errors import ConfigError
@@ -71,18 +71,6 @@ class Victim:
     def seconds(self) -> float:
         """From the pulled cable to the removal."""
         return self.absent - self.pulled
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What the server holds."""
-
-    tasks: int
-    descriptors: int
-    resident: int
-
-    def __str__(self) -> str:
-        return f"{self.tasks} tasks, {self.descriptors} descriptors, {self.resident / MIB:.1f} MiB"
 
 
 @dataclass(slots=True)

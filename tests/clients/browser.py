@@ -64,6 +64,7 @@ window.received = async () => {
         reports[`${participant.identity}/${publication.source}`] = {
           frames: entry.framesDecoded, width: entry.frameWidth, samples: entry.totalSamplesReceived,
           energy: entry.totalAudioEnergy, packets: entry.packetsReceived, lost: entry.packetsLost,
+          delay: entry.jitterBufferDelay / entry.jitterBufferEmittedCount,
           concealed: entry.concealedSamples, silent: entry.silentConcealedSamples,
         };
       }

@@ -81,6 +81,7 @@ class Cable:
         self.name = f"cable{number}"
         self._address = f"10.79.{1 + number // 250}.{1 + number % 250}"
         self.pulled: float | None = None  # when, by the monotonic clock
+        self._pid = 0  # of the process that has the other end
         ip("link", "add", self.name, "type", "veth", "peer", "name", HOME)
         ip("link", "set", self.name, "master", SWITCH)
         # What is for a cable that was pulled must not come out of the others.
@@ -89,19 +90,32 @@ class Cable:
 
     def plug_in(self, pid: int) -> None:
         """Give the other end to the network of the process `pid`."""
+        self._pid = pid
         ip("link", "set", HOME, "netns", pid)
         for command in ("link set lo up", f"address add {self._address}/16 dev {HOME}", f"link set {HOME} up"):
             subprocess.run(["nsenter", "--net", "--target", str(pid), "ip", *command.split()], check=True)
 
     def pull(self) -> None:
         """From now on nothing gets through, either way; done within a millisecond, for a tripwire's sake."""
-        if self.pulled is not None:
-            return
+        if self.pulled is None:
+            self._switch(up=False)
+            self.pulled = time.monotonic()
+
+    def plug_back(self) -> None:
+        """Everything gets through again, after however long."""
+        self._switch(up=True)
+        self.pulled = None
+
+    def reset_connections(self) -> None:
+        """Have the client's TCP connections end, as where what stands between has forgotten them."""
+        inside = ("nsenter", "--net", "--target", str(self._pid))
+        subprocess.run([*inside, "ss", "--kill", "--tcp"], check=True, stdout=subprocess.DEVNULL)
+
+    def _switch(self, *, up: bool) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             name = self.name.encode().ljust(16, b"\0")
             (flags,) = struct.unpack("16xH", fcntl.ioctl(control, GET_FLAGS, name + bytes(16))[:18])
-            fcntl.ioctl(control, SET_FLAGS, name + struct.pack("H14x", flags & ~UP))
-        self.pulled = time.monotonic()
+            fcntl.ioctl(control, SET_FLAGS, name + struct.pack("H14x", flags | UP if up else flags & ~UP))
 
     def remove(self) -> None:
         """Take the cable away, if the end of its client's network has not done so."""

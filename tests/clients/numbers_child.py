@@ -48,7 +48,8 @@ class Counting:
         for sender, payload, _ in self.participant.data:
             if sender:  # what comes while it is still joining has none
                 numbers[sender].append(int(payload))
-        tell("report", numbers=numbers, loud=self.participant.loud_frames, sent=self.sent)
+        sid = self.participant.room.local_participant.sid
+        tell("report", numbers=numbers, loud=self.participant.loud_frames, sent=self.sent, sid=sid)
 
 
 async def main(url: str, token: str, shape: str) -> None:

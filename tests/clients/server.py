@@ -22,6 +22,18 @@ KEY, SECRET = "devkey", "secret"
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """What a server holds of the things that leak."""
+
+    tasks: int
+    descriptors: int
+    resident: int  # bytes of memory
+
+    def __str__(self) -> str:
+        return f"{self.tasks} tasks, {self.descriptors} descriptors, {self.resident / (1 << 20):.1f} MiB"
+
+
+@dataclass(frozen=True, slots=True)
 class RunningServer:
     """The server process and where it listens."""
 

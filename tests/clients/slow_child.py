@@ -1,6 +1,6 @@
 """Clients that do not read, or slowly.
 
-Usage: python -m tests.clients.slow_child window|signals|drains URL ROOM IDENTITY
+Usage: python -m tests.clients.slow_child window|signals|drains URL ROOM IDENTITY [dual]
 
 `drains`: a peer whose application takes a MiB of messages a second, and tells the number of each.
 `window`: a peer whose application takes nothing, so that its SCTP window is closed, while ICE and signalling live on.
@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -49,9 +50,9 @@ class NeverDrained(Inbound):
         return replace(super().sack(), a_rwnd=0)
 
 
-async def close_window(server: Elsewhere, room: str, identity: str) -> None:
+async def close_window(server: Elsewhere, room: str, identity: str, *, single: bool) -> None:
     """Join, then close the window."""
-    async with join(server.server, identity, room=room, single=True) as client:
+    async with join(server.server, identity, room=room, single=single) as client:
         await client.ready()
         inbound = client.subscriber.peer._data._association._connection.inbound
         assert inbound is not None
@@ -61,9 +62,9 @@ async def close_window(server: Elsewhere, room: str, identity: str) -> None:
         tell("over")
 
 
-async def drain(server: Elsewhere, room: str, identity: str) -> None:
+async def drain(server: Elsewhere, room: str, identity: str, *, single: bool) -> None:
     """Take messages at that speed; the window is smaller by what waits."""
-    async with join(server.server, identity, room=room, single=True) as client:
+    async with join(server.server, identity, room=room, single=single) as client:
         await client.ready()
         tell("slow")
         messages, peer, untaken, allowed = client.subscriber.messages, client.subscriber.peer, 0, 0.0
@@ -92,10 +93,11 @@ def read_no_signals(server: Elsewhere, room: str, identity: str) -> None:
         time.sleep(3600)
 
 
-def main(kind: str, url: str, room: str, identity: str) -> None:
+def main(kind: str, url: str, room: str, identity: str, mode: str = "single") -> None:
     """Be slow until killed."""
     if kind in {"window", "drains"}:
-        trio.run(close_window if kind == "window" else drain, Elsewhere(url), room, identity)
+        be_slow = partial(close_window if kind == "window" else drain, single=mode == "single")
+        trio.run(be_slow, Elsewhere(url), room, identity)
     else:
         read_no_signals(Elsewhere(url), room, identity)
 

@@ -73,36 +73,29 @@ async def registered(workers: Iterable[AgentWorker]) -> None:
 
 
 def test_agents_join_when_a_room_begins_and_when_they_are_asked_for(server: RunningServer, artifacts: Path) -> None:
-    """Automatic and explicit dispatch beside each other, the end of both, and how many jobs there were."""
+    """Automatic and explicit dispatch beside each other, and the end of both."""
     room = f"agents-{next(numbers)}"
     with ExitStack() as stack:
-        plain, named, publishers = (
+        plain, named = (
             stack.enter_context(agent_worker(server.url, artifacts / f"agents-{name}.log", **environment))
-            for name, environment in (
-                ("plain", {}),
-                ("named", {"AGENT_NAME": "helper", "EXECUTOR": "process"}),
-                ("publishers", {"WORKER_TYPE": "publisher"}),
-            )
+            for name, environment in (("plain", {}), ("named", {"AGENT_NAME": "helper", "EXECUTOR": "process"}))
         )
 
         async def run() -> None:
-            await registered((plain, named, publishers))
+            await registered((plain, named))
             alice, bob = Participant("alice"), Participant("bob")
             async with calls_of(server) as calls, leaving((alice, bob)):
                 await alice.join(server.url, server.token("alice", room), single=True)
                 await bob.join(server.url, server.token("bob", room), single=False, watch=False)
-                publication = await alice.publish_microphone()
+                await alice.publish_microphone()
                 identity = await echoed(alice)
                 await until(lambda: bool(plain.events("joined")), seconds=10, what="the room's agent")
                 (joined,) = plain.events("joined")
                 assert (joined["room"], joined["participant"]) == (room, "")
-                voices = {f"agent-{one['job']}" for worker in (plain, publishers) for one in worker.events("joined")}
-                assert identity in voices
+                assert identity == f"agent-{joined['job']}"
                 agent = await seen(alice, joined["job"])
                 assert (agent.kind, agent.name) == (AGENT, "echo")
                 assert agent.attributes["mood"] == "attentive"
-                await until(lambda: len(publishers.events("joined")) == 1, seconds=10, what="the publisher's agent")
-                assert publishers.events("joined")[0]["participant"] == "alice"
 
                 made = await calls.agent_dispatch.create_dispatch(
                     api.CreateAgentDispatchRequest(agent_name="helper", room=room, metadata="be nice")
@@ -117,19 +110,13 @@ def test_agents_join_when_a_room_begins_and_when_they_are_asked_for(server: Runn
                 assert [job.id for job in found.state.jobs] == [asked["job"]]
                 listed = await calls.agent_dispatch.list_dispatch(room)
                 counts = {one.agent_name: [job.type for job in one.state.jobs] for one in listed}
-                # One for the room, one for her who publishes; none for him, and none for the agents, who do as well.
-                assert sorted(counts[""]) == [api.JobType.JT_ROOM, api.JobType.JT_PUBLISHER]
-                assert counts["helper"] == [api.JobType.JT_ROOM]
+                assert counts == {"": [api.JobType.JT_ROOM], "helper": [api.JobType.JT_ROOM]}
 
                 await calls.agent_dispatch.delete_dispatch(made.id, room)
                 await until(lambda: bool(named.events("over")), seconds=10, what="the end of its job")
                 gone = f"agent-{asked['job']}"
                 left = partial(alice.when, "participant_disconnected", gone)
                 await until(lambda: left() is not None, seconds=5, what="its leaving")
-                await alice.room.local_participant.unpublish_track(publication.sid)
-                await alice.publish_microphone()
-                await asyncio.sleep(0.5)
-                assert len(publishers.events("asked")) == 1  # whoever publishes again has an agent
                 await calls.room.delete_room(api.DeleteRoomRequest(room=room))
                 await until(lambda: bool(plain.events("over")), seconds=10, what="the end of the room's job")
 
@@ -248,6 +235,54 @@ def test_a_worker_that_lost_its_connection_has_its_job_again(server: RunningServ
                 await until(lambda: bool(worker.events("over")), seconds=10, what="the end of the job")
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_job_goes_with_its_agent_and_who_is_moved_gets_another_agent(server: RunningServer, artifacts: Path) -> None:
+    """First she is moved, and has an agent in the other room as well; then her first agent is, and hears her again."""
+    first, second = (f"moved-{name}-{next(numbers)}" for name in ("from", "to"))
+
+    async def move(calls: api.LiveKitAPI, identity: str) -> None:
+        request = api.MoveParticipantRequest(room=first, identity=identity, destination_room=second)
+        await calls.room.move_participant(request)
+
+    async def run() -> None:
+        alice = Participant("alice")
+        async with calls_of(server) as calls, leaving((alice,)):
+            await registered((worker,))
+            for room in (first, second):
+                wish = api.CreateRoomRequest(name=room, agents=[api.RoomAgentDispatch(agent_name="mover")])
+                await calls.room.create_room(wish)
+            await alice.join(server.url, server.token("alice", first), single=True)
+            await alice.publish_microphone()
+            older = await echoed(alice)
+            await move(calls, "alice")
+            await until(lambda: len(worker.events("joined")) == 2, seconds=20, what="an agent in the other room")
+            old, new = worker.events("joined")
+            assert (old["room"], new["room"], new["participant"]) == (first, second, "alice")
+            newer = f"agent-{new['job']}"
+            await until(lambda: alice.loud_frames[newer] > 10, seconds=10, what="its echo")
+            assert older not in alice.room.remote_participants
+            assert not worker.events("over")
+
+            heard = alice.loud_frames[older]
+            await move(calls, older)
+            await until(lambda: bool(worker.events("moved")), seconds=5, what="the older agent knows")
+            (told,) = worker.events("moved")
+            assert (told["job"], told["room"]) == (old["job"], second)
+            await until(lambda: alice.loud_frames[older] > heard + 10, seconds=10, what="her first agent's echo")
+            (dispatch,) = await calls.agent_dispatch.list_dispatch(first)
+            (job,) = dispatch.state.jobs
+            assert (job.id, job.room.name, job.state.status) == (old["job"], second, api.JobStatus.JS_RUNNING)
+            await calls.room.delete_room(api.DeleteRoomRequest(room=first))
+            heard = alice.loud_frames[older]
+            await until(lambda: alice.loud_frames[older] > heard + 30, seconds=10, what="its echo goes on")
+            assert (len(worker.events("joined")), worker.events("over")) == (2, [])
+            await calls.room.delete_room(api.DeleteRoomRequest(room=second))
+            await until(lambda: len(worker.events("over")) == 2, seconds=10, what="the end of both jobs")
+
+    log = artifacts / "agents-mover.log"
+    with agent_worker(server.url, log, AGENT_NAME="mover", WORKER_TYPE="publisher") as worker:
+        asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_dispatches_by_the_node_sdk(server: RunningServer) -> None:

@@ -105,7 +105,12 @@ def test_a_participant_is_forwarded_until_it_is_removed_there(server: RunningSer
 
 def call(server: RunningServer, method: str, **fields: Any) -> None:  # noqa: ANN401  JSON
     """A call to the server API from where no event loop may run."""
-    grant = VideoGrant(room_admin=True, room=fields["room"], destination_room=fields.get("destination_room", ""))
+    grant = VideoGrant(
+        room_admin=True,
+        room_create=True,
+        room=fields.get("room", ""),
+        destination_room=fields.get("destination_room", ""),
+    )
     request = urllib.request.Request(
         f"http://127.0.0.1:{server.port}/twirp/livekit.RoomService/{method}",
         json.dumps(fields).encode(),
@@ -119,6 +124,7 @@ def test_a_browser_is_moved_and_resumes_in_the_other_room(server: RunningServer)
     with chromium() as browser:
         alice, bob, carol = (open_client(browser, server) for _ in range(3))
         first, second = "before", "after"
+        call(server, "CreateRoom", name=second, min_playout_delay=400)
         for page, name, room in ((alice, "alice", first), (bob, "bob", first), (carol, "carol", second)):
             join(page, server, name, room, singlePeerConnection=True)
             page.evaluate("room.localParticipant.enableCameraAndMicrophone()")
@@ -127,6 +133,7 @@ def test_a_browser_is_moved_and_resumes_in_the_other_room(server: RunningServer)
         call(server, "MoveParticipant", room=first, identity="alice", destination_room=second)
         wait(alice, f"window.moved === '{second}'")
         wait(alice, "(await received())['carol/camera']?.frames > 3")
+        wait(alice, "(await received())['carol/camera'].delay > 0.35")
         wait(carol, "(await received())['alice/camera']?.frames > 3")
         wait(carol, "(await received())['alice/microphone']?.energy > 0")
         wait(bob, "room.remoteParticipants.size === 0")

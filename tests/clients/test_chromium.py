@@ -126,6 +126,11 @@ def test_a_page_is_told_what_its_browser_does_badly(server: RunningServer, brows
         assert page.evaluate(told) == disabled
         usual = page.evaluate("room.localParticipant.enabledPublishVideoCodecs.map((codec) => codec.mime)")
         assert ("video/H264" in usual) is not bool(disabled)
+        page.evaluate("room.localParticipant.setCameraEnabled(true, {}, {simulcast: false})")
+        answer = page.evaluate("room.engine.pcManager.publisher.getRemoteDescription().sdp")
+        sections = [section for section in answer.split("m=video")[1:] if "a=recvonly" in section]
+        assert sections
+        assert all((" H264/90000" in section) is not bool(disabled) for section in sections)
         page.context.close()
 
 

@@ -14,6 +14,31 @@ if TYPE_CHECKING:
     from tests.clients.server import RunningServer
 
 
+# Chromium's fake microphone beeps now and then, which makes nobody a speaker; this tone does not stop.
+TONE = """
+const usual = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+navigator.mediaDevices.getUserMedia = async (wish) => {
+  if (!wish.audio) return usual(wish);
+  const context = new AudioContext(), tone = context.createOscillator();
+  const output = context.createMediaStreamDestination();
+  tone.connect(output);
+  tone.start();
+  return output.stream;
+};
+"""
+# Whether what a tile plays is loud.
+LOUD = """
+async () => {
+  const context = new AudioContext(), meter = context.createAnalyser();
+  context.createMediaStreamSource(document.querySelector('.tile audio').srcObject).connect(meter);
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  const samples = new Float32Array(meter.fftSize);
+  meter.getFloatTimeDomainData(samples);
+  return samples.some((sample) => Math.abs(sample) > 0.1);
+}
+"""
+
+
 def playing(page: Page, count: int) -> None:
     """Wait until `count` tiles of `page` show a picture that moves."""
     page.wait_for_function(
@@ -27,6 +52,7 @@ def playing(page: Page, count: int) -> None:
 def test_two_tabs_meet(server: RunningServer, artifacts: Path) -> None:
     with chromium() as browser:
         context = browser.new_context(viewport={"width": 1100, "height": 640})
+        context.add_init_script(TONE)
         alice, bob = context.new_page(), context.new_page()
         for page, identity in ((alice, "alice"), (bob, "bob")):
             page.goto(f"{server.http}/demo?room=demo&identity={identity}&token={server.token(identity, 'demo')}")
@@ -36,6 +62,9 @@ def test_two_tabs_meet(server: RunningServer, artifacts: Path) -> None:
         bob.click("#camera")
         playing(alice, 2)
         playing(bob, 2)
+        bob.wait_for_selector(".tile.speaking")
+        bob.wait_for_selector(".tile audio", state="attached")
+        bob.wait_for_function(LOUD)
         alice.click("#screen")
         playing(bob, 3)
         alice.fill("#text", "hello bob")

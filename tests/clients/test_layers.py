@@ -35,6 +35,16 @@ async () => {
     .filter((encoding) => encoding.active).map((encoding) => encoding.rid).sort().join('');
 }
 """
+PUBLISH_SVC = """
+() => room.localParticipant.setCameraEnabled(
+  true,
+  {resolution: {width: 960, height: 540, frameRate: 10}},
+  {
+    videoCodec: 'vp9', scalabilityMode: 'L3T3_KEY', backupCodec: false,
+    videoEncoding: {maxBitrate: 1200000, maxFramerate: 10}, degradationPreference: 'maintain-resolution',
+  },
+)
+"""
 # Bob's view of Alice's camera; `gap` is the longest time without a new frame, in milliseconds, since it was reset.
 WATCH = """
 () => {
@@ -146,5 +156,30 @@ def test_a_publisher_is_spared_the_layers_that_nobody_watches(browser: Browser, 
     wait(bob, f"(await view()).frames > {frames} + 5", seconds=5)
     assert bob.evaluate("[...qualities].filter((one) => !['excellent', 'good'].includes(one))") == []
     assert bob.evaluate("qualities.has('excellent')")
+    for page in (alice, bob):
+        page.context.close()
+
+
+def test_layers_within_one_stream_are_chosen_too(browser: Browser, server: RunningServer) -> None:
+    """SVC: VP9 in L3T3_KEY, as livekit-client publishes it; temporal layers by the frame rate."""
+    options: dict[str, object] = {"singlePeerConnection": True}
+    alice, bob = meet(browser, server, "svc", options, options)
+    alice.evaluate(PUBLISH_SVC)
+    for quality, width in (("HIGH", 960), ("LOW", 240), ("MEDIUM", 480)):
+        wait(bob, "camera()?.track")
+        bob.evaluate(f"camera().setVideoQuality(LivekitClient.VideoQuality.{quality})")
+        wait(bob, f"(await view()).width === {width}", seconds=20)
+        frames = bob.evaluate("view()")["frames"]
+        wait(bob, f"(await view()).frames > {frames} + 5")
+
+    def frames_in_a_second() -> int:
+        before = bob.evaluate("view()")["frames"]
+        bob.wait_for_timeout(1000)
+        return int(bob.evaluate("view()")["frames"]) - int(before)
+
+    usual = frames_in_a_second()
+    bob.evaluate("camera().setVideoFPS(5)")
+    bob.wait_for_timeout(500)  # what was on its way
+    assert 0 < frames_in_a_second() <= usual / 2
     for page in (alice, bob):
         page.context.close()

@@ -62,6 +62,11 @@ def test_a_call_of_real_clients_shows_in_the_metrics(watched: RunningServer) -> 
     for way in ("incoming", "outgoing"):
         assert page.value("livekit_packet_total", direction=way, transmission="initial") > 10  # of 20 ms
         assert page.value("livekit_packet_bytes", direction=way, transmission="initial") > 300
+    forwarded = page.value("livekit_forward_latency_ns_count")
+    assert forwarded > 10
+    assert 20_000 < page.value("livekit_forward_latency_ns_sum") / forwarded < 50e6  # a packet is not here for long
+    assert page.value("livekit_node_messages", status="success", direction="response") > 10
+    assert page.value("livekit_node_messages", status="failure") == 0
     assert page.value("livekit_datapacket_stream_bytes_sum", type="text") == len("a text")
     assert page.value("triosfu_bugs_total") == page.value("triosfu_waits", bound="none") == 0
     assert page.value("triosfu_tasks", kind="participant") == 2

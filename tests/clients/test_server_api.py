@@ -6,12 +6,14 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 from livekit import api, rtc
+from livekit.protocol.room import PerformRpcRequest, PerformRpcResponse
 
 from tests.clients.python_client import Participant, leaving, until
 from tests.clients.server import KEY, SECRET
@@ -216,7 +218,7 @@ def test_subscriptions_are_ended_and_made_by_the_server(server: RunningServer) -
 
 @MODES
 def test_a_participant_performs_what_the_server_asks(server: RunningServer, *, single: bool) -> None:
-    """The package has no method for this one yet, and JSON has a test with it."""
+    """The package has no method for this one yet: it is called as its methods call, and in JSON."""
 
     async def scenario(calls: api.LiveKitAPI, alice: Participant, bob: Participant) -> None:
         room = alice.room.name
@@ -233,6 +235,14 @@ def test_a_participant_performs_what_the_server_asks(server: RunningServer, *, s
         await calls.room.send_data(api.SendDataRequest(room=room, data=b"are you there?"))
         await until(lambda: bool(bob.data), seconds=10, what="bob's channels")  # the call's own patience is two seconds
         assert await perform("shout") == (200, {"payload": "HELLO"})
+        as_methods_do = partial(calls.room._client.request, "RoomService", "PerformRpc")
+        asked = PerformRpcRequest(room=room, destination_identity="bob", method="shout", payload="again")
+        answer = await as_methods_do(asked, calls.room._auth_header(grant), PerformRpcResponse)
+        assert answer.payload == "AGAIN"
+        asked.destination_identity = "nobody"
+        with pytest.raises(api.TwirpError) as missing:
+            await as_methods_do(asked, calls.room._auth_header(grant), PerformRpcResponse)
+        assert (missing.value.code, missing.value.status) == ("not_found", 404)
         unknown = {"code": "invalid_argument", "msg": "RpcError 1400: Method not supported at destination"}
         assert await perform("whisper") == (400, unknown)
 
@@ -264,6 +274,7 @@ def test_a_backend_in_javascript(server: RunningServer) -> None:
                 "moved": [[], [["bob", []]]],
                 "refused": [412, "failed_precondition", "remote unmute not enabled"],
                 "missing": [404, "not_found", "requested room does not exist"],
+                "errors": [[400, "invalid_argument"], [404, "not_found"], [400, "invalid_argument"], [401, ""]],
                 "absent": [
                     [500, "egress not connected (redis required)"],
                     [503, "no response from servers"],
@@ -283,28 +294,117 @@ def test_a_backend_in_javascript(server: RunningServer) -> None:
 
 
 def test_services_whose_workers_are_absent_say_so(server: RunningServer) -> None:
-    """With the grants that livekit-api makes for itself."""
+    """Every method of livekit-api, with the grants that it makes for itself."""
+    lists = api.ListUpdate()
+    inbound, outbound = api.SIPInboundTrunkInfo(name="n"), api.SIPOutboundTrunkInfo(name="n", address="sip.example.com")
+    rule, nobody = api.SIPDispatchRuleInfo(name="n"), "no response from servers"
 
     async def run() -> None:
         async with backend(server) as calls:
-            composite = api.RoomCompositeEgressRequest(room_name="r")
+            egress, ingress, sip = calls.egress, calls.ingress, calls.sip
             call = api.CreateSIPParticipantRequest(room_name="r", sip_trunk_id="t", sip_call_to="1")
             transfer = api.TransferSIPParticipantRequest(room_name="r", participant_identity="p", transfer_to="tel:1")
-            absent = "{} not connected (redis required)".format
-            for calling, status, text in (
-                (calls.egress.list_egress(api.ListEgressRequest()), 500, absent("egress")),
-                (calls.egress.stop_egress(api.StopEgressRequest(egress_id="EG_x")), 500, absent("egress")),
-                (calls.egress.start_room_composite_egress(composite), 503, "no response from servers"),
-                (calls.ingress.list_ingress(api.ListIngressRequest()), 500, absent("ingress")),
-                (calls.ingress.create_ingress(api.CreateIngressRequest(name="n")), 500, absent("ingress")),
-                (calls.sip.list_inbound_trunk(api.ListSIPInboundTrunkRequest()), 500, absent("sip")),
-                (calls.sip.list_dispatch_rule(api.ListSIPDispatchRuleRequest()), 500, absent("sip")),
-                (calls.sip.create_sip_participant(call), 500, absent("sip")),
-                (calls.sip.transfer_sip_participant(transfer), 500, absent("sip")),
+            answers = {
+                "egress": (
+                    egress.list_egress(api.ListEgressRequest()),
+                    egress.stop_egress(api.StopEgressRequest(egress_id="EG_x")),
+                    egress.update_layout(api.UpdateLayoutRequest(egress_id="EG_x")),
+                    egress.update_stream(api.UpdateStreamRequest(egress_id="EG_x")),
+                ),
+                "ingress": (
+                    ingress.create_ingress(api.CreateIngressRequest(name="n")),
+                    ingress.update_ingress(api.UpdateIngressRequest(ingress_id="IN_x")),
+                    ingress.list_ingress(api.ListIngressRequest()),
+                    ingress.delete_ingress(api.DeleteIngressRequest(ingress_id="IN_x")),
+                ),
+                "sip": (
+                    sip.create_inbound_trunk(api.CreateSIPInboundTrunkRequest(trunk=inbound)),
+                    sip.create_outbound_trunk(api.CreateSIPOutboundTrunkRequest(trunk=outbound)),
+                    sip.update_inbound_trunk("ST_x", inbound),
+                    sip.update_inbound_trunk_fields("ST_x", numbers=lists),
+                    sip.update_outbound_trunk("ST_x", outbound),
+                    sip.update_outbound_trunk_fields("ST_x", numbers=lists),
+                    sip.list_inbound_trunk(api.ListSIPInboundTrunkRequest()),
+                    sip.list_outbound_trunk(api.ListSIPOutboundTrunkRequest()),
+                    sip.delete_trunk(api.DeleteSIPTrunkRequest(sip_trunk_id="ST_x")),
+                    sip.create_dispatch_rule(api.CreateSIPDispatchRuleRequest(dispatch_rule=rule)),
+                    sip.update_dispatch_rule("SDR_x", rule),
+                    sip.update_dispatch_rule_fields("SDR_x", trunk_ids=lists),
+                    sip.list_dispatch_rule(api.ListSIPDispatchRuleRequest()),
+                    sip.delete_dispatch_rule(api.DeleteSIPDispatchRuleRequest(sip_dispatch_rule_id="SDR_x")),
+                    sip.create_sip_participant(call),
+                    sip.transfer_sip_participant(transfer),
+                ),
+                "": (
+                    egress.start_room_composite_egress(api.RoomCompositeEgressRequest(room_name="r")),
+                    egress.start_web_egress(api.WebEgressRequest(url="https://example.com")),
+                    egress.start_participant_egress(api.ParticipantEgressRequest(room_name="r", identity="p")),
+                    egress.start_track_composite_egress(api.TrackCompositeEgressRequest(room_name="r")),
+                    egress.start_track_egress(api.TrackEgressRequest(room_name="r", track_id="TR_x")),
+                    egress.start_egress(api.StartEgressRequest(room_name="r")),
+                ),
+            }
+            for service, callings in answers.items():
+                said = ("internal", 500, f"{service} not connected (redis required)")
+                for calling in callings:
+                    with pytest.raises(api.TwirpError) as refused:
+                        await calling
+                    told = (refused.value.code, refused.value.status, refused.value.message)
+                    assert told == (said if service else ("unavailable", 503, nobody))
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_what_goes_wrong_is_told_by_code_and_status(server: RunningServer) -> None:
+    """Every call that livekit-api has, about a room and people that are not there, and more that may not be."""
+    nobody = api.RoomParticipantIdentity(room="empty", identity="nobody")
+    elsewhere = {"room": "empty", "identity": "nobody", "destination_room": "other"}
+    mute = api.MuteRoomTrackRequest(room="empty", identity="nobody", track_sid="TR_x", muted=True)
+    dispatch = api.CreateAgentDispatchRequest(room="x" * 257, agent_name="a")
+
+    async def run() -> None:
+        async with backend(server) as calls:
+            room, agents = calls.room, calls.agent_dispatch
+            await room.create_room(api.CreateRoomRequest(name="empty"))
+            assert not (await room.list_participants(api.ListParticipantsRequest(room="nowhere"))).participants
+            missing, wrong = ("not_found", 404), ("invalid_argument", 400)
+            for call, *given, expected in (
+                (room.create_room, api.CreateRoomRequest(name="x" * 257), wrong),
+                (room.create_room, api.CreateRoomRequest(name="x", room_preset="none"), wrong),
+                (room.create_room, api.CreateRoomRequest(name="x", metadata="x" * 600_000), wrong),
+                (room.delete_room, api.DeleteRoomRequest(room="nowhere"), missing),
+                (room.update_room_metadata, api.UpdateRoomMetadataRequest(room="nowhere", metadata="m"), missing),
+                (room.get_participant, nobody, missing),
+                (room.remove_participant, nobody, missing),
+                (room.mute_published_track, mute, missing),
+                (room.update_participant, api.UpdateParticipantRequest(room="empty", identity="nobody"), missing),
+                (room.update_subscriptions, api.UpdateSubscriptionsRequest(room="empty", identity="nobody"), missing),
+                (room.send_data, api.SendDataRequest(room="nowhere", data=b"x"), missing),
+                (room.forward_participant, api.ForwardParticipantRequest(**elsewhere), missing),
+                (room.move_participant, api.MoveParticipantRequest(**elsewhere), missing),
+                (
+                    room.move_participant,
+                    api.MoveParticipantRequest(**{**elsewhere, "destination_room": "empty"}),
+                    wrong,
+                ),
+                (agents.create_dispatch, dispatch, wrong),
+                (agents.list_dispatch, "nowhere", missing),
+                (agents.get_dispatch, "AD_x", "nowhere", missing),
+                (agents.delete_dispatch, "AD_x", "empty", missing),
             ):
                 with pytest.raises(api.TwirpError) as refused:
-                    await calling
-                assert (refused.value.status, refused.value.message) == (status, text)
+                    await call(*given)
+                assert (refused.value.code, refused.value.status) == expected, (call, refused.value.message)
+            await room.delete_room(api.DeleteRoomRequest(room="empty"))
+        join = (
+            api.AccessToken(KEY, SECRET)
+            .with_identity("alice")
+            .with_grants(api.VideoGrants(room_join=True, room="empty"))
+        )
+        async with api.LiveKitAPI(f"http://127.0.0.1:{server.port}", token=join.to_jwt()) as calls:
+            with pytest.raises(api.TwirpError) as denied:
+                await calls.room.list_rooms(api.ListRoomsRequest())
+            assert (denied.value.code, denied.value.status) == ("unauthenticated", 401)
 
     asyncio.run(asyncio.wait_for(run(), 20))
 

@@ -6,12 +6,13 @@ import asyncio
 import http.client
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import numpy as np
 import pytest
-from aiortc import RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack, MediaStreamError, MediaStreamTrack, VideoStreamTrack
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -100,6 +101,38 @@ def test_aiortc_publishes_and_another_aiortc_watches(server: RunningServer) -> N
             await connection.close()
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+class Tone(AudioStreamTrack):
+    """A tone of 500 Hz, in what an aiortc track without a source takes its frames for: 8,000 samples a second."""
+
+    async def recv(self) -> av.AudioFrame:
+        frame = cast("av.AudioFrame", await super().recv())
+        wave = np.tile(np.repeat(np.array([8000, -8000], np.int16), 8), frame.samples // 16)
+        frame.planes[0].update(wave.tobytes())
+        return frame
+
+
+def test_telephones_are_heard(server: RunningServer) -> None:
+    """G.711, which no LiveKit client publishes: from aiortc to the wheel."""
+
+    async def run() -> None:
+        bob, publishers = Participant("bob"), [RTCPeerConnection() for _ in range(2)]
+        async with leaving((bob,)):
+            await bob.join(server.url, server.token("bob", "g711"), single=True)
+            for connection, name in zip(publishers, ("PCMU", "PCMA"), strict=True):
+                transceiver = connection.addTransceiver(Tone(), direction="sendonly")
+                known = RTCRtpSender.getCapabilities("audio").codecs
+                transceiver.setCodecPreferences([one for one in known if one.mimeType == f"audio/{name}"])
+                await exchange(server, connection, "/whip/v1", server.token(name, "g711"))
+            for name in ("PCMU", "PCMA"):
+                await until(lambda name=name: bob.loud_frames[name] >= 50, seconds=15, what=f"the wheel hears {name}")  # type: ignore[misc]
+                (remote,) = bob.room.remote_participants[name].track_publications.values()
+                assert remote.mime_type == f"audio/{name}"
+        for connection in publishers:
+            await connection.close()
+
+    asyncio.run(asyncio.wait_for(run(), 40))
 
 
 # --- FFmpeg -----------------------------------------------------------------------------------------------------------
@@ -310,4 +343,32 @@ def test_a_plain_page_watches_whoever_publishes(browser: Browser, server: Runnin
     wait(viewer, f"(await received()).energy > {before['energy']}")
     assert viewer.evaluate("end('watch')") == 200
     for page in (viewer, bob):
+        page.context.close()
+
+
+def test_red_is_opened_for_a_viewer_that_lacks_it(browser: Browser, server: RunningServer) -> None:
+    """livekit-client publishes with redundancy; another one takes it as it is, aiortc gets plain Opus."""
+    alice, bob = open_client(browser, server), open_client(browser, server)
+    for page, identity in ((alice, "alice"), (bob, "bob")):
+        join(page, server, identity, "red")
+    alice.evaluate("room.localParticipant.setMicrophoneEnabled(true)")
+
+    async def view() -> None:
+        viewer, player = Viewer(), RTCPeerConnection()
+        player.addTransceiver("audio", direction="recvonly")
+        player.on("track", viewer.watch)
+        await exchange(server, player, "/whep/v1", server.token("viewer", "red"))
+        await until(lambda: viewer.frames["audio"] >= 50, seconds=15, what=f"aiortc plays {viewer.frames}")
+        await player.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        viewing = thread.submit(lambda: asyncio.run(asyncio.wait_for(view(), 30)))
+        wait(bob, "(await received())['alice/microphone']?.energy > 0")
+        track = "room.remoteParticipants.get('alice').audioTrackPublications.values().next().value"
+        assert bob.evaluate(f"{track}.trackInfo.mimeType") == "audio/red"
+        # Chromium says Opus of what it has taken out of RED; what it got twice it counts as discarded.
+        twice = f"[...(await {track}.track.receiver.getStats()).values()].find((one) => one.packetsDiscarded > 10)"
+        wait(bob, twice)
+        viewing.result(30)
+    for page in (alice, bob):
         page.context.close()

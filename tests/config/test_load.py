@@ -84,6 +84,8 @@ rtc:
   node_ip: 203.0.113.7, 2001:db8::7
   use_external_ip: true
   use_ice_lite: true
+  tcp_port: 7881
+  force_tcp: true
   interfaces: {includes: [eth0], excludes: [docker0]}
   ips: {includes: [10.1.2.3/8], excludes: [10.0.0.1]}
   stun_servers: ["stun.example.org:3478"]
@@ -111,6 +113,7 @@ logging: {level: warn, json: true}
     assert config.rtc.udp_port == PortRange(50000, 50100)
     assert config.rtc.node_ip == ("203.0.113.7", "2001:db8::7")
     assert config.rtc.use_ice_lite
+    assert (config.rtc.tcp_port, config.rtc.force_tcp) == (7881, True)
     assert config.rtc.interfaces == Filter(includes=("eth0",), excludes=("docker0",))
     assert config.rtc.ips == NetworkFilter(includes=(ip_network("10.0.0.0/8"),), excludes=(ip_network("10.0.0.1/32"),))
     assert config.rtc.stun_servers == ("stun.example.org:3478",)
@@ -216,7 +219,10 @@ def test_overrides_win_and_go_into_sections() -> None:
         ("\x00", "config: not valid YAML"),
         ("development: maybe", "development: should be a valid boolean, unable to interpret input"),
         ("redis: {address: 'localhost:6379'}", f"redis.address: {REFUSED['redis'].reason}"),
-        ("rtc: {tcp_port: 7881}", f"rtc.tcp_port: {REFUSED['rtc.tcp_port'].reason}"),
+        ("rtc: {tcp_port: 7890, udp_port: 7882-7890}", "rtc.tcp_port: must not be one of rtc.udp_port"),
+        ("rtc: {tcp_port: 7880}", "rtc.tcp_port: must not be the port of signalling, or of metrics"),
+        ("rtc: {force_tcp: true}", "rtc.force_tcp: needs rtc.tcp_port"),
+        ("rtc: {allow_tcp_fallback: true}", f"rtc.allow_tcp_fallback: {REFUSED['rtc.allow_tcp_fallback'].reason}"),
         ("turn: {enabled: true, udp_port: 3478}", f"turn.enabled: {REFUSED['turn'].reason}"),
         ("webhook: {urls: [http://x]}", "webhook.api_key: is missing: say which of keys signs webhooks"),
         ("webhook: {urls: [http://x], api_key: other}", "webhook.api_key: is not one of keys"),
@@ -355,7 +361,7 @@ YAML = st.recursive(
 )
 NAMES = st.sampled_from(sorted({*Config.__dataclass_fields__, "key_file", "redis", "turn", "webhook"}))
 RTC_NAMES = st.sampled_from(
-    ["udp_port", "node_ip", "ips", "interfaces", "pli_throttle", "port_range_start", "tcp_port"]
+    ["udp_port", "node_ip", "ips", "interfaces", "pli_throttle", "port_range_start", "tcp_port", "force_tcp"]
 )
 
 

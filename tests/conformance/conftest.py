@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.clients.server import running_server
-from tests.conformance.hooks import page_backend
+from tests.conformance.hooks import figures, page_backend
 from tests.conformance.meeting import Meeting
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MORE = """
 rtc:
   datachannel_slow_threshold: 1000000
+prometheus:
+  port: 6790
 """
 
 
@@ -37,6 +39,10 @@ def hooked(
         options = ("--config", str(config), "--udp-port", "7897")
         with running_server(artifacts / f"conformance-{os.getpid()}.log", *options, port=7896) as running:
             yield running, printed
+            seen = figures()
+            assert seen.value("triosfu_bugs_total") == seen.value("triosfu_waits", bound="none") == 0, (
+                "in all scenarios"
+            )
 
 
 @pytest.fixture(scope="session")

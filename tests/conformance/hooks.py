@@ -1,4 +1,4 @@
-"""The backend of docs/webhooks.md, as the page has it."""
+"""What watches the server from outside: the backend of docs/webhooks.md, as the page has it, and its metrics."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
+
+from tests.metrics.scrape import read
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.metrics.scrape import Page
 
 PAGE = Path(__file__).parents[2] / "docs" / "webhooks.md"
 BLOCK = re.compile(r"^```(?:python|yaml)\n# (?P<name>[\w.]+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -39,3 +45,8 @@ def page_backend(folder: Path) -> Iterator[Path]:
         finally:
             process.kill()
             process.wait()
+
+
+def figures() -> Page:
+    """The server's metrics, at most a second old."""
+    return read(httpx.get("http://127.0.0.1:6790/metrics", timeout=5).text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -93,6 +94,12 @@ class Meeting:
         async with leaving((self.alice, self.bob)):
             await self._begin()
             yield self.alice, self.bob
+
+    def modes(self) -> set[str]:
+        """In which modes those of this room have joined, as the server saw it."""
+        said = self.server.log.read_text(encoding="utf-8")
+        room = re.escape(self.room)
+        return set(re.findall(rf"\] joined .* room=(?:'{room}'|{room}) single=(True|False)$", said, re.MULTILINE))
 
     @asynccontextmanager
     async def backend(self) -> AsyncIterator[api.LiveKitAPI]:

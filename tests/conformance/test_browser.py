@@ -67,7 +67,8 @@ def page(browser: Browser, server: RunningServer) -> Iterator[Page]:
 
 
 def test_a_ping_is_answered(page: Page, server: RunningServer, single: bool) -> None:
-    join(page, server, "alice", f"ping-{single}", singlePeerConnection=single)
+    join(page, server, "alice", room := f"ping-{single}", singlePeerConnection=single)
+    assert f" room={room} single={single}\n" in server.log.read_text(encoding="utf-8"), "the mode that was asked for"
     page.evaluate("(room.engine.client.rtt = -1, room.engine.client.sendPing())")
     wait(page, "room.engine.client.rtt >= 0")
     assert page.evaluate("room.engine.client.rtt") < 5000, "milliseconds"

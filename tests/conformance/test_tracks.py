@@ -40,6 +40,7 @@ def test_two_clients_connect_and_sound_and_picture_are_decoded(meeting: Meeting)
             await until(lambda: bob.when("speaks", "alice") is not None, seconds=5, what="the speaker")
 
     meeting.run(scenario())
+    assert meeting.modes() == {str(meeting.single)}, "the wheel does as it is told"
 
 
 def test_who_joins_late_gets_the_tracks_within_one_and_a_half_seconds(meeting: Meeting) -> None:
@@ -171,6 +172,16 @@ def test_permissions_of_tokens_hold_and_change_while_it_runs(meeting: Meeting) -
                 await until(lambda: carol.loud_frames["alice"] > 10, seconds=5, what="carol hears now")
                 await carol.publish_microphone()
                 await until(lambda: alice.loud_frames["carol"] > 10, seconds=5, what="and is heard")
+                nothing = api.ParticipantPermission(can_subscribe=False, can_publish=False, can_publish_data=True)
+                await calls.room.update_participant(
+                    api.UpdateParticipantRequest(room=meeting.room, identity="carol", permission=nothing)
+                )
+                gone = "track_unpublished"
+                await until(lambda: alice.when(gone, "carol") is not None, seconds=5, what="her track is gone")
+                await asyncio.sleep(A_WHILE)
+                heard = alice.loud_frames["carol"], carol.loud_frames["alice"]
+                await asyncio.sleep(A_WHILE)
+                assert (alice.loud_frames["carol"], carol.loud_frames["alice"]) == heard
 
     meeting.run(scenario())
 

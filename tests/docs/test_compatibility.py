@@ -38,3 +38,11 @@ def test_every_row_has_a_state_and_what_works_names_a_test() -> None:
     assert len(surface()) > 150
     assert {state for _, state, _ in surface()} == STATES
     assert [what for what, state, shown in surface() if state == "works" and not NAMED.search(shown)] == []
+
+
+def test_what_names_a_client_was_seen_with_one() -> None:
+    clients = re.compile(r"the wheel|livekit-client|livekit-server-sdk|livekit-agents|aiortc|FFmpeg|Chromium")
+    seen = ("clients/", "conformance/")
+    rows = [(what, shown) for what, state, shown in surface() if state != "not yet" and clients.search(shown)]
+    assert len(rows) > 5
+    assert [what for what, shown in rows if not any(path.startswith(seen) for path, _ in NAMED.findall(shown))] == []

@@ -81,7 +81,7 @@ async def test_the_tables_have_every_metric_with_its_type_and_labels(seen: Page)
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"{page.LIMITS.connections} of them" in PAGE
     assert (page.MOST, page.FRESH) == (100, 1)
-    assert len(collector.LIVEKIT) + len(collector.OWN) == 11
+    assert len(collector.LIVEKIT) + len(collector.OWN) == 14
 
 
 @pytest.mark.parametrize("row", table_under(PAGE, "What to be woken for"), ids=lambda row: row[0])

@@ -29,10 +29,11 @@ from tests.docs.pages import (
 from triosfu.api import twirp
 from triosfu.datachannel.core import DataChannels
 from triosfu.dtls.core import DtlsConnection
+from triosfu.metrics import page as metrics_page
 from triosfu.net import egress, http
 from triosfu.net.websocket import WebSocketLimits
 from triosfu.peer import PeerSettings, connection
-from triosfu.rooms import data, negotiation
+from triosfu.rooms import data, directory, negotiation
 from triosfu.rooms.settings import RoomSettings
 from triosfu.sctp.settings import Settings
 from triosfu.server.app import GRACE
@@ -115,7 +116,7 @@ def test_the_deadlines_in_the_table_are_those_of_the_code() -> None:
     assert (peer.disconnected_after, peer.failed_after, peer.connect_timeout) == (5, 15, 30)
     assert (handshake["handshake_timeout"].default, times.negotiation, negotiation.TRIES) == (15, 15, 2)
     assert (times.attach, times.join, times.resume) == (10, 60, 5)
-    assert twirp.DEADLINE == 10
+    assert (twirp.DEADLINE, directory.PATIENCE, metrics_page.PATIENCE) == (10, 10, 5)
     assert (web.header_deadline, web.body_deadline, web.write_deadline) == (10, 30, 30)
     assert (Schedule().max_age, delivery.ATTEMPT, Schedule().total) == (30, 10, 60)
     assert (socket.write_deadline, socket.flush, GRACE) == (10, 0.25, 5)

@@ -406,3 +406,8 @@ def test_a_tcp_candidate_of_ours_waits_for_the_peer_to_connect() -> None:
     client.agent.add_remote_candidate(Candidate.host(listener), world.now)
     world.run_until(lambda: connected(server, client), within=2.0)
     assert server.agent.selected == (listener, remote)
+    path = server.agent._path
+    assert path is not None
+    assert (path.pair.local.protocol, path.pair.remote.type) == ("tcp", "prflx"), (
+        "not its UDP candidate of that address"
+    )

@@ -56,10 +56,14 @@ def test_padding_is_taken_out_and_the_rest_has_no_gap() -> None:
 
 
 def test_a_packet_that_comes_late_gets_the_index_it_would_have_had() -> None:
-    ingress, _, recorder = with_video()
+    ingress, receiver, recorder = with_video()
     for sequence in (0, 1, 4, 2, 5):
         receive(ingress, media(sequence, payload=b"" if sequence == 1 else DELTA, padding=9 * (sequence == 1)), 0.0)
     assert recorder.indexes == [0, 3, 1, 4]
+    (stream,) = receiver.streams.values()
+    assert stream.reordered == 1
+    ingress.receive_rtp(media(2, payload=DELTA), 0.0)
+    assert (stream.reordered, stream.duplicates) == (1, 1)
 
 
 def test_padding_that_comes_late_is_forwarded_empty_because_its_number_is_a_gap_already() -> None:

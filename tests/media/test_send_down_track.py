@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from aiortc.codecs.vpx import VpxPayloadDescriptor
 
@@ -8,6 +10,8 @@ from tests.media.send_path import EPOCH, MEDIA, PUBLISHED, RTX_SSRC, SSRC, Path,
 from triosfu.errors import UsageError
 from triosfu.media.burst import Burst
 from triosfu.media.codecs import DEPENDENCY_DESCRIPTOR
+from triosfu.media.codecs.red import parse_red
+from triosfu.media.codecs.silence import OPUS, silence
 from triosfu.media.down_track import Hold
 from triosfu.media.shape import ABS_CAPTURE_TIME, ABS_SEND_TIME, MAX_PACKET, TRANSPORT_SEQUENCE
 from triosfu.media.timeline import ahead
@@ -104,7 +108,8 @@ def test_a_track_goes_on_where_another_was_left_as_one_stream(mime: str) -> None
         pictures = [VpxPayloadDescriptor.parse(one.payload)[0] for one in (last, *sent)]
         assert [one.picture_id for one in pictures] == [12, 13, 14]
         assert [one.tl0picidx for one in pictures] == [12, 13, 14]
-    assert second.track.stats.packets == 5, "its receiver counts on, too"
+    stats = second.track.stats
+    assert stats.earlier_packets + stats.packets == 5, "its receiver counts on, too"
     second.track.receive_nack([last.sequence], second.now)
     assert len(second.sink.packets) == 2, "what the other has sent is not ours to repeat"
 
@@ -403,6 +408,76 @@ def test_a_muted_publishers_clock_that_stood_still_is_made_up_for() -> None:
     path.wait(0.02)
     (following,) = path.publish(3, b"c", timestamp=2880)
     assert ahead(following.timestamp, sent.timestamp) == 960
+
+
+@pytest.mark.parametrize("stop", ["muted", "disabled"])
+def test_a_sound_that_stops_is_followed_by_a_second_of_silence(stop: str) -> None:
+    path = Path("audio/opus")
+    sounds = 300  # more than can be had again
+    for number in range(1, sounds + 1):
+        path.publish(number, b"sound", timestamp=960 * number)
+        path.wait(0.02)
+    hold = getattr(path.track, f"set_{stop}")
+    hold(True, path.now)
+    path.wait(3.0)
+    assert [packet.payload for packet in path.media] == [b"sound"] * sounds + [OPUS] * 50
+    assert {(later.sequence - one.sequence) & 0xFFFF for one, later in pairwise(path.media)} == {1}
+    assert {ahead(later.timestamp, one.timestamp) for one, later in pairwise(path.media)} == {960}
+    path.track.receive_nack([path.media[-1].sequence], path.now)
+    assert len(path.sink.packets) == len(path.media) == sounds + 50, "it cannot be had again"
+    hold(False, path.now)
+    (sent,) = path.publish(sounds + 1, b"again", timestamp=960 * (sounds + 151))
+    assert ahead(sent.timestamp, path.media[0].timestamp) == 960 * (sounds + 150), "by the publisher's clock"
+
+
+def test_silence_ends_when_the_sound_comes_back_and_begins_once() -> None:
+    path = Path("audio/opus")
+    path.publish(1, b"sound", timestamp=960)
+    path.track.set_muted(True, path.now)
+    path.wait(0.1)
+    assert 4 <= len(path.media) - 1 <= 6
+    path.track.set_muted(False, path.now)
+    heard = len(path.media)
+    path.wait(3.0)
+    assert len(path.media) == heard
+    path.track.set_disabled(True, path.now)
+    path.wait(0.1)
+    path.track.set_muted(True, path.now)
+    path.track.set_disabled(False, path.now)
+    path.wait(3.0)
+    assert len(path.media) == heard + 50, "it is held still, for another reason"
+    path.track.set_muted(False, path.now)
+    path.track.set_muted(True, path.now)
+    path.track.unbind()
+    path.wait(3.0)
+    assert len(path.media) == heard + 50
+
+
+def test_a_sound_that_had_paused_is_followed_where_its_time_is() -> None:
+    path = Path("audio/opus")
+    path.publish(1, b"sound", timestamp=960)
+    path.wait(0.4)  # no packets of silence come: the publisher saves them
+    path.track.set_muted(True, path.now)
+    path.wait(0.1)
+    first, following, *_ = path.media[1:]
+    assert seconds(path, first, path.media[0]) == pytest.approx(0.4)
+    assert ahead(following.timestamp, first.timestamp) == 960
+
+
+def test_no_silence_where_clients_alone_have_the_key_nor_in_pictures() -> None:
+    for path in (Path("audio/opus", encrypted=True), started()):
+        path.publish(11, b"secret" if not path.video else vp8(2))
+        sent = len(path.media)
+        path.track.set_muted(True, path.now)
+        path.wait(1.0)
+        assert len(path.media) == sent
+
+
+def test_silence_is_as_the_subscriber_reads_it() -> None:
+    assert silence("audio/RED", 111) == bytes([111]) + OPUS
+    assert parse_red(silence("audio/red", 111), 0, 81)[-1].start == 1
+    assert (silence("audio/red", None), silence("video/VP8", 111)) == (b"", b"")
+    assert len(silence("audio/PCMU", None)) == len(silence("audio/PCMA", None)) == 160
 
 
 def test_resync_begins_again_at_a_keyframe() -> None:

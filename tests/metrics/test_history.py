@@ -16,6 +16,7 @@ from tests.metrics.scrape import read
 from tests.rooms.test_lifetimes import join, running
 from triosfu.histogram import Histogram, exponential
 from triosfu.metrics.families import Families
+from triosfu.metrics.forwarding import ForwardDelay
 from triosfu.metrics.history import History
 from triosfu.rooms.joining import JoinOptions
 from triosfu.rooms.publication import Publication
@@ -98,6 +99,48 @@ def test_losses_are_counted_once_and_never_taken_back() -> None:
     assert not window(5, 5, other)
     assert list(history._seen) == [other]  # those that are gone are forgotten
     assert not window(6, 6)
+
+
+def test_packets_behind_newer_ones_are_counted_where_it_is_known() -> None:
+    history, stream = History(), object()
+
+    def window(received: int, reordered: int | None) -> None:
+        seen, history._seen = history._seen, {}
+        history._window(stream, FLOW, received, 0, seen, reordered=reordered)
+
+    window(100, 50)
+    assert history.out_of_order[FLOW] == 0
+    window(150, 55)
+    assert (history.out_of_order[FLOW], history.out_of_order_percent[FLOW].sum) == (5, 10.0)
+    window(10, 0)  # it began anew
+    window(20, 1)
+    assert (history.out_of_order[FLOW], history.out_of_order_percent[FLOW].count) == (6, 2)
+    window(30, None)
+    assert history.out_of_order_percent[FLOW].count == 2
+
+
+def test_the_figures_of_forwarding_are_those_of_one_window_and_the_histogram_is_of_all() -> None:
+    delay = ForwardDelay()
+    for microseconds in (100, 200, 300, 400):
+        delay.observe(1e-6 * microseconds)
+    assert (delay.latency, delay.jitter) == (0, 0)
+    delay.end_window()
+    assert [delay.latency, delay.jitter] == pytest.approx([250_000, 111_803], rel=1e-4)
+    delay.observe(0.001)
+    delay.end_window()
+    assert [delay.latency, delay.jitter] == pytest.approx([1e6, 0], abs=1)
+    delay.end_window()
+    assert (delay.latency, delay.jitter, delay.all.count) == (0, 0, 5)
+    assert delay.all.sum == pytest.approx(2e6)
+
+
+def test_histograms_of_the_same_bounds_add_up() -> None:
+    one, other = Histogram((1, 2)), Histogram((1, 2))
+    for value in (1, 2):
+        one.observe(value)
+    other.observe(9)
+    one.add(other)
+    assert (one.cumulative(), one.sum, other.count) == ([(1, 1), (2, 2), (math.inf, 3)], 12, 1)
 
 
 async def test_no_client_makes_labels(autojump_clock: MockClock) -> None:

@@ -21,13 +21,14 @@ from tests.metrics.scrape import ask, free_port, get, monitored, read, scrape
 from tests.rooms.test_lifetimes import running
 from tests.server.test_garbage import socket_of
 from tests.support.client import join
+from tests.support.held import held
 from triosfu.api.twirp import Twirp
 from triosfu.errors import ConfigError
 from triosfu.metrics.collector import Collector
 from triosfu.metrics.history import History
 from triosfu.metrics.loop import LoopDelay
 from triosfu.metrics.monitoring import open_monitoring
-from triosfu.metrics.page import FRESH, MetricsPage, may_read
+from triosfu.metrics.page import FRESH, PATIENCE, MetricsPage, may_read
 from triosfu.metrics.sources import Sources
 from triosfu.net.http import Headers, HttpServer, Request, Response, open_listeners
 from triosfu.net.udp import UdpMux
@@ -90,8 +91,12 @@ def check_busy(page: Page) -> None:
         assert page.value("livekit_track_publish_counter", kind="AUDIO", state=state) == 2
         assert page.value("livekit_track_subscribe_counter", state=state) == 2
     assert page.value("livekit_node_messages", status="success", direction="request") >= 4
+    assert page.value("livekit_node_messages", status="success", direction="response") >= 6
+    assert page.value("livekit_node_messages", status="failure") == 0
+    assert page.value("livekit_forward_latency_ns_count") >= 2
+    assert 0 < page.value("livekit_forward_latency_ns_sum") < 10e9
     assert page.value("triosfu_bugs_total") == 0
-    assert len(page.all("triosfu_bugs_total")) == 7
+    assert len(page.all("triosfu_bugs_total")) == 8
     assert page.value("triosfu_tasks", kind="participant") == 2
     assert page.value("triosfu_tasks", kind="room") == 1
     assert page.value("triosfu_tasks", kind="session") == 2
@@ -200,6 +205,16 @@ async def test_a_page_is_read_once_a_second_whoever_asks(autojump_clock: MockClo
         assert {answer.body for answer in answers} == {first.body}
         await trio.sleep(FRESH)
         assert read((await page.respond(ASK)).body.decode()).value("livekit_room_total") == 1
+
+
+async def test_a_reading_that_does_not_get_done_is_given_up(autojump_clock: MockClock) -> None:
+    async with pages() as (_, make):
+        page, began = make(), trio.current_time()
+        async with held(page._reading):
+            answer = await page.respond(ASK)
+        assert (answer.status, answer.body) == (503, b"reading took too long")
+        assert trio.current_time() - began == pytest.approx(PATIENCE)
+        assert (await page.respond(ASK)).status == 200
 
 
 async def test_a_cancelled_reader_leaves_the_page_to_the_next() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.net.test_egress import udp
 from triosfu.net import batch, messages
-from triosfu.net.batch import SLOT
+from triosfu.net.address import unpack
+from triosfu.net.batch import SLOT, BatchedInbox, ffi
 from triosfu.net.egress import SLOTS, Egress
 from triosfu.net.messages import MAX_SEGMENTS, segmentation_available
 
@@ -64,6 +65,57 @@ def test_all_datagrams_arrive_as_they_were_queued(bursts: list[tuple[int, int, i
         assert arrived == queued
         assert not egress.counters
         assert not any(destination.whole for destination in destinations)
+
+
+def take(inbox: BatchedInbox) -> list[bytes]:
+    """All that has arrived, a few messages at a time."""
+    found = []
+    while True:
+        count = inbox.receive(5)
+        found += [bytes(inbox.views[at][: inbox.lengths[at]]) for at in range(count)]
+        assert len(inbox.sources) == len(inbox.lengths) == count
+        assert all(ffi.buffer(inbox.pointers[at], 1)[:] == found[at - count][:1] for at in range(count))
+        if inbox.empty:
+            return found
+
+
+@given(bursts=bursts)
+def test_runs_that_arrive_as_one_message_are_taken_apart(bursts: list[tuple[int, int, int]]) -> None:
+    with udp() as ours, udp() as other, udp() as peer:
+        inbox = BatchedInbox(peer)
+        egresses = []
+        for sock in (ours, other):
+            egress = Egress()
+            egress.open_outlet(sock, sock.getsockname(), batched=True)
+            egresses.append((egress, egress.destination(peer.getsockname())))
+        queued, arrived, number = [], [], 0
+        for which, size, count in bursts:
+            egress, destination = egresses[which % 2]
+            for _ in range(count):
+                number += 1
+                queued.append((number.to_bytes(4, "big") * (size // 4 + 1))[:size])
+                egress.send(queued[-1], destination)
+            egress.flush()
+            arrived += take(inbox)
+        assert arrived == queued
+
+
+def test_a_run_arrives_as_one_message_from_its_sender() -> None:
+    with udp() as ours, udp() as other, udp() as peer:
+        inbox = BatchedInbox(peer)
+        egress = Egress()
+        egress.open_outlet(ours, ours.getsockname(), batched=True)
+        destination = egress.destination(peer.getsockname())
+        for _ in range(10):
+            egress.send(bytes(1200), destination)
+        egress.flush()
+        other.sendto(b"alone", peer.getsockname())
+        assert inbox.receive() == 11
+        assert inbox.messages == 2
+        assert inbox.lengths == [1200] * 10 + [5]
+        assert [unpack(source) for source in inbox.sources] == [ours.getsockname()] * 10 + [other.getsockname()]
+        ours.sendto(b"alone", peer.getsockname())
+        assert (inbox.receive(), inbox.messages, inbox.lengths) == (1, 1, [5])
 
 
 def test_a_run_is_one_message() -> None:

@@ -13,7 +13,7 @@ from triosfu.net.udp import UdpMux
 from triosfu.peer import ChannelState, PeerSettings, PeerState
 from triosfu.sdp.sections import Sender
 
-ONE_ROUTE = {"routes": 1, "ufrags": 1, "prefixes": 1, "tuples": 1}
+ONE_ROUTE = {"routes": 1, "ufrags": 1, "prefixes": 1, "tuples": 1, "bound streams": 0}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tests.support.side import tables
 from tests.support.virtual import Datagram, Joined, Kind, Way, joined, kinds, virtual_time
 from triosfu.peer import PeerState
 
-ONE_ROUTE = {"routes": 1, "ufrags": 1, "prefixes": 1, "tuples": 1}
+ONE_ROUTE = {"routes": 1, "ufrags": 1, "prefixes": 1, "tuples": 1, "bound streams": 0}
 
 
 def trace(both: Joined) -> list[tuple[float, int, frozenset[Kind]]]:

@@ -20,7 +20,7 @@ from triosfu.peer import PeerConnection
 from triosfu.rooms import track_info
 from triosfu.rooms.directory import Rooms
 from triosfu.rooms.joining import Applicant, JoinOptions, JoinRefused
-from triosfu.rooms.permissions import Permission, SubscriptionRules
+from triosfu.rooms.permissions import MAX_RULES, Permission, SubscriptionRules
 from triosfu.rooms.settings import Limits, RoomSettings
 from triosfu.rooms.sids import MAX_SID
 from triosfu.rooms.tally import Flow
@@ -84,6 +84,21 @@ def test_rules_for_one_subscriber_in_many_entries_take_no_more_than_their_number
 
     # Squared, it would be 400 times as long.
     assert seconds(20_000) < 100 * max(seconds(1000), 0.0005)
+
+
+@pytest.mark.parametrize("people", [True, False])
+def test_rules_beyond_a_number_let_nobody_in(people: bool) -> None:
+    """A message of two megabytes would else be kept as a hundred of them."""
+    names = [str(number) for number in range(MAX_RULES + 10)]
+    if people:
+        entries = [rtc.TrackPermission(participant_identity=name, all_tracks=True) for name in names]
+    else:
+        entries = [rtc.TrackPermission(participant_identity="bob", track_sids=names)]
+    rules = SubscriptionRules()
+    assert rules.replace(rtc.SubscriptionPermission(track_permissions=entries), lambda _: None)
+    allowed = [rules.allows(*((name, "TR_1") if people else ("bob", name)), recorder=False) for name in names]
+    most = MAX_RULES if people else MAX_RULES - 1  # he counts, too
+    assert allowed == [True] * most + [False] * (len(names) - most)
 
 
 def test_what_an_announcement_carries_along_is_bounded() -> None:

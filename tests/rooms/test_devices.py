@@ -8,8 +8,9 @@ import pytest
 from livekit.protocol import models
 
 from tests.rooms.test_lifetimes import Ear, running
-from triosfu.rooms.devices import client_configuration, may_publish
+from triosfu.rooms.devices import client_configuration, may_publish, negotiable
 from triosfu.rooms.joining import Applicant, JoinOptions
+from triosfu.sdp.policy import MediaPolicy
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -37,6 +38,20 @@ def test_devices_are_known_by_what_they_say(client: dict[str, str], neither: lis
         assert [codec.mime for codec in configuration.disabled_codecs.codecs] == neither
         assert [codec.mime for codec in configuration.disabled_codecs.publish] == published
     assert set(ALL) - set(may_publish(configuration, ALL)) == {*neither, *published}
+    policy = negotiable(models.ClientInfo(**client), configuration, MediaPolicy(receive=ALL, send=ALL))  # type: ignore[arg-type]
+    assert set(ALL) - set(policy.receive) == {*neither, *published}
+    assert set(ALL) - set(policy.send) == set(neither)
+
+
+def test_what_else_browsers_need_of_descriptions() -> None:
+    def policy(browser: str, system: str = "") -> MediaPolicy:
+        return negotiable(models.ClientInfo(browser=browser, os=system), None, MediaPolicy())
+
+    assert policy("Firefox", "Linux").only_preferred
+    assert policy("Firefox Mobile", "Android").only_preferred
+    assert not policy("Firefox", "Windows").only_preferred
+    assert not policy("Safari").reuse_sections
+    assert policy("Chrome", "Linux") == MediaPolicy()
 
 
 async def test_a_client_is_told_when_it_joins_and_when_it_resumes(autojump_clock: MockClock) -> None:

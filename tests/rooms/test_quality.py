@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from livekit.protocol import models
 
@@ -53,6 +55,21 @@ def test_a_layer_that_is_missing_for_a_moment_costs_nothing_and_for_long_a_label
 
 def test_a_subscriber_that_never_reports_is_lost() -> None:
     assert after(*lossy(0, 9), reports=True)[-1] == Quality.LOST
+
+
+def test_a_track_drops_once_for_each_word_that_is_worse() -> None:
+    watch = Watch(mime="video/VP8", needs_reports=False, now=0.0)
+    lost = [0, 0, 0, 900, 900, 900, 900, 900, 900]
+    labels, drops = [], []
+    for number, count in enumerate(lost):
+        seen = Observation(1000 * number, count)
+        labels.append(label(watch.look(seen, quiet=False, now=number * WINDOW)))
+        drops.append(watch.dropped)
+    assert labels[2] == labels[-1] == Quality.EXCELLENT
+    assert labels[3] != Quality.EXCELLENT
+    opinions = [(Quality.LOST, Quality.POOR, Quality.GOOD, Quality.EXCELLENT).index(one) for one in labels]
+    assert drops == [False, *(after < before for before, after in pairwise(opinions))]
+    assert drops.count(True) == 1
 
 
 @pytest.mark.parametrize(("score", "opinion"), [(0.0, 1.0), (100.0, 4.5), (60.0, 3.1)])

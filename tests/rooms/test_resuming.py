@@ -16,6 +16,7 @@ from triosfu.rooms.joining import JoinOptions
 from triosfu.rooms.permissions import Permission
 from triosfu.rooms.retelling import MAX_KEPT, Retelling
 from triosfu.rooms.session_shape import LOSSY, RELIABLE
+from triosfu.rooms.simulation import MAX_REMEMBERED, REMEMBERED, TcpWishes
 from triosfu.signalling.session import handle
 
 if TYPE_CHECKING:
@@ -390,6 +391,20 @@ async def test_a_switch_of_the_path_restarts_ice(single: bool, autojump_clock: M
         else:
             ufrags = {line for sdp in offers for line in sdp.splitlines() if line.startswith("a=ice-ufrag")}
             assert (len(offers), len(ufrags)) == (2, 2)
+
+
+async def test_who_asks_for_tcp_is_given_it_when_it_comes_next(autojump_clock: MockClock) -> None:
+    protocol = rtc.CandidateProtocol
+    wishes = TcpWishes()
+    for wanted, expected in ((protocol.TCP, True), (protocol.UDP, False), (protocol.TLS, True)):
+        wishes.note("alice", wanted)
+        assert wishes.has("alice") is expected
+        assert not wishes.has("bob")
+    await trio.sleep(REMEMBERED + 1)
+    assert not wishes.has("alice")
+    for number in range(MAX_REMEMBERED + 1):
+        wishes.note(str(number), protocol.TCP)
+    assert [wishes.has(str(number)) for number in (0, 1, MAX_REMEMBERED)] == [False, True, True]
 
 
 async def test_a_full_reconnect_can_be_asked_for(autojump_clock: MockClock) -> None:

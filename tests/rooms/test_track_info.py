@@ -13,6 +13,7 @@ from triosfu.errors import MalformedPacket
 from triosfu.rooms import track_info
 from triosfu.rooms.settings import DEFAULT_CODECS
 from triosfu.rooms.sids import SYMBOLS, new_sid, track_sid
+from triosfu.rooms.track_settings import TrackSettings
 
 Q = models.VideoQuality
 VIDEO, AUDIO = models.TrackType.VIDEO, models.TrackType.AUDIO
@@ -142,3 +143,8 @@ def test_what_no_client_asks_is_refused() -> None:
     ):
         with pytest.raises(MalformedPacket):
             track_info.check_add_track(request)
+
+
+@pytest.mark.parametrize(("fps", "layer"), [(0, 3), (21, 3), (20, 1), (11, 1), (10, 0), (1, 0)])
+def test_a_frame_rate_chooses_the_temporal_layer(fps: int, layer: int) -> None:
+    assert TrackSettings.parse(rtc.UpdateTrackSettings(fps=fps)).max_temporal() == layer

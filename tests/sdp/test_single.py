@@ -56,7 +56,7 @@ def test_waiting_tracks_move_into_the_clients_sections_with_its_numbers() -> Non
     assert (media[1].direction, media[1].msids) == (Direction.SENDONLY, (Msid("PA_2|TR_2", "TR_2"),))
     assert media[1].ssrc_groups == (SsrcGroup("FID", (1004, 1005)),)
     assert [codec.payload_type for codec in audio.negotiated] == [63, 111]
-    assert video.extensions == {"http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time": 2}
+    assert video.extensions == {extmap.ABS_SEND_TIME: 2, extmap.PLAYOUT_DELAY: 5}
     assert {extension.id for extension in media[1].extensions} >= {2}
 
 
@@ -68,7 +68,7 @@ def test_receiving_sections_keep_the_extensions_that_publishing_will_need() -> N
     _, media = round_with(server, joined())
     kept = {extension.uri for extension in media[1].extensions}
     assert {extmap.MID, extmap.RID, extmap.REPAIRED_RID, extmap.TRANSPORT_CC} <= kept
-    assert set(video.extensions) == {extmap.ABS_SEND_TIME}
+    assert set(video.extensions) == {extmap.ABS_SEND_TIME, extmap.PLAYOUT_DELAY}
 
 
 def test_numbers_that_change_with_an_offer_are_taken_over() -> None:

@@ -326,6 +326,7 @@ def nonsense() -> list[rtc.SignalRequest]:
             subscription_permission=rtc.SubscriptionPermission(track_permissions=[rtc.TrackPermission()])
         ),
         rtc.SignalRequest(sync_state=rtc.SyncState()),
+        rtc.SignalRequest(update_layers=rtc.UpdateVideoLayers(track_sid="TR_nobody", layers=[models.VideoLayer()])),
         rtc.SignalRequest(simulate=rtc.SimulateScenario()),
         rtc.SignalRequest(ping=-1),
         rtc.SignalRequest(ping_req=rtc.Ping(timestamp=-(2**63))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import fields, is_dataclass
@@ -57,6 +58,7 @@ ROOMS: dict[str, tuple[str, str, object]] = {
     "audio.update_interval": ("500", "reception.levels.interval", 0.5),
     "audio.smooth_intervals": ("4", "reception.levels.smooth_intervals", 4),
     "video.dynacast_pause_delay": ("7s", "times.dynacast_downgrade", 7.0),
+    "video.codec_regression_threshold": ("7", "codec_regression_threshold", 7),
     "limit.num_tracks": ("9", "limits.server_tracks", 9),
     "limit.bytes_per_sec": ("1e6", "limits.bytes_per_second", 1e6),
     "limit.subscription_limit_video": ("8", "limits.subscribed_video", 8),
@@ -72,7 +74,7 @@ ROOMS: dict[str, tuple[str, str, object]] = {
 # Those that act elsewhere: tested below, or where it says.
 ELSEWHERE = {
     "port", "bind_addresses", "keys", "development",  # tests/cli/test_run.py
-    "rtc.udp_port", "rtc.node_ip", "rtc.use_ice_lite", "rtc.enable_loopback_candidate",
+    "rtc.udp_port", "rtc.node_ip", "rtc.use_ice_lite", "rtc.tcp_port", "rtc.force_tcp", "rtc.enable_loopback_candidate",
     "rtc.interfaces.includes", "rtc.interfaces.excludes", "rtc.ips.includes", "rtc.ips.excludes",
     "limit.signal_message_size_limit", "limit.max_api_request_body_size",
     "logging.level", "logging.json",
@@ -165,11 +167,9 @@ def test_no_limit_is_no_limit() -> None:
 def test_codecs_are_those_enabled_and_rtx_is_one() -> None:
     usual = media_policy(load_config(development=True))
     assert usual.rtx
-    assert not usual.playout_delay
     assert set(MediaPolicy().receive) <= set(usual.receive)
     without = media_policy(configured("room.enabled_codecs", "[{mime: video/vp8}]"))
     assert (without.receive, without.send, without.rtx) == (("video/VP8",), ("video/VP8",), False)
-    assert media_policy(configured("room.playout_delay.enabled", "true")).playout_delay
 
 
 @pytest.mark.parametrize("filters", ["interfaces: {excludes: [lo]}", "ips: {excludes: [127.0.0.0/8]}",
@@ -204,6 +204,23 @@ async def test_media_is_advertised_at_the_node_s_address_and_configured_port() -
             mux = await open_mux(config, stack)
             (advertised,) = [address for address in mux.local_addresses if address[0] == "192.0.2.9"]
             assert port < advertised[1] <= port + 20
+
+
+@pytest.mark.parametrize("forced", [False, True])
+async def test_a_tcp_port_is_a_candidate_and_may_be_the_only_one(forced: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    text = f"{LOOPBACK}rtc: {{udp_port: 0, tcp_port: {port}, force_tcp: {str(forced).lower()}, node_ip: 192.0.2.9}}"
+    async with triosfu.serve(load_config(text)) as server, await trio.open_tcp_stream("127.0.0.1", port):
+        peers: Any = server.rooms.services.peers
+        offerer = peers(name="x", handler=None, single=False, offerer=True)
+        kinds = [candidate.split()[2:8:3] for candidate in offerer.local_candidates]
+        assert kinds == ([["tcp", str(port)]] if forced else [["udp", kinds[0][1]], ["tcp", str(port)]])
+        assert all("192.0.2.9" in candidate for candidate in offerer.local_candidates)
+        assert offerer.local_candidates[-1].endswith("tcptype passive")
+        with pytest.raises(ConfigError, match=rf"^rtc\.tcp_port: cannot open {port}: "):
+            async with AsyncExitStack() as stack:
+                await open_mux(load_config(text), stack)
 
 
 async def test_ice_lite_is_what_peers_are() -> None:

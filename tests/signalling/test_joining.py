@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 
@@ -35,8 +36,9 @@ async def test_trap_05_06_07_08_the_first_message_is_a_complete_join() -> None:
         assert join.subscriber_primary
 
 
-async def test_trap_33_a_dual_session_gets_an_offer_with_the_data_section() -> None:
-    async with running() as world, world.connect() as client:
+@pytest.mark.parametrize("protocol", [15, 16, 17])
+async def test_trap_33_a_dual_session_gets_an_offer_with_the_data_section(protocol: int) -> None:
+    async with running() as world, world.connect(query=f"protocol={protocol}&sdk=js") as client:
         offer = await client.expect("offer")
         assert (offer.type, "m=application" in offer.sdp) == ("offer", True)
         assert 2 <= offer.id <= 257
@@ -172,6 +174,30 @@ async def test_claims_of_the_client_need_a_grant() -> None:
             join = await client.expect("join")
             assert join.participant.metadata == "mine"
             assert dict(join.participant.attributes) == {"x": "y", "k": "v"}
+        attributes = base64.urlsafe_b64encode(json.dumps({"k": "w", "empty": ""}).encode()).decode()
+        query = f"protocol=17&attributes={attributes}"
+        assert await world.refusal(f"/rtc?{query}", world.token("bob")) == (401, "permissions denied")
+        async with world.connect(
+            "bob", query=query, can_update_own_metadata=True, metadata="theirs", attributes={"x": "y"}
+        ) as client:
+            join = await client.expect("join")
+            assert join.participant.metadata == "theirs"
+            assert dict(join.participant.attributes) == {"x": "y", "k": "w"}
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_what_clients_can_do_is_told_to_the_others(single: bool) -> None:
+    deflates = models.ClientInfo.Capability.CAP_COMPRESSION_DEFLATE_RAW
+    if single:
+        query = join_request(client_info=models.ClientInfo(client_protocol=2, capabilities=[deflates]))
+    else:
+        query = "protocol=17&client_protocol=2&capabilities=CAP_COMPRESSION_DEFLATE_RAW,CAP_NEWER"
+    async with running() as world, world.connect("alice", query=query) as alice:
+        own = (await alice.expect("join")).participant
+        async with world.connect("bob") as bob:
+            (seen,) = (await bob.expect("join")).other_participants
+        for one in (own, seen):
+            assert (one.identity, one.client_protocol, one.capabilities[0]) == ("alice", 2, deflates)
 
 
 async def test_a_client_that_never_connects_its_transport_goes_with_its_socket() -> None:

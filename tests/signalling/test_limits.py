@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 from google.protobuf import json_format
 from livekit.protocol import models, rtc
 
 from tests.signalling.world import LIMIT, Client, dual, running
+from triosfu.server.task_tree import look, watching
+from triosfu.signalling import session
 from triosfu.signalling.session import BURST, RATE, Pace
+
+if TYPE_CHECKING:
+    import pytest
+    from trio.testing import MockClock
 
 
 async def test_a_message_above_two_mebibytes_closes_with_1009_and_the_session_can_be_resumed() -> None:
@@ -56,6 +64,28 @@ async def test_one_who_sends_without_pause_holds_up_nobody() -> None:
                 await bob.client.nothing_of("leave")
             assert trio.current_time() - began < 5
             nursery.cancel_scope.cancel()
+
+
+async def test_who_rests_is_gone_at_once_when_its_session_ends(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setattr(session, "HEAVY", 0.0)
+    monkeypatch.setattr(session, "REST", 1e9)  # times the work for a request: any has a rest of hours
+
+    def there(name: str) -> bool:
+        return any(task.name == name for task in look(watch).walk())
+
+    with watching() as watch:
+        async with running() as world, world.connect("alice") as client:
+            await client.expect("join")
+            await client.send(ping_req=rtc.Ping(timestamp=1))
+            await client.expect("pong_resp")
+            alice = world.participant()
+            assert there(f"session {alice.sid}")
+            alice.close(models.DisconnectReason.PARTICIPANT_REMOVED)
+            with trio.fail_after(1):
+                while there(f"session {alice.sid}"):  # noqa: ASYNC110  nobody tells
+                    await trio.sleep(0.05)
 
 
 async def test_trap_60_text_and_binary_frames_may_be_mixed() -> None:

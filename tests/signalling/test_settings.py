@@ -9,7 +9,6 @@ from livekit.protocol.room import RoomConfiguration
 from tests.signalling.test_sessions import publish
 from tests.signalling.world import dual, running
 from triosfu.rooms.settings import Limits, RoomDefaults, RoomSettings
-from triosfu.sdp.sections import Sender
 
 
 async def test_a_wish_beyond_the_limit_waits_for_another_track_to_end() -> None:
@@ -65,11 +64,11 @@ PRESETS = RoomSettings(
 
 
 async def test_a_token_names_a_configuration_and_says_more() -> None:
-    config = RoomConfiguration(metadata="token", sync_streams=True)
+    config = RoomConfiguration(metadata="token", sync_streams=True, min_playout_delay=100, max_playout_delay=200)
     async with running(PRESETS) as world, world.connect(room_preset="call", room_config=config) as alice:
         room = (await alice.expect("join")).room
         assert (room.max_participants, room.metadata, room.empty_timeout) == (2, "token", 7)
-        assert world.room().own.sync_streams
+        assert (world.room().own.sync_streams, world.room().own.playout_delay) == (True, (100, 200))
         async with world.connect("bob", room="other") as bob:
             assert (await bob.expect("join")).room.max_participants == 0
 
@@ -83,26 +82,3 @@ async def test_a_configuration_that_there_is_not_lets_nobody_in() -> None:
         status, _ = await world.refusal("/rtc?protocol=17", world.token(room_config=long))
         assert status == 400
         assert len(world.rooms) == 0
-
-
-async def test_one_room_delays_cameras_and_another_does_not() -> None:
-    async with running(PRESETS) as world:
-        for room, delayed in (("room", True), ("other", False)):
-            preset = {"room_preset": "call"} if delayed else {}
-            async with (
-                dual(world, "alice", room=room, **preset) as alice,
-                dual(world, "bob", room=room, **preset) as bob,
-            ):
-                camera = Sender(
-                    kind="video", track_id="cam", stream_id="cam", ssrc=77, rtx_ssrc=78, codecs=["video/VP8"]
-                )
-                await alice.client.send(
-                    add_track=rtc.AddTrackRequest(
-                        cid="cam", type=models.TrackType.VIDEO, source=models.TrackSource.CAMERA
-                    )
-                )
-                await alice.client.expect("track_published")
-                alice.publisher.peer.negotiation.add_sender(camera)
-                await alice.offer()
-                offer = await bob.take_offer()
-                assert ("playout-delay" in offer.sdp) is delayed

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 from livekit.protocol import models, rtc
 
 from tests.signalling.world import Client, DualClient, World, dual, join_request, offer_of, running
+from tests.support.steps import eventually
+from triosfu.rooms.negotiation import EARLY
+from triosfu.rooms.settings import RoomSettings, Times
 from triosfu.sdp.sections import Sender
 
 if TYPE_CHECKING:
@@ -59,6 +62,29 @@ async def test_traps_09_10_each_offer_is_answered_in_order_with_its_own_id() -> 
             await client.send(offer=rtc.SessionDescription(type="offer", sdp=OFFER, id=number))
         assert [(await client.expect("answer")).id for _ in range(4)] == [1, 2, 3, 7]
         assert not client.seen("offer")  # trap 11
+
+
+async def test_what_a_device_does_badly_is_in_no_answer() -> None:
+    """Firefox on Linux sends no H.264, and is sent it all the same; Safari does neither with AV1."""
+    firefox, safari = (
+        models.ClientInfo(protocol=17, browser="Firefox", os="Linux"),
+        models.ClientInfo(protocol=17, browser="Safari", browser_version="17.4"),
+    )
+    cam = next(line.split()[-1] for line in REOFFER.split("m=video")[-1].splitlines() if line.startswith("a=msid:"))
+    async with running() as world, session(world, "firefox", client_info=firefox) as one:
+        received = (await one.expect("answer")).sdp.partition("m=video")[2]
+        assert " H264/90000" in received
+        await one.send(add_track=camera(cam))
+        await one.send(offer=rtc.SessionDescription(type="offer", sdp=REOFFER, id=2))
+        sections = (await one.expect("answer")).sdp.split("m=")
+        sent = [section for section in sections if section.startswith("video") and "a=recvonly" in section]
+        assert sent
+        assert not any(" H264/90000" in section or " VP9/90000" in section for section in sent)  # the preferred alone
+        async with session(world, "safari", client_info=safari) as other:
+            answer = (await other.expect("answer")).sdp
+            assert " H264/90000" in answer
+            assert " AV1/90000" in OFFER
+            assert " AV1/90000" not in answer
 
 
 async def test_publishing_by_one_peer_connection() -> None:
@@ -212,6 +238,22 @@ async def test_trap_17_news_that_wait_for_a_batch_do_not_come_after_the_media() 
             assert [one.name for one in news] == ["Robert"]
 
 
+async def test_a_resume_says_in_the_url_what_the_client_has() -> None:
+    other = rtc.SyncState(publish_tracks=[rtc.TrackPublishedResponse(track=models.TrackInfo(sid="TR_none"))])
+    for state in (rtc.SyncState(), other):
+        async with running() as world, session(world) as client:
+            sid = (await client.expect("join")).participant.sid
+            query = join_request(reconnect=True, participant_sid=sid, sync_state=state)
+            async with world.connect("chrome", path="/rtc/v1", query=query) as again:
+                await again.expect("reconnect")
+                if state == other:
+                    told = await again.expect("leave")
+                    assert told.action == rtc.LeaveRequest.RECONNECT
+                    assert told.reason == models.DisconnectReason.STATE_MISMATCH
+                else:
+                    await again.nothing_of("leave")
+
+
 async def test_tracks_may_be_announced_in_the_url() -> None:
     mic = next(line.split()[-1] for line in REOFFER.splitlines() if line.startswith("a=msid:"))
     offer = rtc.SessionDescription(type="offer", sdp=REOFFER, id=1)
@@ -224,6 +266,56 @@ async def test_tracks_may_be_announced_in_the_url() -> None:
         await client.expect("answer")
         own = await client.expect_participant("chrome", lambda one: one.tracks)
         assert own.tracks[0].sid == sid
+
+
+GO = models.ClientInfo(sdk=models.ClientInfo.SDK.GO, protocol=17)
+
+
+async def test_a_client_that_applies_its_offer_late_is_answered_when_it_has() -> None:
+    """LiveKit's Go SDK refuses an answer that comes before it has applied the offer of its request."""
+    async with running() as world, session(world, client_info=GO) as client:
+        assert (await client.receive()).HasField("join")
+        await client.nothing_of("answer")
+        await client.send(trickle=rtc.TrickleRequest(candidateInit='{"candidate": "nonsense"}'))
+        assert (await client.expect("answer")).id == 1
+        await client.send(offer=rtc.SessionDescription(type="offer", sdp=OFFER, id=2))
+        assert (await client.expect("answer")).id == 2
+        await client.nothing_of("media_sections_requirement")
+
+
+async def test_a_client_that_applies_its_offer_late_and_has_no_candidates_is_answered_in_the_end() -> None:
+    soon = RoomSettings(times=Times(early_offer=0.1))
+    async with running(soon) as world, session(world, client_info=GO) as client:
+        await client.expect("join")
+        await client.nothing_of("answer")
+        assert (await client.expect("answer")).id == 1
+
+
+async def test_a_client_that_offers_again_at_once_is_answered_in_order() -> None:
+    async with running() as world, session(world, client_info=GO) as client:
+        await client.expect("join")
+        await client.send(offer=rtc.SessionDescription(type="offer", sdp=OFFER, id=2))
+        assert [(await client.expect("answer")).id for _ in range(2)] == [1, 2]
+
+
+async def test_a_client_that_vanishes_before_it_is_answered_leaves_no_deadline() -> None:
+    async with running() as world:
+        async with session(world, client_info=GO) as client:
+            await client.expect("join")
+            (participant,) = world.room().participants.values()
+            assert EARLY in participant.deadlines
+        await eventually(lambda: participant.closed)
+        assert EARLY not in participant.deadlines
+
+
+async def test_an_early_offer_that_makes_no_sense_ends_that_client_alone() -> None:
+    nonsense = rtc.SessionDescription(type="offer", sdp="v=0", id=1)
+    soon = RoomSettings(times=Times(early_offer=0.1))
+    async with running(soon) as world, session(world, client_info=GO, publisher_offer=nonsense) as client:
+        await client.expect("join")
+        assert (await client.expect("leave")).reason == models.DisconnectReason.STATE_MISMATCH
+        async with session(world, "other") as other:
+            await other.expect("answer")
 
 
 async def test_a_track_that_is_not_found_is_told_after_a_minute_and_a_resume_needs_the_same_shape() -> None:

@@ -30,7 +30,7 @@ from triosfu.sdp.policy import MediaPolicy
 from triosfu.signalling.routes import Signalling, token_refresher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from triosfu.peer import DataChannel
     from triosfu.rooms.listener import RoomListener
@@ -339,9 +339,10 @@ async def dual(
     identity: str,
     *,
     query: str = "protocol=17&sdk=go",
+    meanwhile: Callable[[], Awaitable[None]] | None = None,
     **grants: Any,  # noqa: ANN401  protobuf fields
 ) -> AsyncIterator[DualClient]:
-    """A client that has joined, and whose subscriber side is up."""
+    """A client that has joined, and whose subscriber side is up; `meanwhile` happens before that is."""
     # A port for each connection, as clients have it: a mux tells connections to one and the same server's address apart
     # by their STUN only.
     sockets = partial(UdpMux.open, ["127.0.0.1"], 0)
@@ -349,6 +350,8 @@ async def dual(
         async with world.connect(identity, query=query, **grants) as client:
             one = DualClient(client, nursery, (one_mux, other_mux))
             one.join = await client.expect("join")
+            if meanwhile is not None:
+                await meanwhile()
             await one.take_offer()
             await one.subscriber.until(lambda side: side.state is PeerState.CONNECTED)
             yield one

@@ -41,9 +41,12 @@ numbers = count(1)
 class Client:
     """What one client has, knows and hears. Without a `subscriber` of its own it has one peer connection."""
 
-    def __init__(self, identity: str, publisher: Side, subscriber: Side, *, auto_subscribe: bool = True) -> None:
+    def __init__(
+        self, identity: str, publisher: Side, subscriber: Side, *, auto_subscribe: bool = True, query: str = ""
+    ) -> None:
         self.identity = identity
         self.auto_subscribe = auto_subscribe
+        self._query = query  # more of it, with two peer connections
         self.publisher, self.subscriber = publisher, subscriber
         self.signals: list[rtc.SignalResponse] = []
         self.gone = False  # the signalling connection is over,
@@ -245,7 +248,7 @@ class Client:
 
     def _target(self) -> str:
         if not self.single:
-            return f"/rtc?protocol=17&sdk=go&auto_subscribe={self.auto_subscribe:d}&"
+            return f"/rtc?protocol=17&sdk=go&auto_subscribe={self.auto_subscribe:d}&{self._query}&"
         offer = rtc.SessionDescription(type="offer", sdp=self.publisher.peer.create_offer(), id=1)
         body = rtc.JoinRequest(
             client_info=models.ClientInfo(protocol=17),
@@ -259,7 +262,7 @@ class Client:
 
     def _target_of_resume(self) -> str:
         if not self.single:
-            return f"/rtc?protocol=17&sdk=go&reconnect=1&sid={self._session}&"
+            return f"/rtc?protocol=17&sdk=go&reconnect=1&sid={self._session}&{self._query}&"
         body = rtc.JoinRequest(
             client_info=models.ClientInfo(protocol=17), reconnect=True, participant_sid=self._session
         )
@@ -329,6 +332,7 @@ async def join(
     single: bool = False,
     auto_subscribe: bool = True,
     settings: PeerSettings | None = None,
+    query: str = "",
 ) -> AsyncIterator[Client]:
     """A client that is joining; at the end of the block it vanishes, with a DTLS goodbye and nothing else."""
     async with AsyncExitStack() as stack:
@@ -336,7 +340,7 @@ async def join(
         muxes = [await stack.enter_async_context(UdpMux.open(["127.0.0.1"], 0)) for _ in range(1 if single else 2)]
         publisher = Side(f"{identity}'s pub", muxes[0], offerer=True, settings=settings)
         subscriber = publisher if single else Side(f"{identity}'s sub", muxes[1], offerer=False, settings=settings)
-        client = Client(identity, publisher, subscriber, auto_subscribe=auto_subscribe)
+        client = Client(identity, publisher, subscriber, auto_subscribe=auto_subscribe, query=query)
         async with trio.open_nursery() as client.nursery:
             nursery = client.nursery
             for side in client.sides:

@@ -219,6 +219,7 @@ def tables(mux: UdpMux) -> dict[str, int]:
         "ufrags": len(mux._by_ufrag),
         "prefixes": len(mux._by_prefix),
         "tuples": len(mux._by_tuple),
+        "bound streams": sum(len(port.by_source) for port in mux._streams.values()),
     }
 
 

@@ -162,11 +162,11 @@ def test_trap_43_the_padding_waits_for_a_transport_that_comes_up_late() -> None:
     assert len(path.media) - lost >= 5
     path.track.set_muted(False, path.now)
     path.publish(10, b"sound")
-    padded = len(path.media)
+    padded = sum(not one.payload for one in path.media)
     path.track.set_muted(True, path.now)
     path.sender.resync(path.now)
     path.wait(9.0)
-    assert len(path.media) == padded  # the client knows the track by now
+    assert sum(not one.payload for one in path.media) == padded  # the client knows the track by now
 
 
 def test_trap_56_red_goes_to_those_only_who_negotiated_it() -> None:

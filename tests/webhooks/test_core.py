@@ -54,6 +54,8 @@ def test_a_room_that_waits_holds_no_other() -> None:
     assert box.failed(a, 0)
     box.succeeded(b)
     assert names(box.start(0)) == ["b1"]
+    box.push("a", event("a2"), 0)
+    assert (box.lengths.count, box.lengths.sum) == (5, 2 * (1 + 2) + 3)
 
 
 def test_pauses_grow_up_to_a_bound_and_attempts_end() -> None:

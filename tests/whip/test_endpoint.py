@@ -13,6 +13,7 @@ import trio
 from livekit.protocol import rtc
 
 from tests.signalling.world import KEYS, offer_of, running
+from tests.support.held import held
 from tests.support.whip import FRAGMENT, SDP, Answer, request, watching
 from triosfu.net.http import Headers, Request, open_listeners, serve_http
 from triosfu.rooms.settings import Limits, RoomSettings
@@ -134,6 +135,20 @@ async def test_a_viewer_is_answered_with_places_that_are_there_from_the_start() 
             assert all(section.ssrcs for section in answer.media)
             assert len({section.msids[0].stream for section in answer.media}) == 1, "one MediaStream"
             assert not len(clients.world.participant().publications)
+
+
+async def test_who_cannot_be_let_in_in_time_is_told_and_may_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = "joining took longer than 10 s: nobody was let in"
+    async with serving() as clients:
+        with monkeypatch.context() as patch:
+            patch.setattr("triosfu.rooms.directory.PATIENCE", 0.05)
+            async with held(clients.world.rooms._creating):  # a room is being made, and does not get done
+                for begun in (await clients.post(), await clients.post(WATCH, VIEW)):
+                    assert (begun.status, json.loads(begun.body)["detail"]) == (503, late)
+                for query in ("protocol=17", "protocol=17&json=1"):
+                    assert await clients.world.refusal(f"/rtc?{query}", clients.world.token()) == (503, late)
+        assert not len(clients.world.rooms)
+        assert (await clients.post()).status == 201
 
 
 REFUSED = {

@@ -14,6 +14,7 @@ from tests.support.steps import back_to, eventually, held, running, settled, vir
 from tests.support.whip import whip
 from triosfu.peer import PeerState
 from triosfu.rooms.liveness import RESUME
+from triosfu.rooms.transfer import move_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -97,6 +98,48 @@ async def test_tracks_come_and_go_where_a_viewer_watches_as_one_stream(clock: Mo
         assert sequences == list(range(sequences[0], sequences[0] + len(sequences))), "no gap where publishers change"
         stamps = [packet.timestamp for packet in viewer.received]
         assert stamps == sorted(set(stamps))
+
+
+async def test_what_a_viewer_gets_is_counted_once_whoever_it_comes_from(clock: MockClock) -> None:
+    async with serving() as server, whip(server, "viewer", watches=True) as viewer:
+        await viewer.ready()
+        for identity in ("alice", "bob", "carol"):
+            async with whip(server, identity) as publisher:
+                await publisher.ready()
+                await publisher.play(identity.encode(), to=viewer)
+                assert (await publisher.ask("DELETE")).status == 200
+            await gone(server, identity)
+        counted = server.rooms.services.tally.totals(server.rooms)
+        sent = sum(counts.packets for flow, counts in counted.items() if flow.direction == "outgoing")
+        assert sent == len(viewer.received)
+
+
+async def test_publishers_and_viewers_are_moved_and_notice_nothing(clock: MockClock) -> None:
+    async with (
+        serving() as server,
+        join(server, "bob", room="other") as bob,
+        whip(server, "alice") as alice,
+        whip(server, "viewer", watches=True, query="participant=alice") as viewer,
+    ):
+        for client in (bob, alice, viewer):
+            await client.ready()
+        await alice.play(b"in the first room", to=viewer)
+        found = participant(server, "alice")
+        assert found is not None
+        await move_to(server.rooms, found, "other", create=False)
+        await alice.play(TEXT, to=bob)
+        assert TEXT not in viewer.sounds
+        found = participant(server, "viewer")
+        assert found is not None
+        await move_to(server.rooms, found, "other", create=False)
+        await alice.play(b"in the other room", to=viewer)
+        assert len({packet.ssrc for packet in viewer.received}) == 1, "one stream, wherever it comes from"
+        assert (await alice.restart()).status == 200
+        await alice.play(b"after a restart", to=viewer)
+        for client in (alice, viewer):
+            assert (await client.ask("DELETE")).status == 200
+            assert (await client.ask("DELETE")).status == 404
+            await gone(server, client.identity)
 
 
 async def test_a_viewer_of_one_participant_gets_nobody_else(clock: MockClock) -> None:

@@ -18,17 +18,18 @@ sections 10.1 to 10.4.
 
 from __future__ import annotations
 
-import enum
 import heapq
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from livekit.protocol import agent
 
-from triosfu.agents.registration import Registration, Unfit, check_registration
+from triosfu.agents.counts import JobCounts
+from triosfu.agents.jobs import Assigned, Close, Ended, Job, Ping, Send, Simulate, Stage, Worker
+from triosfu.agents.registration import Unfit, check_registration
 from triosfu.rooms.sids import new_sid
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from livekit.protocol import models
 
+    from triosfu.agents.jobs import Output, Subject
     from triosfu.agents.registration import Key
 
 Status = agent.JobStatus
@@ -69,141 +71,6 @@ class BoardSettings:
     target_load: float = 0.7  # who is above it is asked only when everybody is
 
 
-class Subject(Protocol):
-    """What a job is about."""
-
-    def describe(self) -> agent.Job | None:
-        """Return the job's message as of now, but for what the board knows; None if there is nothing to do any more."""
-
-    def has_agent(self, identity: str) -> bool:
-        """Whether the agent is in the room, and its client can be told something."""
-
-
-class Stage(enum.Enum):
-    """Where a job is."""
-
-    WAITING = "waiting"
-    OFFERED = "offered"
-    ASSIGNED = "assigned"
-    ADRIFT = "adrift"
-    ENDED = "ended"
-
-
-@dataclass(eq=False, slots=True, repr=False)
-class Job:
-    """Something that one worker at a time is asked to do, or does."""
-
-    id: str
-    key: Key
-    subject: Subject
-    restartable: bool = True  # by another worker, after it was assigned to one
-    pinned: Worker | None = None  # nobody else is asked
-    state: agent.JobState = field(default_factory=agent.JobState)
-    stage: Stage = Stage.WAITING
-    worker: Worker | None = None  # that is asked, or does it
-    api_key: str = ""  # of the worker that did it last
-    started: bool = False  # it was assigned, once at least
-    may_wait: bool = False  # somebody failed it: it is worth waiting for another one
-    tried: set[str] = field(default_factory=set)  # ids of workers, in this search
-    size: int = 0  # bytes of its offer
-    restarts: int = 0
-    give_up_at: float = math.inf
-    deadline: float = math.inf
-
-    def __repr__(self) -> str:
-        return f"<Job {self.id} {self.stage.value}>"
-
-    @property
-    def identity(self) -> str:
-        """Of the agent's participant, once it is assigned."""
-        return self.state.participant_identity
-
-    def message(self) -> agent.Job | None:
-        """The job as workers and others are told; None if there is nothing to do any more."""
-        message = self.subject.describe()
-        if message is not None:
-            message.id = self.id
-            message.type = self.key.type
-            message.agent_name = self.key.agent_name
-            message.namespace = self.key.namespace
-            message.deployment = self.key.deployment
-            message.state.CopyFrom(self.state)
-        return message
-
-
-@dataclass(eq=False, slots=True, repr=False)
-class Worker:
-    """One worker's socket, from its opening to its end."""
-
-    id: str
-    api_key: str
-    deadline: float  # to have registered
-    registration: Registration | None = None
-    full: bool = False
-    silent: bool = False  # it let an offer pass, and has said nothing since
-    load: float = 0.0
-    offer_bytes: int = 0  # of what follows
-    offers: dict[str, Job] = field(default_factory=dict)
-    jobs: dict[str, Job] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        return f"<Worker {self.id}>"
-
-
-# --- what comes out ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Tell a worker something."""
-
-    worker: Worker
-    message: agent.ServerMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """End a worker's socket; the board has forgotten the worker."""
-
-    worker: Worker
-    code: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """Answer a worker's ping, with the time of day."""
-
-    worker: Worker
-    timestamp: int
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """A worker has got the job, for the `first` time or after another one failed it."""
-
-    job: Job
-    first: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The job is over; it may never have started."""
-
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class Simulate:
-    """A worker asks for a job."""
-
-    worker: Worker
-    request: agent.SimulateJobRequest
-
-
-Output = Send | Close | Ping | Assigned | Ended | Simulate
-
-
 class JobBoard:
     """The workers and jobs of one server.
 
@@ -221,6 +88,7 @@ class JobBoard:
         epoch: float = 0.0,
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self.counts = JobCounts()
         self.settings = settings or BoardSettings()
         self.workers: dict[str, Worker] = {}
         self.jobs: dict[str, Job] = {}  # that have not ended
@@ -324,6 +192,10 @@ class JobBoard:
             else:
                 self._restart(job, now)
 
+    def serves(self, agent_name: str, deployment: str) -> bool:
+        """Whether any worker is there for this agent."""
+        return any((key.agent_name, key.deployment) == (agent_name, deployment) for key in self._by_key)
+
     def namespaces(self, agent_name: str, kind: agent.JobType, deployment: str) -> list[str]:
         """The namespaces of the workers that jobs of this kind are for: each has jobs of its own."""
         return sorted(
@@ -374,6 +246,7 @@ class JobBoard:
     def submit(self, job: Job, now: float) -> None:
         """Find a worker for `job`. When none is there, or every one refuses, the job ends without having started."""
         self.jobs[job.id] = job
+        job.since = now
         if len(self.jobs) > self.settings.jobs:
             self.counters["jobs_refused"] += 1
             self.end(job, Status.JS_FAILED, now, error="too many jobs", reason=Reason.JSR_NO_CAPACITY)
@@ -393,7 +266,7 @@ class JobBoard:
         del self.jobs[job.id]
         job.state.status, job.state.error, job.state.reason = status, error[:MAX_ERROR], reason
         job.state.ended_at = job.state.updated_at = self._wall_ns(now)
-        self.counters[f"jobs_ended: {Status.Name(status)}"] += 1
+        self.counts.over(job.key.type, status, now - job.since if job.started else None)
         if tell and assigned and worker is not None:
             stop = agent.JobTermination(job_id=job.id)
             self._outputs.append(Send(worker, agent.ServerMessage(termination=stop)))
@@ -476,6 +349,9 @@ class JobBoard:
             return
         self._adopt(worker, job)
         first, job.started = not job.started, True
+        if first:
+            self.counts.taken(job.key.type, now - job.since)
+            job.since = now
         job.state.started_at = job.state.started_at or self._wall_ns(now)
         job.state.updated_at = self._wall_ns(now)
         message.state.CopyFrom(job.state)

@@ -14,7 +14,7 @@ import structlog
 import trio
 from livekit.protocol import agent, agent_dispatch, models
 
-from triosfu.agents.core import LEFT, Job, JobBoard, Reason, Status
+from triosfu.agents.core import LEFT, JobBoard, Reason, Status
 from triosfu.agents.registration import MAX_NAME, Key, deployment_problem
 from triosfu.errors import TriosfuError
 from triosfu.rooms.sids import new_sid
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from random import Random
 
-    from triosfu.agents.core import Assigned, Ended, Simulate
+    from triosfu.agents.jobs import Assigned, Ended, Job, Simulate
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.publication import Publication
     from triosfu.rooms.room import Room
@@ -34,6 +34,8 @@ DISPATCH: Final = "AD_"
 MAX_DISPATCHES: Final = 100  # of one room
 MAX_ENDED: Final = 100  # jobs of one dispatch that are still listed after their end
 MAX_SIMULATED: Final = 16 << 10  # bytes of a request for a job that is kept while the job is
+# Why one may be gone from a room who has not left: the same one comes again, or is in another room.
+ELSEWHERE: Final = frozenset({models.DisconnectReason.DUPLICATE_IDENTITY, models.DisconnectReason.MIGRATION})
 Type = agent.JobType
 Wish = agent_dispatch.CreateAgentDispatchRequest | agent_dispatch.RoomAgentDispatch
 
@@ -273,11 +275,15 @@ class Dispatches:
         self._changed()
 
     def participant_active(self, participant: Participant) -> None:
-        """One job for each participant that is not itself somebody's helper."""
+        """One job for each participant that is not itself somebody's helper; one who was moved may publish already."""
+        if participant.departures:
+            self._follow(participant)
         self._launch_all(Type.JT_PARTICIPANT, participant)
+        if len(participant.publications):
+            self._publishes(participant)
 
     def participant_left(self, participant: Participant) -> None:
-        """An agent that leaves has ended its job; unless its client has joined again, which replaces it."""
+        """An agent that leaves has ended its job; unless it was moved, or has joined again, which replaces it."""
         place = self._places.get(participant.room.name)
         if place is not None:
             place.publishers.discard(participant.sid)
@@ -285,7 +291,7 @@ class Dispatches:
             if errand(job).participant is participant:
                 errand(job).let_go()
         own = self._agents.get((participant.room.name, participant.identity))
-        if own is None or participant.disconnect_reason == models.DisconnectReason.DUPLICATE_IDENTITY:
+        if own is None or participant.disconnect_reason in ELSEWHERE or participant.room.closed:  # that ends all jobs
             return
         if errand(own).room in {participant.room, None} and errand(own).older != participant.sid:
             self._board.agent_left(own, self._clock())
@@ -293,11 +299,7 @@ class Dispatches:
 
     def track_published(self, publication: Publication) -> None:
         """One job for each participant that publishes, however many tracks."""
-        publisher = publication.publisher
-        place = self._places.get(publisher.room.name)
-        if place is not None and publisher.sid not in place.publishers and not publisher.closed:
-            place.publishers.add(publisher.sid)
-            self._launch_all(Type.JT_PUBLISHER, publisher)
+        self._publishes(publication.publisher)
 
     def track_unpublished(self, publication: Publication) -> None:
         """Nothing: whoever publishes again has its agent already."""
@@ -320,10 +322,7 @@ class Dispatches:
         job = output.job
         about = errand(job)
         about.let_go()
-        jobs = self._jobs.get(about.room_name, {})
-        jobs.pop(job.id, None)
-        if not jobs:
-            self._jobs.pop(about.room_name, None)
+        self._strike(job)
         if self._agents.get((about.room_name, job.identity)) is job:
             del self._agents[about.room_name, job.identity]
         if about.dispatch is not None:
@@ -355,7 +354,44 @@ class Dispatches:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
+    def _publishes(self, publisher: Participant) -> None:
+        place = self._places.get(publisher.room.name)
+        if place is not None and publisher.sid not in place.publishers and not publisher.closed:
+            place.publishers.add(publisher.sid)
+            self._launch_all(Type.JT_PUBLISHER, publisher)
+
+    def _follow(self, moved: Participant) -> None:
+        """An agent was moved to another room, and its job with it: it ends with the agent or with that room."""
+        origin, room = moved.departures[-1], moved.room
+        own = self._agents.get((origin.room, moved.identity))
+        if own is None or errand(own).older == origin.sid:
+            return
+        if (room.name, moved.identity) in self._agents:  # another agent of this identity is on its way here
+            self._board.agent_left(own, self._clock())
+            self._changed()
+            return
+        about = errand(own)
+        del self._agents[origin.room, moved.identity]
+        self._strike(own)
+        about.room_name, about.room, about.older = room.name, room, ""
+        if about.participant is not None:
+            about.let_go()  # whom it is about is not here
+        self._agents[room.name, moved.identity] = own
+        self._jobs.setdefault(room.name, {})[own.id] = own
+        log.info("job moved", room=origin.room, job=own.id, to=room.name)
+
+    def _strike(self, job: Job) -> None:
+        """Take a job off the list of its room."""
+        name = errand(job).room_name
+        jobs = self._jobs.get(name, {})
+        jobs.pop(job.id, None)
+        if not jobs:
+            self._jobs.pop(name, None)
+
     def _dispatch(self, room: Room, wish: Wish, dispatch_id: str = "") -> Dispatch:
+        if wish.agent_name and not self._board.serves(wish.agent_name, wish.deployment):
+            self._board.counters["dispatches_unserved"] += 1
+            log.warning("no worker for an agent", room=room.name, agent_name=wish.agent_name)
         return Dispatch(
             dispatch_id or new_sid(DISPATCH, self._rng),
             room.name,

@@ -19,8 +19,9 @@ import trio
 from google.protobuf.message import DecodeError
 from livekit.protocol import agent
 
-from triosfu.agents.core import Assigned, BoardSettings, Close, Ended, Job, JobBoard, Ping, Send, Simulate, Worker
+from triosfu.agents.core import BoardSettings, JobBoard
 from triosfu.agents.dispatches import Dispatches, errand
+from triosfu.agents.jobs import Assigned, Close, Ended, Job, Ping, Send, Simulate, Worker
 from triosfu.agents.registration import agent_token
 from triosfu.errors import MalformedPacket
 from triosfu.net.http import Request, Response, Upgrade
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
 
-    from triosfu.agents.core import Output
     from triosfu.agents.dispatches import JobListener
+    from triosfu.agents.jobs import Output
     from triosfu.net.websocket import WebSocket
     from triosfu.rooms.settings import RoomSettings
 

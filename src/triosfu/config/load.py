@@ -189,6 +189,16 @@ def _settle_prometheus(raw: dict[str, Any]) -> None:
         section["port"] = port
 
 
+def _check_tcp(config: Config) -> None:
+    tcp, udp = config.rtc.tcp_port, config.rtc.udp_port
+    if config.rtc.force_tcp and not tcp:
+        raise ConfigError("rtc.force_tcp: needs rtc.tcp_port")
+    if tcp and udp.first <= tcp <= udp.last:
+        raise ConfigError("rtc.tcp_port: must not be one of rtc.udp_port")  # ICE tells protocols apart by their ports
+    if tcp and tcp in {config.port, config.prometheus.port}:
+        raise ConfigError("rtc.tcp_port: must not be the port of signalling, or of metrics")
+
+
 def _check(config: Config) -> None:
     """What no single field can know."""
     if not config.keys:
@@ -205,6 +215,7 @@ def _check(config: Config) -> None:
         raise ConfigError("prometheus.username: must be set together with prometheus.password, or neither")
     if config.prometheus.port and config.prometheus.port == config.port:
         raise ConfigError("prometheus.port: must not be the port of signalling")
+    _check_tcp(config)
     delay = config.room.playout_delay
     if delay.max and delay.min > delay.max:
         raise ConfigError(f"room.playout_delay.min: {delay.min} is more than max, {delay.max}")

@@ -80,6 +80,8 @@ class RtcConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     udp_port: Ports = _MEDIA_PORT  # of a range, the first free port carries all media
+    tcp_port: Port = 0  # for clients that UDP does not reach; 0 is none
+    force_tcp: bool = False  # tell clients of that port only
     node_ip: NodeIp = ()  # the addresses that others reach us at, if our own are not
     use_ice_lite: bool = False
     enable_loopback_candidate: bool = False
@@ -160,6 +162,7 @@ class VideoConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     dynacast_pause_delay: Duration = 5.0  # before a layer that nobody watches is paused
+    codec_regression_threshold: int = 5  # people in a room, from which on a backup codec is sent besides; 0 for never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ class Refusal:
 
 
 _CLUSTER: Final = "one server is one process so far: there is no Redis and there are no other nodes"
-_TCP: Final = "ICE over TCP is not served yet: set it to 0 or leave it out, media needs UDP"
+_TCP: Final = "no client is moved from UDP to TCP: ICE takes the way that works, see rtc.tcp_port"
 _TURN: Final = "no TURN server is built in yet: list one of your own under rtc.turn_servers"
 _BANDWIDTH: Final = "bandwidth estimation is not configurable yet"
 _STUN: Final = "no STUN server is asked for our address: set rtc.node_ip to it"
@@ -57,9 +57,7 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "logging.sample": Refusal(_SAMPLING),
     "logging.sample_initial": Refusal(_SAMPLING),
     "logging.sample_interval": Refusal(_SAMPLING),
-    "rtc.tcp_port": Refusal(_TCP),
-    "rtc.force_tcp": Refusal(_TCP),
-    "rtc.allow_tcp_fallback": Refusal("ICE over TCP is not served yet: set it to false or leave it out"),
+    "rtc.allow_tcp_fallback": Refusal(_TCP),
     "rtc.tcp_fallback_rtt_threshold": Refusal(_TCP),
     "rtc.allow_udp_unstable_fallback": Refusal(_TCP),
     "rtc.external_ip_only": Refusal(_STUN),
@@ -90,7 +88,6 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "audio.active_red_encoding": Refusal("RED is forwarded and never made"),
     "audio.enable_loss_proxying": Refusal("loss reports are not passed on to publishers"),
     "video.stream_tracker": Refusal("it is not configurable"),
-    "video.codec_regression_threshold": Refusal("publishers are not asked for another codec", (5,)),
     "limit.max_data_track_custom_encoding_length": Refusal(_DATA_TRACKS, (32,)),
 }
 

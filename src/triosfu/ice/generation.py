@@ -64,7 +64,8 @@ class Generation:
             if priority is None:
                 priority = reflexive_priority(local)
             reflexive = Candidate("prflx", 1, local.protocol, priority, source, "prflx")
-            pair = self._make(destination, local, self._remotes.get(source, reflexive))
+            known = self._remotes.get(source) if local.protocol == "udp" else None  # the signalled ones are all of UDP
+            pair = self._make(destination, local, known or reflexive)
             self.checklist.add(pair, pressing=True)
         return pair
 

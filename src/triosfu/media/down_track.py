@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from triosfu.errors import UsageError
+from triosfu.media.codecs.silence import FRAME_DURATION, silence
 from triosfu.media.forwarder import Forwarder
 from triosfu.media.layers import NO_LAYER, TOP, ScalableFilter, TemporalFilter
 from triosfu.media.send_reports import PATIENCE, SendReports, SendStats
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["DownTrack", "Hold", "MediaSink"]
 
 MUTED_START, MUTED_EVERY, MUTED_FOR = 0.1, 0.1, 5.0  # seconds: padding for those who subscribe to a muted track
+SILENT = 50  # frames of silence behind a sound that stops: a second
 MAX_NACKED = 1024  # packets looked for in one request
 SCALABLE = frozenset({"video/vp9", "video/av1"})
 
@@ -57,6 +59,9 @@ class DownTrack:
         "_padding_until",
         "_receiver",
         "_reports",
+        "_silence",
+        "_silent_at",
+        "_silent_left",
         "cname",
         "created_at",
         "mid",
@@ -82,7 +87,7 @@ class DownTrack:
         self.cname, self.mid = cname, mid
         self.mime = ""  # of what is sent, in lower case, once bound
         self.created_at = now
-        self.stats = continuing.stats if continuing else SendStats()
+        self.stats = continuing.stats.following() if continuing else SendStats()
         self._receiver = receiver
         self._encrypted = encrypted
         self._delay = playout_delay
@@ -99,6 +104,8 @@ class DownTrack:
         self._reports = SendReports(receiver.clock_rate)
         self._max_spatial = self._max_temporal = TOP
         self._padding_at = self._padding_until = math.inf
+        self._silence = b""  # one frame of it, where it may be made: not where only clients have the key
+        self._silent_at, self._silent_left = math.inf, 0  # when the next one is due, and how many there are to come
 
     @property
     def ssrc(self) -> int:
@@ -153,6 +160,7 @@ class DownTrack:
         forwarder.payload_type = by_mime[wanted]
         forwarder.rtx_payload_type = {mime.lower(): number for mime, number in rtx_payload_types.items()}.get(wanted)
         forwarder.shape = self._shared_shape(extension_ids, primary_only=primary_only)
+        self._silence = b"" if self._encrypted else silence(wanted, by_mime.get("audio/opus"))
         if wanted == "video/vp8" and forwarder.temporal is None:
             forwarder.temporal = TemporalFilter()
         if wanted in SCALABLE and forwarder.layered is None:
@@ -168,7 +176,7 @@ class DownTrack:
         self._receiver.unsubscribe(self._forwarder)
         self._stop(Hold.UNBOUND, Change.RESUMED)
         self._forwarder.sequencer.clear()
-        self._padding_at = math.inf
+        self._padding_at = self._silent_at = math.inf
 
     def left_off(self) -> LeftOff:
         """Where the stream stands, for a track that goes on from there; call it after `unbind`."""
@@ -234,7 +242,11 @@ class DownTrack:
 
     def _set(self, hold: Hold, on: bool, change: Change, now: float) -> None:  # noqa: FBT001  passed on
         if on:
+            flowed = not self._holds
             self._stop(hold, change)
+            if flowed and self._silence:
+                # Otherwise the receiver makes up some more of what it heard last.
+                self._silent_at, self._silent_left = now, SILENT
         else:
             self._release(hold, now)
 
@@ -251,16 +263,18 @@ class DownTrack:
         if hold in self._holds:
             self._holds.discard(hold)
             self._forwarder.open = not self._holds
+            if not self._holds:
+                self._silent_at = math.inf
             self._forwarder.look(now)
 
     # --- time ------------------------------------------------------------------------------------------------------
 
     def next_timeout(self) -> float:
         """When `handle_timeout` has something to do; `math.inf` for never."""
-        return min(self._forwarder.hunt.at, self._padding_at)
+        return min(self._forwarder.hunt.at, self._padding_at, self._silent_at)
 
     def handle_timeout(self, now: float) -> None:
-        """Ask again for the keyframe that is still missing; show a muted track to its subscriber."""
+        """Ask again for the keyframe that is still missing; show a muted track to its subscriber; let a sound end."""
         forwarder = self._forwarder
         if now >= forwarder.hunt.at:
             forwarder.look(now)
@@ -270,6 +284,10 @@ class DownTrack:
             else:
                 self._padding_at = now + MUTED_EVERY
                 forwarder.pad(now)
+        while now >= self._silent_at:
+            forwarder.fill(self._silence, FRAME_DURATION, now)
+            self._silent_left -= 1
+            self._silent_at = self._silent_at + FRAME_DURATION if self._silent_left else math.inf
 
     # --- RTCP ------------------------------------------------------------------------------------------------------
 
@@ -315,4 +333,5 @@ class DownTrack:
         ntp = int(times[0] * 2**32) & 0xFFFFFFFFFFFFFFFF
         self._reports.sent(ntp, now)
         stats = self.stats
-        return SenderReport(self.ssrc, ntp, times[1], stats.packets & 0xFFFFFFFF, stats.octets & 0xFFFFFFFF)
+        packets, octets = stats.earlier_packets + stats.packets, stats.earlier_octets + stats.octets
+        return SenderReport(self.ssrc, ntp, times[1], packets & 0xFFFFFFFF, octets & 0xFFFFFFFF)

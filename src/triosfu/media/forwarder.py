@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 STALLED = 1.0  # seconds without a packet while other layers flow: the layer has gone
 ALIVE = 0.25  # seconds; a layer with a packet this fresh still flows
 LAYER_PATIENCE = 1.0  # seconds that switch points are refused because timestamps do not fit yet
+LULL = 0.1  # seconds without a packet, after which a sound had paused anyway
 MAX_STALE = 20  # packets in a row from before the history: the publisher has started anew
 PAD = bytes(3) + b"\4"
 SCALABLE_FRAMES = Vp9Descriptor, DependencyDescriptor
@@ -161,7 +162,7 @@ class Forwarder:
                 self._renumber(sink.arena, at, part, shifts)
             if part.transport_at:
                 self._stamp(sink.arena, at, part, now)
-            sink.commit_rtp(at, part.size)
+            sink.commit_rtp(at, part.size, packet.vital)
             self._ring[out & self._ring_mask] = self.last = packet
             sent += 1
             octets += part.octets
@@ -180,7 +181,7 @@ class Forwarder:
             self._renumber(sink.arena, at, part, shifts)
         if part.transport_at:
             self._stamp(sink.arena, at, part, now)
-        sink.commit_rtp(at, part.size)
+        sink.commit_rtp(at, part.size, packet.vital)
         self._ring[out & self._ring_mask] = packet
         self._stats.packets += 1
         self._stats.octets += part.octets
@@ -511,12 +512,30 @@ class Forwarder:
         else:
             timestamp = (left.timestamp + round((now - left.at) * self._receiver.clock_rate)) % WRAP
         self._left = Left(timestamp, now)
+        self._insert(VERSION | PADDING, PAD, timestamp)
+
+    def fill(self, payload: bytes, duration: float, now: float) -> None:
+        """Send a frame of our own, of `duration` seconds, behind what was sent last; nothing if nothing was.
+
+        The publisher's next packet goes on from its own clock.
+        """
+        left = self._left
+        if left is None:
+            return
+        passed = now - left.at
+        step = duration if passed < LULL else passed
+        timestamp = (left.timestamp + round(step * self._receiver.clock_rate)) % WRAP
+        self._left = replace(left, timestamp=timestamp, at=left.at + step)
+        self._insert(VERSION, payload, timestamp)
+        self._stats.octets += len(payload)
+
+    def _insert(self, first: int, tail: bytes, timestamp: int) -> None:
+        """Send a packet that no publisher has sent; it cannot be had again."""
         out = self.munger.insert()
+        self._ring[out & self._ring_mask] = None
         at = self._sink.reserve()
-        packer(len(PAD))(
-            self._sink.arena, at, VERSION | PADDING, self.payload_type, out & 0xFFFF, timestamp, self.ssrc, PAD
-        )
-        self._sink.commit_rtp(at, HEADER_SIZE + len(PAD))
+        packer(len(tail))(self._sink.arena, at, first, self.payload_type, out & 0xFFFF, timestamp, self.ssrc, tail)
+        self._sink.commit_rtp(at, HEADER_SIZE + len(tail))
         self._stats.packets += 1
 
 

@@ -22,8 +22,10 @@ TICKS = 65536  # of the delay fields, per second
 
 @dataclass(slots=True)
 class SendStats:
-    """What was sent on one stream, and what its receiver says of it."""
+    """What was sent of one track, and what the receiver says of its stream."""
 
+    earlier_packets: int = 0  # of other tracks, on the same SSRC, to whose counts ours are added in reports
+    earlier_octets: int = 0
     packets: int = 0
     octets: int = 0  # of payload
     left_out: int = 0  # numbers without a packet, because it has not come from the publisher
@@ -38,6 +40,18 @@ class SendStats:
     jitter: float = 0.0  # seconds
     rtt: float = DEFAULT_RTT
     reported_at: float | None = None  # when the last receiver report came
+
+    def following(self) -> SendStats:
+        """Return the statistics of a track that goes on where this one is over."""
+        return SendStats(
+            earlier_packets=self.earlier_packets + self.packets,
+            earlier_octets=self.earlier_octets + self.octets,
+            lost=self.lost,
+            fraction_lost=self.fraction_lost,
+            jitter=self.jitter,
+            rtt=self.rtt,
+            reported_at=self.reported_at,
+        )
 
 
 class SendReports:

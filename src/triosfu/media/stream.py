@@ -48,6 +48,7 @@ class ReceiveStream:
         self.tracker = StreamTracker(settings_for(spatial, screenshare=receiver.screenshare))
         self.sender_report: tuple[SenderReport, float] | None = None
         self.packets = self.bytes = self.padding = self.duplicates = self.late = self.recovered = self.foreign = 0
+        self.reordered = 0  # packets that came behind newer ones, and were of use
         self.repaired = 0  # gaps filled by retransmissions, of which `reception` does not know
         self._receiver = receiver
         self._feedback = feedback
@@ -55,6 +56,7 @@ class ReceiveStream:
         self._video = receiver.kind == "video"
         self._number = self.reception.highest  # the newest seen
         self._exclusions = Exclusions()
+        self._keyframe_at = -1  # the timestamp of the last one
         self._reported = 0  # packets at the last report
         self.describe(payload_types)
         if self._video:
@@ -115,7 +117,7 @@ class ReceiveStream:
         if number < 0:
             self.late += 1
         else:
-            self._fill(packet, number, now)
+            self.reordered += self._fill(packet, number, now)
 
     def _fill(self, packet: RtpPacket, number: int, now: float) -> bool:
         """Put a packet into the gap that it left; False when there is none, or it is too old."""
@@ -141,6 +143,8 @@ class ReceiveStream:
         self._inspect(packet)
         if packet.keyframe:
             self.keyframes.came()
+            self._keyframe_at = packet.timestamp
+        packet.vital = packet.timestamp == self._keyframe_at
         self._receiver.deliver(packet, now)
         return True
 

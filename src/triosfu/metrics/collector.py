@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from triosfu.metrics import livekit, own
+from triosfu.metrics import agents, livekit, own
 from triosfu.metrics.families import Families
 from triosfu.metrics.loop import Tasks
 from triosfu.metrics.sources import Reading, Sources
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-LIVEKIT = (livekit.rooms, livekit.media, livekit.data_streams, livekit.signals, livekit.webhooks)
-OWN = (own.drops, own.bugs, own.data, own.http, own.webhook_queues, own.loop)
+LIVEKIT = (
+    livekit.rooms,
+    livekit.media,
+    livekit.forwarding,
+    livekit.data_streams,
+    livekit.signals,
+    livekit.webhooks,
+)
+OWN = (own.drops, own.bugs, own.data, own.http, own.webhook_queues, agents.workers, agents.jobs, own.loop)
 
 
 class Collector:

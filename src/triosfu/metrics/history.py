@@ -15,6 +15,7 @@ import trio
 
 from triosfu.histogram import Histogram, exponential
 from triosfu.media.send_reports import DEFAULT_RTT
+from triosfu.metrics.forwarding import ForwardDelay
 from triosfu.rooms.quality import label, mean_opinion
 from triosfu.rooms.tally import Flow, incoming, outgoing
 
@@ -48,14 +49,18 @@ class History:
         self.start_ms: dict[str, Histogram] = {}  # by signalling protocol
         self.session_ms: dict[str, Histogram] = {}
         self.published: Counter[str] = Counter()  # tracks by kind
+        self.forwarding = ForwardDelay()
         self.active = 0  # participants whose transport has come up
         self.loss_percent: defaultdict[Flow, Histogram] = defaultdict(lambda: Histogram(LOSS_PERCENT))
+        self.out_of_order_percent: defaultdict[Flow, Histogram] = defaultdict(lambda: Histogram(LOSS_PERCENT))
+        self.out_of_order: Counter[Flow] = Counter()  # packets, in windows that are over
         self.jitter_us: defaultdict[Flow, Histogram] = defaultdict(lambda: Histogram(JITTER_US))
         self.rtt_ms: defaultdict[Flow, Histogram] = defaultdict(lambda: Histogram(RTT_MS))
         self.lost: Counter[Flow] = Counter()  # packets, in windows that are over
         self.rating = Histogram(RATING)
         self.score = Histogram(SCORE)
-        self._seen: dict[object, tuple[int, int]] = {}  # packets and losses of each stream that is still there
+        # Packets that came, were lost, and came behind newer ones, of each stream that is still there.
+        self._seen: dict[object, tuple[int, int, int]] = {}
 
     # --- what rooms tell -------------------------------------------------------------------------------------------
 
@@ -97,6 +102,7 @@ class History:
 
     def look(self, rooms: Iterable[Room]) -> None:
         """Take the window that ends now."""
+        self.forwarding.end_window()
         seen, self._seen = self._seen, {}
         for room in rooms:
             for participant in room.participants.values():
@@ -107,17 +113,17 @@ class History:
                 self.rating.observe(label(score))
                 self.score.observe(mean_opinion(score))
 
-    def _look_at_received(self, publication: Publication, seen: dict[object, tuple[int, int]]) -> None:
+    def _look_at_received(self, publication: Publication, seen: dict[object, tuple[int, int, int]]) -> None:
         flow = incoming(publication)
         for receiver in publication.receivers.values():
             for stream in receiver.streams.values():
                 reception = stream.reception
-                if self._window(stream, flow, reception.received, reception.lost, seen):
+                if self._window(stream, flow, reception.received, reception.lost, seen, reordered=stream.reordered):
                     self.jitter_us[flow].observe(1e6 * reception.jitter / receiver.clock_rate)
                     if (feedback := receiver.feedback) is not None and feedback.rtt != DEFAULT_RTT:
                         self.rtt_ms[flow].observe(1000 * feedback.rtt)
 
-    def _look_at_sent(self, participant: Participant, seen: dict[object, tuple[int, int]]) -> None:
+    def _look_at_sent(self, participant: Participant, seen: dict[object, tuple[int, int, int]]) -> None:
         for subscription in participant.subscriptions:
             down, publication = subscription.down, subscription.publication
             if down is None or publication is None or down.stats.reported_at is None:
@@ -130,10 +136,17 @@ class History:
                     self.rtt_ms[flow].observe(1000 * stats.rtt)
 
     def _window(
-        self, stream: object, flow: Flow, received: int, lost: int, seen: dict[object, tuple[int, int]]
+        self,
+        stream: object,
+        flow: Flow,
+        received: int,
+        lost: int,
+        seen: dict[object, tuple[int, int, int]],
+        *,
+        reordered: int | None = None,
     ) -> bool:
-        """Count what was lost of a stream since it was last looked at; whether anything flowed."""
-        self._seen[stream] = received, lost
+        """Count what was lost or late of a stream since it was last looked at; whether anything flowed."""
+        self._seen[stream] = received, lost, reordered or 0
         before = seen.get(stream)
         if before is None:
             return False
@@ -143,6 +156,10 @@ class History:
             return False
         self.lost[flow] += went
         self.loss_percent[flow].observe(100 * went / (came + went))
+        if reordered is not None:  # which is known of what comes to us
+            late = max(0, reordered - before[2])
+            self.out_of_order[flow] += late
+            self.out_of_order_percent[flow].observe(min(100, 100 * late / (came + went)))
         return True
 
 

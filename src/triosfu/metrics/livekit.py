@@ -90,6 +90,11 @@ def rooms(families: Families, reading: Reading) -> Iterator[Metric]:
     yield families.histogram(
         "livekit_quality_score", "Connection quality in each window, as a mean opinion score.", [({}, history.score)]
     )
+    yield families.counter(
+        "livekit_quality_drop",
+        "Windows in which the quality of a track was worse than in the one before.",
+        [({"direction": way}, counted[f"quality drop: {way}"]) for way in ("up", "down")],
+    )
 
 
 def media(families: Families, reading: Reading) -> Iterator[Metric]:
@@ -133,16 +138,40 @@ def media(families: Families, reading: Reading) -> Iterator[Metric]:
         "Packets lost on their way to us and to subscribers.",
         [(_of(flow), count) for flow, count in history.lost.items()],
     )
+    yield families.counter(
+        "livekit_packet_out_of_order_total",
+        "Packets that came to us behind newer ones.",
+        [(_of(flow), count) for flow, count in history.out_of_order.items()],
+    )
     for name, text, table in (
         (
             "livekit_packet_loss_percent",
             "Packets lost of a track in each window of five seconds.",
             history.loss_percent,
         ),
+        (
+            "livekit_packet_out_of_order_percent",
+            "Packets of a track that came behind newer ones in each window of five seconds.",
+            history.out_of_order_percent,
+        ),
         ("livekit_jitter_us", "Jitter of a track in each window of five seconds.", history.jitter_us),
         ("livekit_rtt_ms", "Round trip of a track in each window of five seconds.", history.rtt_ms),
     ):
         yield families.histogram(name, text, [(_of(flow), one) for flow, one in table.items()])
+
+
+def forwarding(families: Families, reading: Reading) -> Iterator[Metric]:
+    """How long media is here."""
+    forwarding = reading.sources.history.forwarding
+    yield families.gauge(
+        "livekit_forward_latency",
+        "Nanoseconds that media was here, on average, in the last window of five seconds.",
+        [({}, forwarding.latency)],
+    )
+    yield families.gauge(
+        "livekit_forward_jitter", "Standard deviation of the same, in nanoseconds.", [({}, forwarding.jitter)]
+    )
+    yield families.histogram("livekit_forward_latency_ns", "Nanoseconds that media was here.", [({}, forwarding.all)])
 
 
 def _of(flow: tuple[str, str, str]) -> Labels:
@@ -167,10 +196,12 @@ def signals(families: Families, reading: Reading) -> Iterator[Metric]:
     signals = sources.signalling.counters
     yield families.counter(
         "livekit_node_messages",
-        "Requests of clients over signalling, and those that could not be read.",
+        "Requests of clients over signalling, those that could not be read, and what they were sent.",
         [
             ({"type": "signal", "status": "success", "direction": "request"}, signals["requests"]),
             ({"type": "signal", "status": "failure", "direction": "request"}, signals["malformed_signals"]),
+            ({"type": "signal", "status": "success", "direction": "response"}, signals["responses"]),
+            ({"type": "signal", "status": "failure", "direction": "response"}, signals["responses_lost"]),
         ],
     )
     yield families.counter(
@@ -204,3 +235,8 @@ def webhooks(families: Families, reading: Reading) -> Iterator[Metric]:
         *(({"status": "drop", "reason": reason}, count) for reason, count in sorted(drops.items())),
     ]
     yield families.counter("livekit_webhook_dispatch_total", "Webhook events by what became of them.", rows)
+    yield families.histogram(
+        "livekit_webhook_queue_length",
+        "How many events of a room there were for a receiver when another came, with that one.",
+        [({}, reading.sources.webhook_lengths())],
+    )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from triosfu.metrics.sources import Reading
 
 # What is counted and is no drop.
-ARRIVED: Final = frozenset({"datagrams", "batches", "route_failed"})
+ARRIVED: Final = frozenset({"datagrams", "batches", "route_failed", "tcp_accepted"})
 NO_PEER_DROPS: Final = frozenset({"bugs", "associations_ended", "replaced", "messages_dropped"})
 NO_DATA_DROPS: Final = frozenset({"repeated"})
 PEER_REASONS: Final = {"malformed": "malformed_rtp", "unbound": "unbound_rtp", "retired": "retired_ssrc"}
@@ -43,6 +43,9 @@ def drops(families: Families, reading: Reading) -> Iterator[Metric]:
     )
     yield families.counter(
         "triosfu_udp_batches_total", "Batches that they came in, each with one system call.", [({}, udp["batches"])]
+    )
+    yield families.counter(
+        "triosfu_ice_tcp_connections_total", "Connections to the port for ICE over TCP.", [({}, udp["tcp_accepted"])]
     )
     peers: Counter[str] = Counter()
     for reason, count in sources.peers.items():
@@ -89,6 +92,7 @@ def bugs(families: Families, reading: Reading) -> Iterator[Metric]:
         "http": sum(sources.http.counters[name] for name in HTTP_BUGS),
         "api": sources.api.counters["bugs"],
         "webhooks": sources.webhook_counters()["bugs"],
+        "agents": 0 if sources.agents is None else sources.agents.counters["bugs"],
     }
     yield families.counter(
         "triosfu_bugs_total",

@@ -6,7 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from triosfu.histogram import Histogram
+from triosfu.webhooks.core import LENGTHS
+
 if TYPE_CHECKING:
+    from triosfu.agents.workers import Agents
     from triosfu.api.twirp import Twirp
     from triosfu.media.counts import MediaCounts
     from triosfu.metrics.history import History
@@ -36,6 +40,7 @@ class Sources:
     delay: LoopDelay
     webhooks: Webhooks | None = None
     whip: Whip | None = None
+    agents: Agents | None = None
 
     def room_counters(self) -> Counter[str]:
         """What rooms have counted, those that are over, too."""
@@ -52,6 +57,13 @@ class Sources:
         for receiver in self.webhooks.receivers if self.webhooks is not None else ():
             counted.update(receiver.outbox.counters)
         return counted
+
+    def webhook_lengths(self) -> Histogram:
+        """How long rooms' queues were when an event came, all receivers together."""
+        lengths = Histogram(LENGTHS)
+        for receiver in self.webhooks.receivers if self.webhooks is not None else ():
+            lengths.add(receiver.outbox.lengths)
+        return lengths
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import sys
+from array import array
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from cffi import FFI
@@ -27,7 +28,9 @@ Pointer: TypeAlias = Any
 
 SLOT = 2048  # bytes per datagram of media, room for protection included; a power of two
 LARGEST = 9 * SLOT  # bytes of a datagram: data channels may use all of a DTLS record where the path carries it
-BATCH = 64  # datagrams per receiving call
+LARGEST_RUN = 65_536  # bytes of what the kernel hands over as one: no UDP datagram is larger, before it is cut
+BATCH = 64  # messages per receiving call
+UDP_GRO, CONTROL = 104, 32  # the option, and bytes for the control message that tells a segment's size
 FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
 # Linux's option (ip(7), ipv6(7)) that says who may fragment what leaves, by family: its level, its number, the value
@@ -51,6 +54,7 @@ ffi.cdef("""
     int sendmmsg(int, struct mmsghdr *, unsigned int, int);
 """)
 HEADER_WORDS = 8  # 64-bit words of a `struct mmsghdr`
+CONTROL_AT = 5  # msg_controllen
 LENGTH_AT, HEADER_HALVES = 14, 16  # msg_len, counted in 32-bit words
 
 
@@ -134,21 +138,33 @@ class Inbox(Protocol):
     pointers: list[Pointer]
     lengths: list[int]
     sources: list[bytes]  # as `net.address` packs them
+    messages: int  # taken from the kernel; each is a datagram, or a run of them from one address
+    empty: bool  # whether there was no more
 
-    def receive(self) -> int:
-        """Take what has arrived, at most `BATCH` datagrams; fewer mean that the socket is empty. Never waits.
+    def receive(self, most: int = BATCH) -> int:
+        """Take what has arrived, at most `most` messages, and return the number of datagrams. Never waits.
 
         Raises:
             OSError: The socket has an error to tell; it can be used on.
         """
 
 
+def coalesce(sock: DatagramSocket) -> bool:
+    """Have the kernel hand over runs of datagrams as it got them (UDP_GRO, udp(7)); whether it will."""
+    try:
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    except OSError:
+        return False
+    return True
+
+
 class BatchedInbox:
-    """Receives with one recvmmsg for all."""
+    """Receives with one recvmmsg for all; runs that arrive as one message are taken apart here."""
 
     def __init__(self, sock: DatagramSocket) -> None:
         self._descriptor = sock.fileno()
-        self._arena = Arena(BATCH, LARGEST)
+        self._size = LARGEST_RUN if coalesce(sock) else LARGEST
+        self._arena = Arena(BATCH, self._size)
         self._name_length = IPV6_LENGTH if sock.family == socket.AF_INET6 else IPV4_LENGTH
         self._names = ffi.new("char[]", BATCH * self._name_length)
         for index in range(BATCH):
@@ -156,15 +172,25 @@ class BatchedInbox:
             header.msg_name = self._names + index * self._name_length
             # The kernel writes this field too, but a socket of one family always writes the same number.
             header.msg_namelen = self._name_length
-        self._halves = memoryview(ffi.buffer(self._arena.headers)).cast("B").cast("I")
-        self.views = [self._arena.view(index) for index in range(BATCH)]
-        self.pointers = [self._arena.pointer + index * LARGEST for index in range(BATCH)]
+        headers = memoryview(ffi.buffer(self._arena.headers)).cast("B")
+        self._halves, self._words = headers.cast("I"), headers.cast("Q")
+        self._controls = ffi.new("char[]", BATCH * CONTROL)
+        self._runs = memoryview(ffi.buffer(self._controls)).cast("B").cast("I")
+        for index in range(BATCH):
+            self._arena.headers[index].msg_hdr.msg_control = self._controls + index * CONTROL
+        self._room = memoryview(array("Q", [CONTROL] * BATCH)).cast("B").cast("Q")
+        self._words[CONTROL_AT::HEADER_WORDS] = self._room
+        self._views = self.views = [self._arena.view(index) for index in range(BATCH)]
+        self._pointers = self.pointers = [self._arena.pointer + index * self._size for index in range(BATCH)]
         self.lengths: list[int] = []
         self.sources: list[bytes] = []
+        self.messages = 0
+        self.empty = True
 
-    def receive(self) -> int:
+    def receive(self, most: int = BATCH) -> int:
         """Take what has arrived with one system call."""
-        count: int = libc.recvmmsg(self._descriptor, self._arena.headers, BATCH, socket.MSG_DONTWAIT, ffi.NULL)
+        count: int = libc.recvmmsg(self._descriptor, self._arena.headers, most, socket.MSG_DONTWAIT, ffi.NULL)
+        self.messages, self.empty = max(0, count), count < most
         if count < 0:
             if ffi.errno in (errno.EAGAIN, errno.EINTR):
                 return 0
@@ -173,7 +199,25 @@ class BatchedInbox:
         size = self._name_length
         names: bytes = ffi.unpack(self._names, count * size)
         self.sources = [names[at : at + size] for at in range(0, count * size, size)]
-        return count
+        self.views, self.pointers = self._views, self._pointers
+        told = self._words[CONTROL_AT : count * HEADER_WORDS : HEADER_WORDS]
+        if any(told):
+            self._take_apart(told.tolist())
+        told[:] = self._room[:count]
+        return len(self.lengths)
+
+    def _take_apart(self, told: list[int]) -> None:
+        """Make a datagram of each segment of each run."""
+        lengths, sources = self.lengths, self.sources
+        self.lengths, self.sources, self.views, self.pointers = [], [], [], []
+        for slot, (length, source) in enumerate(zip(lengths, sources, strict=True)):
+            size = (self._runs[slot * CONTROL // 4 + 4] if told[slot] else 0) or max(1, length)
+            view, pointer = self._views[slot], self._pointers[slot]
+            for start in range(0, max(1, length), size):
+                self.lengths.append(min(size, length - start))
+                self.sources.append(source)
+                self.views.append(view[start:])
+                self.pointers.append(pointer + start)
 
 
 class PlainInbox:
@@ -186,11 +230,14 @@ class PlainInbox:
         self.pointers = [self._arena.pointer + index * LARGEST for index in range(BATCH)]
         self.lengths: list[int] = []
         self.sources: list[bytes] = []
+        self.messages = 0
+        self.empty = True
 
-    def receive(self) -> int:
+    def receive(self, most: int = BATCH) -> int:
         """Take what has arrived, one datagram after the other."""
         self.lengths, self.sources = [], []
-        for view in self.views:
+        self.messages, self.empty = 0, True
+        for view in self.views[:most]:
             try:
                 length, source = self._socket.recvfrom_into(view, LARGEST)
             except (BlockingIOError, InterruptedError):
@@ -201,7 +248,9 @@ class PlainInbox:
                 raise
             self.lengths.append(length)
             self.sources.append(pack((source[0], source[1])))
-        return len(self.lengths)
+        self.messages = len(self.lengths)
+        self.empty = self.messages < most
+        return self.messages
 
 
 def may_be_fragmented(sock: DatagramSocket) -> None:

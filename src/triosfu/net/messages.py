@@ -76,11 +76,11 @@ class Messages:
         drops: Counter[str],
         *,
         segmented: bool,
-    ) -> bool:
+    ) -> tuple[int, bool]:
         """Send the arena's `slots` with as few calls as it takes. Never waits, never raises.
 
-        What a full socket buffer does not take is dropped, as the network would; a datagram with an error of its own is
-        dropped alone. Drops are counted by reason. Returns whether runs may be sent as one message from now on.
+        A datagram with an error of its own is dropped alone, and counted by its reason. Returns the first slot that a
+        full socket buffer did not take, or the end of `slots`; and whether runs may be sent as one message from now on.
         """
         starts = self._starts
         first, count = 0, self._write(queued, slots, segmented=segmented)
@@ -93,8 +93,7 @@ class Messages:
             if error == errno.EINTR:
                 continue
             if error in FULL:
-                drops["send_full"] += slots.stop - starts[first]
-                break
+                return starts[first], segmented
             # sendmmsg fails only for the first of what it was given
             run = range(starts[first], starts[first + 1] if first + 1 < count else slots.stop)
             rest = range(run.stop, slots.stop)
@@ -106,9 +105,11 @@ class Messages:
             if error in UNABLE and segmented:
                 segmented = False
                 log.info("datagrams are not sent in runs", reason=send_error(error))
-            self.send(descriptor, queued, run, drops, segmented=False)
-            return self.send(descriptor, queued, rest, drops, segmented=segmented) and segmented
-        return segmented
+            unsent, _ = self.send(descriptor, queued, run, drops, segmented=False)
+            if unsent < run.stop:
+                return unsent, segmented
+            return self.send(descriptor, queued, rest, drops, segmented=segmented)
+        return slots.stop, segmented
 
     def _write(self, queued: Sequence[Addressed], slots: range, *, segmented: bool) -> int:
         """Write the messages for `slots`; their number."""

@@ -1,8 +1,11 @@
-"""One UDP port for every peer: who a datagram is for, and how it gets there without a task of its own.
+"""One UDP port for every peer, and a TCP port: who a datagram is for, and how it gets there without a task of its own.
 
 The first byte tells the protocol (RFC 7983). STUN finds its way by what it carries: requests by our ufrag, responses by
 the first bytes of the transaction id that we made. Everything else is for whoever ICE has bound the remote address to;
 what nobody claims is dropped and counted, without an answer.
+
+A TCP connection (`net.tcp`) is one more path: what comes over it is delivered like datagrams, with a table of its own
+for who has which address.
 """
 
 from __future__ import annotations
@@ -33,20 +36,24 @@ from triosfu.net.batch import (
 )
 from triosfu.net.clock import Clock
 from triosfu.net.egress import Destination, Egress
+from triosfu.net.tcp import FrameInbox, TcpPort
 from triosfu.stun.wire import peek
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from triosfu.net.batch import DatagramSocket
+    from triosfu.net.tcp import Connection, Frames
 
 __all__ = ["Address", "Destination", "Egress", "Route", "UdpMux"]
 
 MAX_TUPLES = 16  # remote addresses bound to one route; the oldest goes
 PREFIX = 4  # bytes of a transaction id that tell whose request it was
-TURNS = 4  # batches in a row from one socket before the others have theirs
+BUDGET = 0.003  # seconds of work in a row for one socket, before timers, signalling and the others have their turn
+LEAST = 8  # messages in a batch, if they have come: a picture's packets leave together
 BUFFER = 4 * 1024 * 1024  # bytes of socket buffer that we ask for, each way
 PORT_TRIES = 20  # searches for a port that is free on every host
+FULL_PAUSE, FULL_TRIES = 0.002, 50  # seconds between looks at a full socket, and after how many it is given up
 
 log = structlog.get_logger()
 
@@ -86,15 +93,27 @@ class _Holdings:
     ufrags: set[str] = field(default_factory=set)
     prefix: bytes | None = None
     tuples: dict[bytes, bool] = field(default_factory=dict)  # oldest first, and whether it is proven
+    streams: dict[Connection, _StreamPort] = field(default_factory=dict)  # oldest first
 
 
 @dataclass(frozen=True, slots=True)
 class _Port:
-    """One of our sockets."""
+    """One of our UDP sockets."""
 
     sock: DatagramSocket
     local: Address  # as peers are told
     inbox: Inbox
+    by_source: dict[bytes, Route]  # whose what comes is, unless it is STUN
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamPort:
+    """One of our TCP sockets: a packet's source is its connection."""
+
+    tcp: TcpPort
+    local: Address
+    inbox: FrameInbox
+    by_source: dict[bytes, Route]
 
 
 class UdpMux:
@@ -109,10 +128,13 @@ class UdpMux:
         *,
         advertised: Sequence[Address] = (),
         batched: bool,
+        listeners: Sequence[socket.socket] = (),
         wait_readable: Callable[[Any], Awaitable[None]] = trio.lowlevel.wait_readable,
     ) -> None:
         self.counters: Counter[str] = Counter()
         """Datagrams received and sent, batches, and drops by reason."""
+        self.forwarded: Callable[[float], None] | None = None
+        """Told how many seconds a batch took that ended with media, of which something was sent; it may not raise."""
         self.egress = Egress(self.counters)
         self.egress.wake = self._ask_for_flush
         self.clock = Clock()
@@ -131,8 +153,19 @@ class UdpMux:
             host, port = sock.getsockname()[:2]
             told = (address for address in advertised if family(address) == sock.family)
             local = next(((at[0], at[1] or port) for at in told), (host, port))
-            self._ports.append(_Port(sock, local, BatchedInbox(sock) if batched else PlainInbox(sock)))
+            inbox = BatchedInbox(sock) if batched else PlainInbox(sock)
+            self._ports.append(_Port(sock, local, inbox, self._by_tuple))
             self.egress.open_outlet(sock, local, batched=batched)
+        told_hosts = {family(address): address[0] for address in reversed(advertised)}
+        heard_at: dict[Address, list[socket.socket]] = {}
+        for listener in listeners:
+            host, port = listener.getsockname()[:2]
+            heard_at.setdefault((told_hosts.get(listener.family, host), port), []).append(listener)
+        self._streams: dict[Address, _StreamPort] = {}
+        for local, heard in heard_at.items():
+            tcp = TcpPort(heard, self.counters)
+            self._streams[local] = _StreamPort(tcp, local, FrameInbox(), {})
+            self.egress.open_stream_outlet(tcp, local)
 
     @classmethod
     @asynccontextmanager
@@ -143,8 +176,11 @@ class UdpMux:
         *,
         advertised: Sequence[Address] = (),
         batched: bool | None = None,
+        listeners: Sequence[socket.socket] = (),
     ) -> AsyncIterator[Self]:
         """Serve UDP `port` on every one of `hosts`; port 0 takes one that is free on all.
+
+        TCP is served on `listeners` (`net.tcp.listen`), whose port must be another one; their owner closes them.
 
         `advertised` are the addresses that peers are told instead of a socket's own (a public address in front of it;
         port 0 means the socket's). `batched` forces recvmmsg and sendmmsg, or plain calls; None takes what there is.
@@ -156,7 +192,8 @@ class UdpMux:
         """
         sockets = _bind(hosts, port)
         try:
-            mux = cls(sockets, advertised=advertised, batched=batching_available() if batched is None else batched)
+            batched = batching_available() if batched is None else batched
+            mux = cls(sockets, advertised=advertised, batched=batched, listeners=listeners)
             async with mux.served():
                 yield mux
         finally:
@@ -169,6 +206,8 @@ class UdpMux:
         async with trio.open_nursery() as nursery:
             for port in self._ports:
                 nursery.start_soon(self._receive, port, name=f"udp {port.local[0]}:{port.local[1]}")
+            for stream in self._streams.values():
+                nursery.start_soon(self._serve_streams, stream, name=f"tcp {stream.local[0]}:{stream.local[1]}")
             nursery.start_soon(self._flush_when_asked)
             nursery.start_soon(self.clock.run, name="clock")
             try:
@@ -188,6 +227,13 @@ class UdpMux:
         """A host candidate for each of `advertised`, or else for each socket; earlier ones are preferred."""
         addresses = advertised or self.local_addresses
         return [Candidate.host(address, local_preference=65535 - index) for index, address in enumerate(addresses)]
+
+    def stream_candidates(self) -> list[Candidate]:
+        """A passive TCP candidate for each socket that listens (RFC 6544, section 5.1)."""
+        return [
+            Candidate.host(address, protocol="tcp", tcptype="passive", local_preference=65535 - index)
+            for index, address in enumerate(self._streams)
+        ]
 
     def register(self, ufrag: str, route: Route) -> None:
         """Give `route` the STUN requests for `ufrag`.
@@ -243,6 +289,30 @@ class UdpMux:
             goes = next((one for one, is_proven in tuples.items() if not is_proven), next(iter(tuples)))
             del tuples[goes], self._by_tuple[goes]
 
+    def bind_stream(self, remote: Address, local: Address, route: Route) -> None:
+        """Give `route` the TCP connection from `remote` to `local`, for which it has authenticated a check.
+
+        A connection has one route for all its life; it is closed when that is removed. A route has `MAX_TUPLES` of them
+        at most: the one bound longest ago is closed.
+        """
+        port = self._streams[local]
+        connection = port.tcp.connections.get(remote)
+        if connection is None or connection.ending or port.by_source.get(connection.source, route) is not route:
+            self.counters["contested_stream"] += 1
+            return
+        port.tcp.prove(connection)
+        port.by_source[connection.source] = route
+        streams = self._holdings(route).streams
+        streams.pop(connection, None)
+        streams[connection] = port  # behind those that were used longer ago
+        if len(streams) > MAX_TUPLES:
+            self._let_go_of_stream(streams, next(iter(streams)))
+
+    def _let_go_of_stream(self, streams: dict[Connection, _StreamPort], connection: Connection) -> None:
+        """Have a connection close, when what is queued in this turn of the loop has left."""
+        del streams.pop(connection).by_source[connection.source]
+        connection.end()
+
     def unbind(self, route: Route) -> None:
         """Drop media and DTLS for `route` from now on, from wherever it comes."""
         holdings = self._routes.get(route)
@@ -251,6 +321,8 @@ class UdpMux:
         for key in holdings.tuples:
             del self._by_tuple[key]
         holdings.tuples.clear()
+        for connection in list(holdings.streams):
+            self._let_go_of_stream(holdings.streams, connection)
 
     def remove(self, route: Route) -> None:
         """Forget `route`: nothing is delivered to it any more, not even the end of this batch."""
@@ -271,19 +343,37 @@ class UdpMux:
 
     async def _receive(self, port: _Port) -> None:
         inbox = port.inbox
+        cost = 0.0  # seconds for each message, lately: with many subscribers one of them is much work
         while True:
             await self._wait_readable(port.sock)
-            for _ in range(TURNS):
+            began = trio.current_time()
+            while True:
                 try:
-                    count = inbox.receive()
+                    count = inbox.receive(BATCH if cost * BATCH < BUDGET else max(LEAST, int(BUDGET / cost)))
                 except OSError:
                     self.counters["receive_error"] += 1  # an ICMP error, told to whom it may concern
                     break
+                before = trio.current_time()
                 self._deliver(port, count)
-                if count < BATCH:
+                now = trio.current_time()
+                if inbox.messages:
+                    cost += ((now - before) / inbox.messages - cost) / 8
+                if inbox.empty or now - began > BUDGET:
                     break
 
-    def _deliver(self, port: _Port, count: int) -> None:
+    async def _serve_streams(self, port: _StreamPort) -> None:
+        def deliver(connection: Connection, frames: Frames) -> None:
+            while not connection.ending and (count := port.inbox.take(frames, connection.source)):
+                self._deliver(port, count)
+
+        def gone(connection: Connection) -> None:
+            route = port.by_source.pop(connection.source, None)
+            if route is not None:
+                del self._holdings(route).streams[connection]
+
+        await port.tcp.serve(deliver, gone)
+
+    def _deliver(self, port: _Port | _StreamPort, count: int) -> None:
         """Dispatch one batch, end it for every route that it touched, flush."""
         now = trio.current_time()
         self.counters["datagrams"] += count
@@ -308,19 +398,25 @@ class UdpMux:
                 self._expel(error)
         self._current = None
         self.egress.held = False
+        sent = self.egress.queued
         self.egress.flush()
+        if self.egress.held_back:
+            self._ask_for_flush()
+        # One look at a batch's last datagram, instead of one at each: a busy server's batches are media.
+        if self.forwarded is not None and sent and count and _is_rtp(port.inbox.views[count - 1]):
+            self.forwarded(trio.current_time() - now)
 
-    def _dispatch(self, port: _Port, slot: int, now: float) -> None:
+    def _dispatch(self, port: _Port | _StreamPort, slot: int, now: float) -> None:
         inbox = port.inbox
         length, source, view = inbox.lengths[slot], inbox.sources[slot], inbox.views[slot]
         first = view[0]
         if length < 2 or (length >= SLOT and (length >= LARGEST or not 20 <= first < 64)):
             self.counters["odd_size"] += 1
         elif first < 4:
-            self._dispatch_stun(bytes(view[:length]), source, port.local, now)
+            self._dispatch_stun(bytes(view[:length]), source, port, now)
         elif not (128 <= first < 192 or 20 <= first < 64):
             self.counters["unknown_protocol"] += 1
-        elif (route := self._by_tuple.get(source)) is None:
+        elif (route := port.by_source.get(source)) is None:
             self.counters["unbound_tuple"] += 1
         else:
             self._current = route
@@ -332,7 +428,7 @@ class UdpMux:
             else:
                 route.receive_rtp(view, inbox.pointers[slot], length, now)
 
-    def _dispatch_stun(self, data: bytes, source: bytes, local: Address, now: float) -> None:
+    def _dispatch_stun(self, data: bytes, source: bytes, port: _Port | _StreamPort, now: float) -> None:
         match peek(data):
             case str(ufrag):
                 route, reason = self._by_ufrag.get(ufrag), "unknown_ufrag"
@@ -343,9 +439,12 @@ class UdpMux:
         if route is None:
             self.counters[reason] += 1
             return
+        if isinstance(port, _StreamPort) and port.by_source.get(source, route) is not route:
+            self.counters["contested_stream"] += 1
+            return
         self._current = route
         self._touched[route] = None
-        route.receive_stun(data, unpack(source), local, now)
+        route.receive_stun(data, unpack(source), port.local, now)
 
     def _expel(self, error: Exception) -> None:
         """Remove the route that raised `error`, and let it know."""
@@ -363,10 +462,24 @@ class UdpMux:
 
     async def _flush_when_asked(self) -> None:
         """Flush what was queued outside of a batch, once for all tasks that run in the same turn of the loop."""
+        tries = 0
         while True:
-            if not self.egress.queued:
+            egress = self.egress
+            if egress.held_back:
+                await trio.sleep(FULL_PAUSE)  # what comes meanwhile flushes as well, and tries again
+                egress.flush()
+                tries = tries + 1 if egress.held_back else 0
+                if tries == FULL_TRIES:
+                    egress.drop_held()
+                continue
+            tries = 0
+            if not egress.queued:
                 await self._flusher.park()
-            self.egress.flush()
+            egress.flush()
+
+
+def _is_rtp(datagram: memoryview) -> bool:
+    return 128 <= datagram[0] < 192 and not 192 <= datagram[1] < 224
 
 
 def _bind(hosts: Sequence[str], port: int) -> list[socket.socket]:

@@ -150,6 +150,12 @@ class WebSocket:
         code, reason = self._closing or (ABNORMAL, "")
         raise WebSocketClosed(code, reason)
 
+    async def rest(self, seconds: float) -> None:
+        """Take no message for so long, or until this side ends the conversation. Cancelled, it has done nothing."""
+        if self._closing is None:
+            with trio.move_on_after(seconds) as self._reading:
+                await trio.sleep_forever()
+
     async def serve(self, handler: WebSocketHandler) -> None:
         """Call `handler` with this WebSocket, once and in any case, and close after it.
 

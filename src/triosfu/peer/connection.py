@@ -63,6 +63,7 @@ class PeerConnection:
         offerer: bool,
         rng: Random,
         settings: PeerSettings | None = None,
+        tcp_only: bool = False,
         ntp_offset: float = 0.0,
         counters: Counter[str] | None = None,
     ) -> None:
@@ -84,6 +85,7 @@ class PeerConnection:
             settings=self.settings,
             rng=rng,
             now=now,
+            tcp_only=tcp_only or self.settings.tcp_only,
             counters=counters,
         )
         self.sink = TransportSink(self._transport, mux.egress)

@@ -30,7 +30,7 @@ class TransportSink:
         self.reserve = egress.reserve
         self.dropped = 0
 
-    def commit_rtp(self, offset: int, length: int) -> None:
+    def commit_rtp(self, offset: int, length: int, vital: bool = False) -> None:  # noqa: FBT001, FBT002  of the hot path
         """Protect the packet that stands at `offset` and queue it; dropped and counted while not connected."""
         transport = self._transport
         outbound, destination = transport.outbound, transport.destination
@@ -42,4 +42,4 @@ class TransportSink:
         except MalformedPacket:  # libsrtp refuses it; whoever published it has no part in that
             self.dropped += 1
             return
-        self._egress.commit(offset, size, destination)
+        self._egress.commit(offset, size, destination, vital)

@@ -50,6 +50,7 @@ class PeerSettings:
     """Limits and habits of a peer connection; one value serves all peers of a server."""
 
     ice_lite: bool = False
+    tcp_only: bool = False  # no UDP, where TCP is served
     mtu: int = 1200  # bytes of a DTLS datagram
     max_message_size: int = 262_144  # bytes of one data channel message that we accept
     high_water: int = 1_048_576  # bytes buffered on one channel above which `send` waits

@@ -61,7 +61,7 @@ class TransportOwner(Protocol):
 
 
 class Transport:
-    """ICE, DTLS and SRTP of one peer connection over the shared UDP sockets."""
+    """ICE, DTLS and SRTP of one peer connection over the shared sockets; `tcp_only`, over TCP if that is served."""
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Transport:
         settings: PeerSettings,
         rng: Random,
         now: float,
+        tcp_only: bool = False,
         counters: Counter[str] | None = None,
     ) -> None:
         self._mux = mux
@@ -92,7 +93,9 @@ class Transport:
             disconnected_after=settings.disconnected_after,
             failed_after=settings.failed_after,
         )
-        for candidate in mux.host_candidates():
+        streams = mux.stream_candidates()
+        self._stream_locals = {candidate.address for candidate in streams}
+        for candidate in streams if tcp_only and streams else (*mux.host_candidates(), *streams):
             self.ice.add_local_candidate(candidate)
         mux.register(self.ice.local.ufrag, self)
         self._registered = {self.ice.local.ufrag}
@@ -258,7 +261,10 @@ class Transport:
                 return True
             match event:
                 case TupleValidated(local=local, remote=remote, proven=proven):
-                    self._mux.bind(remote, self, proven=proven)
+                    if local in self._stream_locals:
+                        self._mux.bind_stream(remote, local, self)
+                    else:
+                        self._mux.bind(remote, self, proven=proven)
                     # A request alone may be a copy with a forged source: nothing goes there before it has answered.
                     # A lite agent never asks; its peer's word has to do (RFC 8445, section 2.5).
                     if self.destination is None and (proven or self.ice.lite):

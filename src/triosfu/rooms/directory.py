@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -30,6 +30,8 @@ Reason = models.DisconnectReason
 NO_SUCH_ROOM = "requested room does not exist"  # JS looks for exactly this
 REVOKED = "invalid authorization token: token is revoked"
 FULL = "node has exceeded its configured limit"  # LiveKit's word
+PATIENCE: Final = 10.0  # seconds for one to be admitted; it takes a step, and another where a room is made
+TOO_LONG = f"joining took longer than {PATIENCE:g} s: nobody was let in"
 
 
 class Rooms:
@@ -177,8 +179,16 @@ class Rooms:
         return room
 
     async def join(self, name: str, applicant: Applicant, options: JoinOptions, link: SignalLink) -> Participant:
-        """Admit `applicant` to the room `name`. Cancelled, it has admitted nobody. Errors as `for_join`."""
-        room = await self.for_join(name, applicant)
+        """Admit `applicant` to the room `name`, within ten seconds. Cancelled, it has admitted nobody.
+
+        Raises:
+            JoinRefused: As `for_join`; or the room could not be made in time, and nobody was let in.
+        """
+        room: Room | None = None
+        with trio.move_on_after(PATIENCE):
+            room = await self.for_join(name, applicant)
+        if room is None:
+            raise JoinRefused(503, TOO_LONG)
         participant = room.join(applicant, options, link)
         self.counters["joined"] += 1
         return participant

@@ -18,6 +18,7 @@ from livekit.protocol import rtc
 
 from triosfu.errors import MalformedPacket, PeerError
 from triosfu.peer import PeerState
+from triosfu.rooms.devices import offers_late
 
 if TYPE_CHECKING:
     from triosfu.peer import PeerConnection
@@ -27,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 DEBOUNCE = "negotiate"
 WATCHDOG = "negotiation answer"
+EARLY = "early offer"
 MAX_FRUITLESS = 8
 MAX_CANDIDATE = 4096  # characters of one trickle message
 TRIES = 2  # of asking a client to offer, before it is taken for stuck
@@ -46,9 +48,34 @@ class Negotiator:
         self._offer_id = owner.rng.randint(1, 256)
         self._asked: Counter[str] = Counter()  # sections, by kind, that the client has been asked to add
         self._fruitless = 0  # rounds in a row after which tracks still waited for a section
+        self._early: rtc.SessionDescription | None = None  # an offer whose answer the client could not take yet
         self.answering = False  # an offer has been read and its answer is in the making
 
     # --- the client's turns ----------------------------------------------------------------------------------------
+
+    def receive_early_offer(self, offer: rtc.SessionDescription) -> None:
+        """Apply the offer that came along with a request, once the client can take the answer.
+
+        Raises:
+            PeerError: As `receive_offer`.
+        """
+        owner = self._owner
+        if not (owner.shape.single and offers_late(owner.options.client)):
+            self.receive_offer(offer)
+            return
+        self._early = offer
+        owner.deadlines.arm(EARLY, trio.current_time() + owner.settings.times.early_offer, self._early_overdue)
+
+    def _early_overdue(self) -> None:
+        """The client has no candidates, or is slow: it gets its answer all the same."""
+        with self._owner.guard("join request"):
+            self._take_early_offer()
+
+    def _take_early_offer(self) -> None:
+        offer, self._early = self._early, None
+        self._owner.deadlines.disarm(EARLY)
+        if offer is not None:
+            self.receive_offer(offer)
 
     def receive_offer(self, offer: rtc.SessionDescription) -> None:
         """Apply a client's offer and answer it with its own id (traps 9 and 10).
@@ -57,6 +84,9 @@ class Negotiator:
             PeerError: The offer makes no sense; the session cannot go on with it.
         """
         owner = self._owner
+        self._take_early_offer()
+        if owner.closed:
+            return
         peer = owner.shape.publisher
         try:
             self.answering = True
@@ -110,6 +140,7 @@ class Negotiator:
         candidate = _candidate_of(request.candidateInit)
         if peer is None or not candidate:
             return
+        self._take_early_offer()
         if peer.negotiation.remote is not None:
             peer.add_remote_candidate(candidate)
             return
@@ -134,7 +165,7 @@ class Negotiator:
         owner, now = self._owner, trio.current_time()
         if owner.shape.fixed:
             return  # what changes, changes within what was agreed upon
-        if self.answering:
+        if self.answering or self._early is not None:
             return  # the answer in the making carries it
         if self._waiting and owner.shape.single and not self._lacks_sections():
             return  # the offer that was asked for brings an answer that carries this too

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,7 +19,7 @@ from triosfu.rooms.data import DataPort
 from triosfu.rooms.data_blobs import DataBlobs
 from triosfu.rooms.data_tracks import DataTracks
 from triosfu.rooms.deadlines import Deadlines
-from triosfu.rooms.devices import client_configuration, may_publish
+from triosfu.rooms.devices import client_configuration, may_publish, negotiable
 from triosfu.rooms.joining import SUBSCRIBER_PRIMARY_SINCE
 from triosfu.rooms.liveness import Liveness
 from triosfu.rooms.negotiation import Negotiator
@@ -92,9 +93,8 @@ class Participant:
         self.simulation = Simulation(self)
         self._scope = trio.CancelScope()
         self.shape = self._new_shape(services)
-        if room.own.playout_delay is not None:
-            for peer in self.shape.peers:
-                peer.negotiation.policy = replace(peer.negotiation.policy, playout_delay=True)
+        for peer in self.shape.peers:
+            peer.negotiation.policy = negotiable(options.client, self.configuration, peer.negotiation.policy)
         self.rules = SubscriptionRules()
         self.liveness = Liveness(self)
         self.negotiator = Negotiator(self)
@@ -108,12 +108,14 @@ class Participant:
         return f"<Participant {self.identity} {self.sid}>"
 
     def _new_shape(self, services: Services) -> SessionShape:
+        wishes = self.room.tcp_wishes.has(self.identity)
+        peers = partial(services.peers, tcp_only=True) if wishes else services.peers
         if self.options.fixed:
-            return FixedShape(services.peers, self, self.sid, rng=services.rng, receives=self.options.sends)
+            return FixedShape(peers, self, self.sid, rng=services.rng, receives=self.options.sends)
         if self.options.single:
-            return SingleShape(services.peers, self, self.sid)
+            return SingleShape(peers, self, self.sid)
         modern = self.options.client.protocol >= SUBSCRIBER_PRIMARY_SINCE
-        return DualShape(services.peers, self, self.sid, subscriber_primary=modern and self.permission.can_subscribe)
+        return DualShape(peers, self, self.sid, subscriber_primary=modern and self.permission.can_subscribe)
 
     # --- what others ask -------------------------------------------------------------------------------------------
 

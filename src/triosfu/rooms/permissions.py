@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from livekit.protocol import models
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from livekit.protocol import rtc
+
+MAX_RULES: Final = 32_768  # people, and tracks of theirs, that one publisher names; a message may have many more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,8 @@ class SubscriptionRules:
     def replace(self, request: rtc.SubscriptionPermission, identity_of: Callable[[str], str | None]) -> bool:
         """Replace all rules by those of `request`; return False, and change nothing, when one names nobody.
 
-        `identity_of` resolves a participant sid. An entry whose sid is not in the room (any more) is skipped.
+        `identity_of` resolves a participant sid. An entry whose sid is not in the room (any more) is skipped. Beyond
+        `MAX_RULES` people and tracks no more are let in: whoever is not named there receives nothing.
         """
         if request.all_participants:
             self._everybody, self._all_tracks, self._tracks = True, frozenset(), {}
@@ -84,13 +87,18 @@ class SubscriptionRules:
             return False
         everything: set[str] = set()
         tracks: dict[str, set[str]] = {}
+        room = MAX_RULES
         for entry in request.track_permissions:
             identity = entry.participant_identity or identity_of(entry.participant_sid)
             if identity is None:
                 continue
+            room -= identity not in tracks
+            if room < 0:
+                break
             if entry.all_tracks:
                 everything.add(identity)
-            tracks.setdefault(identity, set()).update(entry.track_sids)
+            tracks.setdefault(identity, set()).update(entry.track_sids[:room])
+            room -= min(room, len(entry.track_sids))
         self._everybody, self._all_tracks = False, frozenset(everything)
         self._tracks = {identity: frozenset(sids) for identity, sids in tracks.items()}
         return True

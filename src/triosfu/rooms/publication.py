@@ -17,10 +17,11 @@ from livekit.protocol import models, rtc
 from triosfu.errors import MalformedPacket
 from triosfu.media.receiver import TrackReceiver
 from triosfu.rooms import track_info
+from triosfu.rooms.backup_codecs import prefer, regression
 from triosfu.rooms.dynacast import Dynacast, bare
 from triosfu.rooms.sids import track_sid
 from triosfu.rooms.signals import RequestReason
-from triosfu.sdp.sections import AnswerPreferences
+from triosfu.rooms.track_sections import payload_types, preferences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from triosfu.rooms.subscription import Subscription
     from triosfu.sdp.codecs import Codec
     from triosfu.sdp.sections import Incoming, Section
-
-RED = "audio/red"
 
 
 class PublicationState(Enum):
@@ -51,7 +50,7 @@ class Publication:
         self.cid = cid
         self.info = info
         self.state = PublicationState.PENDING
-        self.receivers: dict[str, TrackReceiver] = {}  # by mime, the primary codec first
+        self.receivers: dict[str, TrackReceiver] = {}  # by mime, the one to be preferred first
         self.sections: dict[str, str] = {}  # mid -> mime
         self.subscriptions: dict[str, Subscription] = {}  # by the subscriber's sid
         self.subscribed_told = False
@@ -180,8 +179,11 @@ class Publications:
         for asked in request.simulcast_codecs:
             mime = track_info.canonical_mime(asked.codec, request.type, enabled)
             for codec in publication.info.codecs:
-                if codec.mime_type.lower() == mime.lower():
+                if codec.mime_type.lower() == mime.lower() and codec.mime_type not in publication.receivers:
                     codec.cid = asked.cid
+                    if layers := track_info.sorted_layers(asked.layers or request.layers):
+                        del codec.layers[:]
+                        codec.layers.extend(layers)
         self._confirm(request.cid, publication)
 
     def _confirm(self, cid: str, publication: Publication) -> None:
@@ -233,9 +235,9 @@ class Publications:
         info = publication.info
         if not publication.goes_by(incoming.track_id):
             info.codecs[0].sdp_cid = incoming.track_id
-        self._pending.pop(publication.cid, None)
-        self._taken[publication.cid] = publication
-        section.preferences = _preferences(info, _codec_index(info, incoming.track_id))
+        if self._pending.pop(publication.cid, None):
+            self._taken[publication.cid] = publication
+        section.preferences = preferences(info, _codec_index(info, incoming.track_id))
         self._matched.append((publication, peer, section))
 
     def _owner_of(self, section: Section, incoming: Incoming, *, guess: bool) -> Publication | None:
@@ -279,7 +281,7 @@ class Publications:
             rids=rids,
             ssrcs=incoming.ssrcs,
             rtx=incoming.fid,
-            payload_types=_payload_types(incoming.codecs),
+            payload_types=payload_types(incoming.codecs),
             extension_ids={uri: number for number, uri in incoming.extensions.items()},
         )
         track_info.set_published(
@@ -304,6 +306,10 @@ class Publications:
             for mid, mime in list(publication.sections.items()):
                 if other := publication.receivers[mime].changed_codec():
                     self._change_codec(publication, mid, other)
+            room, threshold = self._owner.room, self._owner.settings.codec_regression_threshold
+            if backup := regression(publication, people=len(room.participants), threshold=threshold):
+                prefer(publication, backup)
+                room.track_published(publication, first=False)  # everybody looks which codec to have
 
     def _change_codec(self, publication: Publication, mid: str, mime: str) -> None:
         """Receive a section in another codec; whoever receives the track needs another agreement for that, too."""
@@ -338,9 +344,17 @@ class Publications:
             if mime not in publication.sections.values():
                 del publication.receivers[mime]
                 self._stop_receiving(publication, receiver, peer)
+                if publication.sections:
+                    self._codec_ended(publication, receiver)
             if not publication.sections:
                 self._close(publication)
                 self._owner.changed(at_once=True)
+
+    def _codec_ended(self, publication: Publication, receiver: TrackReceiver) -> None:
+        for subscription in list(publication.subscriptions.values()):
+            if subscription.receiver is receiver:
+                with subscription.subscriber.guard("codec end"):
+                    subscription.subscriber.subscriptions.codec_ended(subscription)
 
     # --- changes ---------------------------------------------------------------------------------------------------
 
@@ -499,23 +513,3 @@ def timed_version(previous: models.TimedVersion) -> models.TimedVersion:
 def _codec_index(info: models.TrackInfo, track_id: str) -> int:
     """Which of the track's codecs the client calls `track_id`; the primary one goes by any name."""
     return next((index for index, codec in enumerate(info.codecs) if codec.cid == track_id), 0)
-
-
-def _preferences(info: models.TrackInfo, index: int) -> AnswerPreferences:
-    """How the section of this track is to be answered (section 4.4)."""
-    mime = info.codecs[index].mime_type or None
-    if info.type != models.TrackType.AUDIO:
-        return AnswerPreferences(mime=mime)
-    wanted = mime is None or mime.lower() == RED
-    red = False if info.disable_red else wanted or None  # None leaves the client's order
-    return AnswerPreferences(mime=mime, stereo=info.stereo, dtx=not info.disable_dtx, red=red)
-
-
-def _payload_types(codecs: list[Codec]) -> dict[int, str | int]:
-    """Map payload types to the codec's mime or, for retransmissions, to the payload type that they repeat."""
-    table: dict[int, str | int] = {}
-    for codec in codecs:
-        table[codec.payload_type] = codec.mime
-        if codec.rtx_payload_type is not None:
-            table[codec.rtx_payload_type] = codec.payload_type
-    return table

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from triosfu.rooms.publication import Publication
     from triosfu.rooms.room import Room
 
+RANKS = (  # the worst first; their numbers are in another order
+    models.ConnectionQuality.LOST,
+    models.ConnectionQuality.POOR,
+    models.ConnectionQuality.GOOD,
+    models.ConnectionQuality.EXCELLENT,
+)
 EXCELLENT_ABOVE, GOOD_ABOVE, POOR_ABOVE = 80.0, 40.0, 20.0
 
 
@@ -43,10 +49,13 @@ def mean_opinion(score: float) -> float:
 
 
 class Watch:
-    """The quality of one track in one direction, looked at once a window."""
+    """The quality of one track in one direction, looked at once a window: sent tracks are those with reports."""
 
     def __init__(self, *, mime: str, needs_reports: bool, now: float) -> None:
         self._quality = TrackQuality(mime=mime, now=now, needs_reports=needs_reports)
+        self.direction = "down" if needs_reports else "up"
+        self._label = models.ConnectionQuality.EXCELLENT
+        self.dropped = False  # whether the last window's word is worse than that of the one before
         self._was_quiet = False
 
     def look(self, seen: Observation, *, quiet: bool, paused: bool = False, now: float) -> float:
@@ -59,6 +68,8 @@ class Watch:
         quality.handle_timeout(now)
         quality.set_muted(False, now)
         self._was_quiet = quiet
+        before, self._label = self._label, label(quality.score)
+        self.dropped = RANKS.index(self._label) < RANKS.index(before)
         return quality.score
 
 
@@ -73,6 +84,7 @@ class Quality:
     def tick(self) -> None:
         """Look at every transport and track, and tell what changed."""
         scores = self._look(trio.current_time())
+        self._room.counters.update(f"quality drop: {one.direction}" for one in self._watches.values() if one.dropped)
         changed = {sid for sid, score in scores.items() if label(score) != self._label_told(sid)}
         self._scores = scores
         if not changed:

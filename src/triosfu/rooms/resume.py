@@ -58,7 +58,7 @@ def take_options(participant: Participant, options: JoinOptions) -> None:
     for request in options.add_tracks:
         participant.publications.add_track(request)
     if options.publisher_offer is not None and not participant.closed:
-        participant.negotiator.receive_offer(options.publisher_offer)
+        participant.negotiator.receive_early_offer(options.publisher_offer)
 
 
 def sync(participant: Participant, state: rtc.SyncState) -> None:

@@ -18,6 +18,7 @@ from triosfu.rooms.participant import Participant
 from triosfu.rooms.publication import timed_version
 from triosfu.rooms.quality import Quality
 from triosfu.rooms.sids import ROOM, new_sid, random_text
+from triosfu.rooms.simulation import TcpWishes
 from triosfu.rooms.speakers import Speakers
 from triosfu.rooms.updates import Announcer
 from triosfu.rooms.welcome import publish_codecs
@@ -58,6 +59,7 @@ class Room:
         self.data = DataRouter(self)
         self.speakers = Speakers(self)
         self.quality = Quality(self)
+        self.tcp_wishes = TcpWishes()
         self.closed = False
         self._services = services
         self._begun = False  # listeners know of it

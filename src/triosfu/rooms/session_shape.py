@@ -30,7 +30,9 @@ RELIABLE, LOSSY, DATA_TRACK = "_reliable", "_lossy", "_data_track"
 class PeerFactory(Protocol):
     """Makes the peer connections of this server, with its mux, certificate and policy."""
 
-    def __call__(self, *, name: str, handler: PeerHandler, single: bool, offerer: bool) -> PeerConnection:
+    def __call__(
+        self, *, name: str, handler: PeerHandler, single: bool, offerer: bool, tcp_only: bool = False
+    ) -> PeerConnection:
         """Return a new peer connection that nobody runs yet."""
 
 

@@ -81,6 +81,7 @@ class Times:
     gap: float = 30.0  # that messages behind a gap wait, while a resume may fill it
     disconnected: float = 5.0  # after the transport went silent, before the client is asked to resume
     negotiation: float = 15.0
+    early_offer: float = 1.0  # that the answer to an offer in the request waits for a client to have applied the offer
     debounce_fast: float = 0.010
     debounce_slow: float = 0.150
     announce: float = 0.100
@@ -90,6 +91,7 @@ class Times:
     codecs: float = 0.400  # until a track that comes in another codec than expected is looked at
     refresh_token: float = 300.0
     track_not_found: float = 60.0
+    backup_codec: float = 15.0  # until a publisher sends the codec that it was asked for
     dynacast_downgrade: float = 5.0
     dynacast_first_off: float = 10.0
     settings_debounce: float = 0.100
@@ -113,4 +115,5 @@ class RoomSettings:
     data_blobs: bool = False
     data_slow_threshold: int = 0  # bits a second; senders of reliable data wait for readers that take more, 0 for none
     remote_unmute: bool = False
+    codec_regression_threshold: int = 5  # people in a room, from which on both codecs are sent; 0 for never
     reception: ReceiveSettings = field(default_factory=ReceiveSettings)

@@ -7,20 +7,39 @@ from typing import TYPE_CHECKING
 
 import structlog
 import trio
-from livekit.protocol import models
+from livekit.protocol import models, rtc
 
 from triosfu.rooms.signals import LeaveAction, leave
 
 if TYPE_CHECKING:
-    from livekit.protocol import rtc
-
     from triosfu.rooms.participant import Participant
 
 log = structlog.get_logger(__name__)
 
 Reason = models.DisconnectReason
 VALID = 5.0  # seconds within which a resume is cut
+REMEMBERED = 300.0  # seconds for which a client that comes back gets the protocol that it asked for
+MAX_REMEMBERED = 1000  # identities of one room
 CUTS_UNTOLD = 3  # resumes that are cut before a word was said, for a client that asks for that
+
+
+class TcpWishes:
+    """Which members of a room have asked to be reached over TCP when they come next; TLS is answered by TCP, too."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def note(self, identity: str, protocol: rtc.CandidateProtocol) -> None:
+        """Note what `identity` asks for."""
+        self._until.pop(identity, None)
+        if protocol != rtc.CandidateProtocol.UDP:
+            if len(self._until) >= MAX_REMEMBERED:
+                del self._until[next(iter(self._until))]
+            self._until[identity] = trio.current_time() + REMEMBERED
+
+    def has(self, identity: str) -> bool:
+        """Whether `identity` has asked, and not too long ago."""
+        return trio.current_time() < self._until.get(identity, -math.inf)
 
 
 class Simulation:
@@ -44,6 +63,7 @@ class Simulation:
             case "leave_request_full_reconnect":
                 owner.close(Reason.UNKNOWN_REASON, action=LeaveAction.RECONNECT)
             case "switch_candidate_protocol":
+                owner.room.tcp_wishes.note(owner.identity, scenario.switch_candidate_protocol)
                 self._switch()
             case "disconnect_signal_on_resume":
                 self._cut_next(told=True, times=1)
@@ -53,7 +73,7 @@ class Simulation:
                 log.debug("scenario not simulated", participant=owner.sid)
 
     def _switch(self) -> None:
-        """Have the transports find their way anew; there is only one protocol to find it by."""
+        """Have the transports find their way anew; another protocol is for the next session, which clients begin."""
         owner = self._owner
         if owner.shape.single:  # where only the client can restart ICE
             owner.send(leave(LeaveAction.RESUME, Reason.CONNECTION_TIMEOUT))

@@ -8,7 +8,6 @@ loop that asks, and a wish that nothing can fulfil ends at its deadline. Protoco
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -19,9 +18,12 @@ from livekit.protocol import models, rtc
 from triosfu.media.down_track import DownTrack
 from triosfu.media.shape import playout_delay
 from triosfu.rooms import track_info
+from triosfu.rooms.backup_codecs import promised_for, receiver_for, sendable
+from triosfu.rooms.configuration import LONGEST_DELAY
 from triosfu.rooms.dynacast import OFF, bare
 from triosfu.rooms.publication import PublicationState
 from triosfu.rooms.sids import MAX_SID
+from triosfu.rooms.track_settings import TrackSettings
 from triosfu.sdp.sections import Sender
 
 if TYPE_CHECKING:
@@ -31,39 +33,8 @@ if TYPE_CHECKING:
     from triosfu.media.receiver import TrackReceiver
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.publication import Publication
-    from triosfu.sdp.codecs import Codec
 
-RED, OPUS = "audio/red", "audio/opus"
 SYNC_STREAMS_SINCE = 10  # signalling protocol
-SLOW_FPS, MEDIUM_FPS = 10, 20  # frames per second up to which one, or two, temporal layers are enough
-
-
-@dataclass(slots=True)
-class TrackSettings:
-    """How much of a video track a subscriber wants (section 5.6)."""
-
-    enabled: bool = True
-    quality: models.VideoQuality = models.VideoQuality.HIGH
-    width: int = 0
-    height: int = 0
-    fps: int = 0
-
-    @classmethod
-    def parse(cls, request: rtc.UpdateTrackSettings) -> TrackSettings:
-        """Take over a client's request."""
-        return cls(not request.disabled, request.quality, request.width, request.height, request.fps)
-
-    def wanted_quality(self, layers: list[models.VideoLayer]) -> models.VideoQuality:
-        """Return the highest of the layers' qualities that is of use; dimensions say more than a quality does."""
-        if self.width > 0 and self.height > 0:
-            return track_info.quality_for_size(layers, self.width, self.height, self.quality)
-        return self.quality if self.quality != models.VideoQuality.OFF else models.VideoQuality.HIGH
-
-    def max_temporal(self) -> int:
-        """Return the highest temporal layer that is of use."""
-        if self.fps <= 0 or self.fps > MEDIUM_FPS:
-            return 3
-        return 0 if self.fps <= SLOW_FPS else 1
 
 
 class Subscription:
@@ -77,6 +48,7 @@ class Subscription:
         self.sender: Sender | None = None  # its section, or its place in the queue for one
         self.down: DownTrack | None = None  # its media, once negotiated
         self.receiver: TrackReceiver | None = None
+        self.awaited: str | None = None  # the codec that its publisher was asked for, as long as it does not come
 
     def __repr__(self) -> str:
         return f"<Subscription of {self.subscriber.identity} to {self.track_sid}>"
@@ -85,6 +57,7 @@ class Subscription:
         """Follow the publisher's mute."""
         if self.down is not None:
             self.down.set_muted(muted, trio.current_time())
+            self.subscriber.shape.subscriber.drain_soon()  # there may be something to say at once
 
 
 class Subscriptions:
@@ -170,6 +143,10 @@ class Subscriptions:
         """A track comes in another codec now: what was agreed upon for it is of no use."""
         self._release(subscription)
 
+    def codec_ended(self, subscription: Subscription) -> None:
+        """A track comes in one codec less: go on with another, if there is one that this client takes."""
+        self._bind(subscription)
+
     def track_closed(self, publication: Publication) -> None:
         """A track is gone for good."""
         self._settings.pop(publication.sid, None)
@@ -245,13 +222,15 @@ class Subscriptions:
             self._count("attempt")
             publication.subscriptions[owner.sid] = subscription
             owner.negotiator.request()
-            if subscription.sender.negotiated and not owner.negotiator.answering:
-                self._bind(subscription)  # its place was agreed upon long ago
+        if subscription.sender is not None and subscription.sender.negotiated and not owner.negotiator.answering:
+            preferred = receiver_for(publication, subscription.sender.negotiated)
+            if preferred is None or preferred is not subscription.receiver:
+                self._bind(subscription)  # its place was agreed upon long ago, or it comes in another codec
 
     def _has_place(self, publication: Publication) -> bool:
         """Tell whether one more track may be received; a wish beyond that waits for another to end."""
         kind, limits = publication.kind, self._owner.settings.limits
-        if not self._owner.shape.has_place(kind, _codecs_of(publication)):
+        if not self._owner.shape.has_place(kind, sendable(publication)):
             return False
         limit = limits.subscribed_video if kind == "video" else limits.subscribed_audio
         return not limit or sum(one.sender is not None and one.sender.kind == kind for one in self) < limit
@@ -273,7 +252,7 @@ class Subscriptions:
             stream_id=f"{publication.publisher.sid}|{self._stream_name(publication)}",
             ssrc=self._new_ssrc(),
             rtx_ssrc=self._new_ssrc() if video else None,
-            codecs=_codecs_of(publication),
+            codecs=sendable(publication),
             stereo=publication.info.stereo,
         )
 
@@ -287,7 +266,8 @@ class Subscriptions:
         """How long this client is asked to hold frames back; a shared screen is shown at once."""
         bounds = self._owner.room.own.playout_delay
         if bounds is None or publication.info.source == models.TrackSource.SCREEN_SHARE:
-            return b""
+            # What goes on as one stream may come from a room with a delay, and has to be told that this one has none.
+            return playout_delay(0, LONGEST_DELAY) if self._owner.shape.fixed and self._owner.departures else b""
         return playout_delay(*bounds)
 
     def _new_ssrc(self) -> int:
@@ -301,28 +281,24 @@ class Subscriptions:
         publication, sender = subscription.publication, subscription.sender
         if publication is None or sender is None:
             return
-        receiver = _receiver_for(publication, sender.negotiated)
+        receiver = receiver_for(publication, sender.negotiated)
         if receiver is None:
-            self._unsupported(subscription)
+            self._ask_for_codec(subscription, publication, promised_for(publication, sender.negotiated))
             return
         now = trio.current_time()
-        down, fresh = subscription.down, subscription.down is None
-        if down is None:
-            down = DownTrack(
-                receiver=receiver,
-                sink=self._owner.shape.subscriber.sink,
-                ssrc=sender.ssrc,
-                rtx_ssrc=sender.rtx_ssrc,
-                rng=self._owner.rng,
-                now=now,
-                cname=sender.stream_id,
-                mid=sender.mid or "",
-                encrypted=publication.encrypted,
-                playout_delay=self._playout_delay(publication),
-                continuing=self._owner.shape.left_off(sender),
+        waited = self._end_waiting(subscription)
+        fresh, continuing = subscription.down is None, None
+        if subscription.receiver is not receiver:
+            if subscription.down is not None:
+                self._owner.tally.subscription_ended(subscription)
+                continuing = self._leave_codec(subscription.down)
+            subscription.down = self._new_down(
+                publication, sender, receiver, now, continuing or self._owner.shape.left_off(sender)
             )
-            down.set_muted(publication.info.muted, now)
-            subscription.down, subscription.receiver = down, receiver
+            subscription.receiver = receiver
+        down = subscription.down
+        if down is None:
+            return
         down.bind(
             payload_types={codec.mime: codec.payload_type for codec in reversed(sender.negotiated)},
             rtx_payload_types={
@@ -333,16 +309,77 @@ class Subscriptions:
             extension_ids=sender.extensions,
             now=now,
         )
-        if fresh:
+        if continuing is not None:
+            self._owner.shape.subscriber.sender.add(down)
+            self._apply(subscription)
+        elif fresh:
             self._owner.shape.subscriber.sender.add(down)
             self._publishers[publication.publisher.sid] += 1
             self._count("success")
-            self._first_settings(publication)
+            if not waited:
+                self._first_settings(publication)
             self._apply(subscription)
             self._owner.room.quality.introduce(publication.publisher, to=self._owner)
             self._owner.room.speakers.introduce(publication.publisher, to=self._owner)
             if self._owner.shape.subscriber_connected:
                 self._started(subscription, publication)
+
+    def _new_down(
+        self, publication: Publication, sender: Sender, receiver: TrackReceiver, now: float, continuing: LeftOff | None
+    ) -> DownTrack:
+        down = DownTrack(
+            receiver=receiver,
+            sink=self._owner.shape.subscriber.sink,
+            ssrc=sender.ssrc,
+            rtx_ssrc=sender.rtx_ssrc,
+            rng=self._owner.rng,
+            now=now,
+            cname=sender.stream_id,
+            mid=sender.mid or "",
+            encrypted=publication.encrypted,
+            playout_delay=self._playout_delay(publication),
+            continuing=continuing,
+        )
+        down.set_muted(publication.info.muted, now)
+        return down
+
+    def _leave_codec(self, down: DownTrack) -> LeftOff:
+        """Stop what comes in one codec; what comes in another goes on from there, on the same SSRCs."""
+        down.unbind()
+        self._owner.shape.subscriber.sender.remove(down)
+        return down.left_off()
+
+    def _ask_for_codec(self, subscription: Subscription, publication: Publication, mime: str | None) -> None:
+        """Nothing that comes is of use to this client: ask for the codec `mime`, which its publisher has announced."""
+        if mime is None:
+            self._unsupported(subscription)
+            return
+        if subscription.awaited is None:
+            self._unbind(subscription)
+            self._count("backup codec")
+            self._first_settings(publication)
+            self._wait_for_codec(subscription)
+        subscription.awaited = mime
+        self._apply(subscription)
+
+    def _wait_for_codec(self, subscription: Subscription) -> None:
+        at = trio.current_time() + self._owner.settings.times.backup_codec
+        self._owner.deadlines.arm(("codec", subscription.track_sid), at, partial(self._codec_overdue, subscription))
+
+    def _codec_overdue(self, subscription: Subscription) -> None:
+        """The publisher sends nothing that this client takes; while it is not to, that is as it should be."""
+        publication = subscription.publication
+        settings = self._settings.get(subscription.track_sid)
+        if publication is not None and (publication.info.muted or (settings is not None and not settings.enabled)):
+            self._wait_for_codec(subscription)
+        else:
+            self._unsupported(subscription)
+
+    def _end_waiting(self, subscription: Subscription) -> bool:
+        """Wait for no codec any more; return whether one was waited for."""
+        self._owner.deadlines.disarm(("codec", subscription.track_sid))
+        waited, subscription.awaited = subscription.awaited is not None, None
+        return waited
 
     def _started(self, subscription: Subscription, publication: Publication) -> None:
         if not self._owner.permission.hidden:
@@ -365,19 +402,20 @@ class Subscriptions:
         publication, down = subscription.publication, subscription.down
         self._owner.tally.subscription_ended(subscription)
         subscription.down = subscription.receiver = None
+        waited = self._end_waiting(subscription)
+        if publication is not None and (down is not None or waited):
+            message = publication.dynacast.forget(self._owner.sid, trio.current_time())
+            publication.publisher.publications.tell_quality(publication, message)
         if down is None:
             return None
-        down.unbind()
-        self._owner.shape.subscriber.sender.remove(down)
+        left_off = self._leave_codec(down)
         if publication is not None:
             publisher = publication.publisher
             self._publishers[publisher.sid] -= 1
             if self._publishers[publisher.sid] <= 0:
                 del self._publishers[publisher.sid]
                 self._owner.room.speakers.forget(publisher, by=self._owner)
-            message = publication.dynacast.forget(self._owner.sid, trio.current_time())
-            publisher.publications.tell_quality(publication, message)
-        return down.left_off()
+        return left_off
 
     def _release(self, subscription: Subscription) -> None:
         """Take a subscription's media and section away; the wish itself is not this function's business."""
@@ -437,19 +475,23 @@ class Subscriptions:
 
     def _apply(self, subscription: Subscription) -> None:
         publication, down, receiver = subscription.publication, subscription.down, subscription.receiver
-        if publication is None or down is None or receiver is None:
+        mime = subscription.awaited if receiver is None else receiver.mime
+        if publication is None or mime is None:
             return
         settings = self._settings.get(publication.sid) or TrackSettings()
         now = trio.current_time()
-        down.set_disabled(not settings.enabled, now)
+        if down is not None:
+            down.set_disabled(not settings.enabled, now)
+            if not settings.enabled:
+                self._owner.shape.subscriber.drain_soon()
         if publication.kind != "video":
             return
-        layers = publication.layers(receiver.mime)
+        layers = publication.layers(mime)
         quality = settings.wanted_quality(layers)
-        down.set_max_layer(track_info.spatial_for_quality(layers, quality), settings.max_temporal(), now)
-        codec = bare(receiver.mime)
+        if down is not None:
+            down.set_max_layer(track_info.spatial_for_quality(layers, quality), settings.max_temporal(), now)
         wish = int(quality) if settings.enabled else OFF
-        message = publication.dynacast.wish(self._owner.sid, codec, wish, now)
+        message = publication.dynacast.wish(self._owner.sid, bare(mime), wish, now)
         publication.publisher.publications.tell_quality(publication, message)
 
     def leave_room(self) -> None:
@@ -467,20 +509,3 @@ class Subscriptions:
         wishes, self._wishes = self._wishes, {}
         for subscription in wishes.values():
             self._release(subscription)
-
-
-def _codecs_of(publication: Publication) -> list[str]:
-    """The codecs that a track can be sent in."""
-    codecs = list(publication.receivers)
-    if RED in codecs and OPUS not in codecs and not publication.encrypted:
-        codecs.append(OPUS)  # redundancy is taken off for those who cannot read it
-    return codecs
-
-
-def _receiver_for(publication: Publication, negotiated: list[Codec]) -> TrackReceiver | None:
-    """The first codec of the publisher that the subscriber takes; RED serves Opus too, being taken apart."""
-    mimes = {codec.mime.lower() for codec in negotiated}
-    for mime, receiver in publication.receivers.items():
-        if mime.lower() in mimes or (mime.lower() == RED and OPUS in mimes and not publication.encrypted):
-            return receiver
-    return None

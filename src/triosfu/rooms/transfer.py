@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from triosfu.rooms.room import Room
 
 Reason = models.DisconnectReason
-MOVING_SINCE: Final = 16  # signalling protocol
+MOVING_SINCE: Final = 16  # signalling protocol; a client that signals by HTTP requests need not know where it is
 NO_SUCH_PARTICIPANT: Final = "participant does not exist"
 TAKEN: Final = "participant already exists in the destination room"
 FORWARDED: Final = "participant is forwarded from another room"
@@ -32,7 +32,7 @@ async def move_to(rooms: Rooms, participant: Participant, name: str, *, create: 
 
     Cancelled, it has moved nobody. Errors as `_enter`, then nobody was moved.
     """
-    if participant.options.client.protocol < MOVING_SINCE:
+    if participant.options.client.protocol < MOVING_SINCE and not participant.options.fixed:
         raise JoinRefused(412, "participant does not support moving")
     await _enter(rooms, participant, name, _move, create=create)
 

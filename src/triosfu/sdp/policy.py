@@ -38,7 +38,6 @@ class MediaPolicy:
     rtx: bool = True  # retransmissions on a stream of their own (RFC 4588)
     only_preferred: bool = False  # answer just the preferred codec: Firefox on Linux and Android ignores the order
     transport_cc: bool = False  # measure the path to the client with TWCC instead of REMB
-    playout_delay: bool = False  # offer the playout-delay extension
     reuse_sections: bool = True  # Safari does not like another track in an old section
 
 
@@ -78,8 +77,9 @@ def forwarded_extensions(kind: str, policy: MediaPolicy) -> frozenset[str]:
     if kind == "audio":
         return frozenset({extmap.ABS_CAPTURE_TIME})
     estimate = extmap.TRANSPORT_CC if policy.transport_cc else extmap.ABS_SEND_TIME
-    delay = {extmap.PLAYOUT_DELAY} if policy.playout_delay else set()
-    return frozenset({extmap.DEPENDENCY_DESCRIPTOR, extmap.ABS_CAPTURE_TIME, estimate} | delay)
+    # The delay is negotiated with everybody, and written where a room has one. Whoever is moved to such a room later
+    # needs it then, and browsers never offer again what was once answered without it.
+    return frozenset({extmap.DEPENDENCY_DESCRIPTOR, extmap.ABS_CAPTURE_TIME, extmap.PLAYOUT_DELAY, estimate})
 
 
 def answered_extensions(offered: Iterable[Extension], allowed: frozenset[str], ours: Direction) -> list[Extension]:

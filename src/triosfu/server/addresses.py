@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import ifaddr
 
 from triosfu.errors import ConfigError
+from triosfu.net.tcp import listen
 from triosfu.net.udp import UdpMux
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
     from contextlib import AsyncExitStack
 
@@ -82,19 +84,34 @@ def _allowed(address: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: N
 
 
 async def open_mux(config: Config, stack: AsyncExitStack) -> UdpMux:
-    """A mux on the first free port of `rtc.udp_port`; `stack` closes it. Cancelled, it has left no port open.
+    """A mux on the first free port of `rtc.udp_port`, and on `rtc.tcp_port` if there is to be one; `stack` closes it.
+
+    Cancelled, it has left no port open.
 
     Raises:
-        ConfigError: None of the ports is free on every address.
+        ConfigError: A port cannot be had on every address.
     """
     hosts = media_hosts(config)
+    listeners = _listeners(config, hosts)
+    for listener in listeners:
+        stack.callback(listener.close)
     ports = config.rtc.udp_port
     problem: OSError | None = None
     for port in range(ports.first, ports.last + 1):
         advertised = [(str(ip), port) for ip in config.rtc.node_ip]
+        opened = UdpMux.open(hosts, port, advertised=advertised, listeners=listeners)
         try:
-            return await stack.enter_async_context(UdpMux.open(hosts, port, advertised=advertised))
+            return await stack.enter_async_context(opened)
         except OSError as error:
             problem = error
     reason = problem.strerror if problem is not None else "the range is empty"
     raise ConfigError(f"rtc.udp_port: cannot open {ports.first} to {ports.last}: {reason}")
+
+
+def _listeners(config: Config, hosts: list[str]) -> list[socket.socket]:
+    if not config.rtc.tcp_port:
+        return []
+    try:
+        return listen(hosts, config.rtc.tcp_port)
+    except OSError as error:
+        raise ConfigError(f"rtc.tcp_port: cannot open {config.rtc.tcp_port}: {error.strerror}") from None

@@ -67,7 +67,9 @@ class PeerFactory:
     rng: SystemRandom
     counters: Counter[str] = field(default_factory=Counter)  # of all of them
 
-    def __call__(self, *, name: str, handler: PeerHandler, single: bool, offerer: bool) -> PeerConnection:
+    def __call__(
+        self, *, name: str, handler: PeerHandler, single: bool, offerer: bool, tcp_only: bool = False
+    ) -> PeerConnection:
         """A new peer connection that nobody runs yet."""
         return PeerConnection(
             name=name,
@@ -79,6 +81,7 @@ class PeerFactory:
             offerer=offerer,
             rng=self.rng,
             settings=self.settings,
+            tcp_only=tcp_only,
             ntp_offset=time.time() + NTP_EPOCH - trio.current_time(),
             counters=self.counters,
         )
@@ -164,7 +167,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
             mux=mux,
             certificate=Certificate.generate(),
             policy=media_policy(config),
-            settings=PeerSettings(ice_lite=config.rtc.use_ice_lite),
+            settings=PeerSettings(ice_lite=config.rtc.use_ice_lite, tcp_only=config.rtc.force_tcp),
             rng=rng,
         )
         settings = room_settings(config, rng)
@@ -216,6 +219,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
             await nursery.start(rooms.run, name="rooms")
             await nursery.start(http.serve, listeners, name="http")
             if monitoring is not None:
+                mux.forwarded = monitoring.history.forwarding.observe
                 sources = Sources(
                     mux=mux,
                     http=http,
@@ -227,6 +231,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                     delay=monitoring.delay,
                     webhooks=webhooks,
                     whip=whip,
+                    agents=agents,
                 )
                 await nursery.start(monitoring.run, sources, name="metrics")
             try:

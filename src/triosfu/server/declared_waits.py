@@ -19,6 +19,8 @@ DECLARED: Final[Mapping[str, str]] = {
     "triosfu.net.udp:UdpMux._receive": "the service: datagrams from anybody, until the server ends",
     "triosfu.net.udp:UdpMux._flush_when_asked": "the service: datagrams to send, until the server ends",
     "trio._highlevel_serve_listeners:_serve_one_listener": "the service: connections from anybody",
+    "triosfu.net.tcp:TcpPort._accept": "the service: connections from anybody",
+    "triosfu.net.tcp:Connection._read": "the end of its peer connection, whose cores give up in time",
     "triosfu.rooms.directory:Rooms.run": "the service: holds the rooms, until the server ends",
     "triosfu.server.admin:serve_admin": "the service: somebody who asks for this tree",
     "triosfu.server.until_signalled:run_until_signalled": "the service: SIGINT or SIGTERM",

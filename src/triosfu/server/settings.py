@@ -61,6 +61,7 @@ def room_settings(config: Config, rng: Random) -> RoomSettings:
         data_blobs=config.enable_participant_data_blob,
         data_slow_threshold=config.rtc.datachannel_slow_threshold,
         remote_unmute=config.room.enable_remote_unmute,
+        codec_regression_threshold=max(0, config.video.codec_regression_threshold),
         reception=reception(config),
     )
 
@@ -127,7 +128,6 @@ def media_policy(config: Config) -> MediaPolicy:
         receive=codecs,
         send=codecs,
         rtx=RTX in codecs,
-        playout_delay=config.room.playout_delay.enabled,
     )
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from triosfu.signalling.codec import encode
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from livekit.protocol import rtc
 
     from triosfu.net.websocket import WebSocket
@@ -21,9 +23,11 @@ MAX_WAITING = 1024  # messages before the socket is open; what a join says is a 
 class SocketLink:
     """A `SignalLink` over a WebSocket."""
 
-    def __init__(self, *, text: bool = False) -> None:
+    def __init__(self, counters: Counter[str], *, text: bool = False) -> None:
+        """Say nothing yet; `responses`, and `responses_lost` on a socket that is over or full, are counted."""
         self.text = text  # whether the client's last frame was a text frame, or it asked for text from the start
         self.overflowed = False
+        self._counters = counters
         self._socket: WebSocket | None = None
         self._waiting: list[rtc.SignalResponse] = []
         self._closed: int | None = None  # with which code, once asked for
@@ -38,7 +42,7 @@ class SocketLink:
         self._socket = socket
         waiting, self._waiting = self._waiting, []
         for message in waiting:
-            socket.send_nowait(encode(message, text=self.text))
+            self._say(socket, message)
         if self._closed is not None:
             socket.close(self._closed)
 
@@ -47,13 +51,17 @@ class SocketLink:
         if self._closed is not None:
             return
         if self._socket is not None:
-            # False: the socket is over, or too full and closed itself for it. Its reader finds out at once.
-            self._socket.send_nowait(encode(message, text=self.text))
+            self._say(self._socket, message)
         elif len(self._waiting) < MAX_WAITING:
             self._waiting.append(message)
         else:
             self.overflowed = True
             self.close(1013)
+
+    def _say(self, socket: WebSocket, message: rtc.SignalResponse) -> None:
+        # False: the socket is over, or too full and closed itself for it. Its reader finds out at once.
+        sent = socket.send_nowait(encode(message, text=self.text))
+        self._counters["responses" if sent else "responses_lost"] += 1
 
     def close(self, code: int = 1000) -> None:
         """Send what is queued, briefly, then close with `code`."""

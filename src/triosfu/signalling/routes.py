@@ -119,14 +119,14 @@ class Signalling:
 
         `json=1` is ours: a page can have text frames from the first message on, before it has sent one of its own.
         """
-        link = SocketLink(text=text)
+        link = SocketLink(self.counters, text=text)
         if wish.options.reconnect:
             self._rooms.check_token(wish.room, wish.applicant)
             participant = self._rooms.resume(wish.room, wish.applicant.identity, wish.options, link)
             if participant is None:
                 # Never an HTTP error: clients would only try to resume again (trap 24).
                 self.counters["unknown_resumes"] += 1
-                return Upgrade(_start_over)
+                return Upgrade(self._start_over)
         else:
             participant = await self._rooms.join(wish.room, wish.applicant, wish.options, link)
         return Upgrade(self._session(participant, link), self._limits)
@@ -139,13 +139,12 @@ class Signalling:
 
         return session
 
-
-async def _start_over(socket: WebSocket) -> None:
-    """Tell a client whose session is not known here to begin a new one."""
-    link = SocketLink()
-    link.open(socket)
-    link.send(leave(LeaveAction.RECONNECT, models.DisconnectReason.STATE_MISMATCH))
-    link.close()
+    async def _start_over(self, socket: WebSocket) -> None:
+        """Tell a client whose session is not known here to begin a new one."""
+        link = SocketLink(self.counters)
+        link.open(socket)
+        link.send(leave(LeaveAction.RECONNECT, models.DisconnectReason.STATE_MISMATCH))
+        link.close()
 
 
 def token_refresher(

@@ -18,12 +18,14 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from triosfu.errors import UsageError
+from triosfu.histogram import Histogram
 
 if TYPE_CHECKING:
     from random import Random
 
     from livekit.protocol.webhook import WebhookEvent
 
+LENGTHS = (1, 2, 3, 4, 5, 10, 20, 40, 80)  # bounds, LiveKit's, of how many events of a room there are
 JITTER = 0.2  # of a pause, either way: rooms do not all come back at once
 OVERHEAD = 1024  # bytes that a waiting event takes besides its own
 
@@ -70,6 +72,7 @@ class Outbox:
 
     def __init__(self, schedule: Schedule, *, rng: Random) -> None:
         self.counters: Counter[str] = Counter()
+        self.lengths = Histogram(LENGTHS)  # of rooms' queues, whenever an event came, with that one
         self.untold = 0  # dropped, and no event has said so yet
         self.schedule = schedule
         self._rng = rng
@@ -100,6 +103,7 @@ class Outbox:
             room = self._rooms[name] = _Room(name)
         delivery = Delivery(name, event, now, event.ByteSize() + OVERHEAD)
         room.waiting.append(delivery)
+        self.lengths.observe(len(room.waiting) + (room.current is not None))
         self._by_age.append(delivery)
         self._size += delivery.size
         if len(room.waiting) > self.schedule.depth:

@@ -140,6 +140,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._by_sid: dict[str, Session] = {}
+        self._sids: dict[Participant, str] = {}  # when their sessions began: who is moved has another one
 
     def __len__(self) -> int:
         return len(self._by_sid)
@@ -147,15 +148,16 @@ class Sessions:
     def add(self, session: Session) -> None:
         """Keep `session` until its participant leaves."""
         self._by_sid[session.participant.sid] = session
+        self._sids[session.participant] = session.participant.sid
 
     def find(self, sid: str) -> Session | None:
-        """The session whose participant has, or had when it began, this sid."""
+        """The session whose participant had this sid when it began."""
         return self._by_sid.get(sid)
 
     def participant_left(self, participant: Participant) -> None:
         """Forget the session of a participant that is gone."""
-        if participant.closed:
-            self._by_sid.pop(participant.sid, None)
+        if participant.closed and (sid := self._sids.pop(participant, None)):
+            self._by_sid.pop(sid, None)
 
     def room_started(self, room: Room) -> None:
         """Do nothing; so for the rest."""

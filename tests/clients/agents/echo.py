@@ -61,6 +61,7 @@ async def entrypoint(ctx: JobContext) -> None:
             echoes.add(asyncio.ensure_future(echo(track, source)))
 
     ctx.room.on("track_subscribed", subscribed)
+    ctx.room.on("moved", lambda: tell("moved", job=ctx.job.id, room=ctx.room.name))
     await ctx.connect(auto_subscribe=AutoSubscribe.AUDIO_ONLY)
     about = ctx.job.participant.identity
     tell("joined", job=ctx.job.id, room=ctx.room.name, metadata=ctx.job.metadata, participant=about, pid=os.getpid())

@@ -43,6 +43,19 @@ try {
 } catch (error) {
   said.missing = [error.status, error.code, error.message];
 }
+said.errors = [];
+for (const call of [
+  () => rooms.createRoom({ name: 'x'.repeat(257) }),
+  () => rooms.getParticipant('nowhere', identity),
+  () => rooms.moveParticipant('nowhere', identity, 'nowhere'),
+  () => new RoomServiceClient(url, key, 'x'.repeat(32)).listRooms(),
+]) {
+  try {
+    await call();
+  } catch (error) {
+    said.errors.push([error.status, error.code ?? '']);
+  }
+}
 const egress = new EgressClient(url, key, secret);
 const ingress = new IngressClient(url, key, secret);
 const sip = new SipClient(url, key, secret);

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from triosfu.dtls import Certificate, DtlsConnection, Fingerprint, Role
-from triosfu.net.batch import BATCH, BatchedInbox, Inbox, PlainInbox, ffi
+from triosfu.net.batch import BATCH, SLOT, BatchedInbox, Inbox, PlainInbox, ffi
 from triosfu.net.egress import Egress
 from triosfu.srtp import Inbound, Outbound, SrtpKeys, SrtpProfile
 
@@ -73,7 +73,7 @@ def bench_forward(profile: SrtpProfile) -> float:
                     sequence = (before + batch * BATCH + index) & 0xFFFF
                     offset = egress.reserve()
                     HEADER.pack_into(egress.arena, offset, 0x80, 96, sequence, 0, 1)
-                    length = outbound.protect_in_place(egress.pointer + offset, SIZE)
+                    length = outbound.protect_in_place(egress.pointers[offset // SLOT], SIZE)
                     egress.commit(offset, length, destination)
                 egress.flush()
 

@@ -17,7 +17,7 @@ from triosfu.media.receiver import TrackReceiver
 from triosfu.rtp.wire import build_rtp
 
 if TYPE_CHECKING:
-    from triosfu.rtp.wire import RtpPacket
+    from triosfu.media.burst import Burst
 
 PACKETS = 5000
 MID = "urn:ietf:params:rtp-hdrext:sdes:mid"
@@ -26,8 +26,8 @@ MID = "urn:ietf:params:rtp-hdrext:sdes:mid"
 class Sink:
     """A subscriber that throws everything away."""
 
-    def forward(self, packet: RtpPacket, now: float) -> None:
-        """Take one packet."""
+    def forward(self, burst: Burst, now: float) -> None:
+        """Take packets."""
 
 
 def packet(kind: str, number: int, *, loss: bool) -> bytes:
@@ -71,6 +71,7 @@ def bench(kind: str, *, loss: bool = False) -> float:
         for data in stream:
             now += 0.002
             ingress.receive_rtp(data, now)
+            ingress.forward(now)
             if now >= ingress.next_timeout():
                 ingress.handle_timeout(now)
                 ingress.rtcp_to_send()

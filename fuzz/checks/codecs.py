@@ -102,7 +102,7 @@ class Slot:
         """The offset of the slot."""
         return 0
 
-    def commit_rtp(self, offset: int, length: int) -> None:
+    def commit_rtp(self, offset: int, length: int, vital: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
         """Look at the packet."""
         packet = RtpPacket.parse(bytes(self.arena[offset : offset + length]))
         assert bytes(self.arena[SLOT:]) == GUARD
@@ -147,7 +147,8 @@ def check_forwarding(data: bytes) -> None:
             )
             packet.spatial = size % 2
             receiver.inspect(packet)
-            track.forward(packet, number / 50)
+            receiver.deliver(packet, number / 50)
+            receiver.forward(number / 50)
             if size % 7 == 0:
                 track.set_max_layer(size % 2, size % 4, number / 50)
         track.receive_nack([*sorted(sink.sent), *range(0, 65536, 4099)], number / 50)

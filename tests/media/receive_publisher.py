@@ -13,6 +13,7 @@ from triosfu.rtp.wire import build_rtp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from triosfu.media.burst import Burst
     from triosfu.rtp.rtcp import RtcpPacket
     from triosfu.rtp.wire import RtpPacket
 
@@ -33,8 +34,8 @@ class Recorder:
     def __init__(self) -> None:
         self.packets: list[RtpPacket] = []
 
-    def forward(self, packet: RtpPacket, now: float) -> None:
-        self.packets.append(packet)
+    def forward(self, burst: Burst, now: float) -> None:
+        self.packets += burst.packets
 
     @property
     def indexes(self) -> list[int]:
@@ -44,6 +45,12 @@ class Recorder:
     @property
     def payloads(self) -> list[bytes]:
         return [packet.payload for packet in self.packets]
+
+
+def receive(ingress: Ingress, data: bytes, now: float) -> None:
+    """A batch of one packet."""
+    ingress.receive_rtp(data, now)
+    ingress.forward(now)
 
 
 def new_ingress() -> Ingress:

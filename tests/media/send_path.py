@@ -39,7 +39,7 @@ class Recorder:
         self._next = (self._next + 2048) % len(self.arena)
         return self._next
 
-    def commit_rtp(self, offset: int, length: int) -> None:
+    def commit_rtp(self, offset: int, length: int, vital: bool = False) -> None:
         self.packets.append(RtpPacket.parse(bytes(self.arena[offset : offset + length])))
 
 
@@ -124,6 +124,7 @@ class Path:
             extensions=extensions,
         )
         self.ingress.receive_rtp(data, self.now)
+        self.ingress.forward(self.now)
         return self.sink.packets[before:]
 
     def report(self, layer: int, timestamp: int, *, ntp: float | None = None) -> None:

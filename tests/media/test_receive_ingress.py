@@ -22,6 +22,7 @@ from tests.media.receive_publisher import (
     new_audio,
     new_ingress,
     new_video,
+    receive,
     run_until,
     sent,
     with_video,
@@ -60,9 +61,9 @@ def labelled(sequence: int, ssrc: int, rid: str, mid: bytes = b"0") -> bytes:
 def test_layers_are_told_by_rid_and_stay_known_when_the_rid_stops_coming() -> None:
     ingress, receiver, recorder = with_simulcast()
     for rid, ssrc in LAYERS.items():
-        ingress.receive_rtp(labelled(1, ssrc, rid), 0.0)
+        receive(ingress, labelled(1, ssrc, rid), 0.0)
     for ssrc in LAYERS.values():
-        ingress.receive_rtp(media(2, ssrc=ssrc), 0.1)
+        receive(ingress, media(2, ssrc=ssrc), 0.1)
     assert [(packet.spatial, packet.ssrc) for packet in recorder.packets] == [
         (0, 1000), (1, 1001), (2, 1002), (0, 1000), (1, 1001), (2, 1002)
     ]  # fmt: skip
@@ -71,11 +72,11 @@ def test_layers_are_told_by_rid_and_stay_known_when_the_rid_stops_coming() -> No
 
 def test_a_renegotiation_that_adds_the_track_again_keeps_its_layers() -> None:
     ingress, receiver, recorder = with_simulcast()
-    ingress.receive_rtp(labelled(1, 1001, "h"), 0.0)
+    receive(ingress, labelled(1, 1001, "h"), 0.0)
     stream = receiver.streams[1]
     ingress.remove_track(receiver)
     ingress.add_track(receiver, mid="0", rids=["q", "h", "f"], payload_types=VIDEO, extension_ids=EXTENSIONS)
-    ingress.receive_rtp(media(3, ssrc=1001), 0.1)
+    receive(ingress, media(3, ssrc=1001), 0.1)
     assert recorder.indexes == [0, 2]
     assert receiver.streams == {1: stream}
     assert ingress.counters["replaced"] == 0
@@ -83,26 +84,26 @@ def test_a_renegotiation_that_adds_the_track_again_keeps_its_layers() -> None:
 
 def test_another_receiver_for_the_section_gets_the_layers_that_were_named_before() -> None:
     ingress, receiver, recorder = with_simulcast()
-    ingress.receive_rtp(labelled(1, 1002, "f"), 0.0)
+    receive(ingress, labelled(1, 1002, "f"), 0.0)
     ingress.remove_track(receiver)
-    ingress.receive_rtp(media(2, ssrc=1002), 0.1)
+    receive(ingress, media(2, ssrc=1002), 0.1)
     other = new_video("video/VP9")
     ingress.add_track(other, mid="0", rids=["q", "h", "f"], payload_types=VIDEO, extension_ids=EXTENSIONS)
-    ingress.receive_rtp(media(3, ssrc=1002, payload_type=98), 0.2)
+    receive(ingress, media(3, ssrc=1002, payload_type=98), 0.2)
     assert len(recorder.packets) == 1
     assert list(other.streams) == [2]
 
 
 def test_simulcast_retransmissions_are_told_by_the_repaired_rid() -> None:
     ingress, receiver, recorder = with_simulcast()
-    ingress.receive_rtp(labelled(1, 1001, "h"), 0.0)
-    ingress.receive_rtp(labelled(3, 1001, "h"), 0.0)
+    receive(ingress, labelled(1, 1001, "h"), 0.0)
+    receive(ingress, labelled(3, 1001, "h"), 0.0)
     for sequence, extensions in ((1, {MID: b"0", REPAIRED: b"h"}), (2, {})):
         repeat = build_rtp(
             ssrc=2001, payload_type=97, sequence=sequence, timestamp=6000,
             payload=b"\x00\x02" + DELTA, extensions=extensions,
         )  # fmt: skip
-        ingress.receive_rtp(repeat, 0.1)
+        receive(ingress, repeat, 0.1)
     assert recorder.indexes == [0, 2, 1]
     assert recorder.packets[2].ssrc == 1001
     assert receiver.streams[1].duplicates == 1
@@ -117,14 +118,14 @@ def test_layers_without_rids_are_told_by_their_ssrcs_in_order() -> None:
         receiver, mid="0", ssrcs=[5, 6, 7], rtx={5: 15, 6: 16, 7: 17}, payload_types=VIDEO, extension_ids=EXTENSIONS
     )
     for ssrc in (7, 5, 6):
-        ingress.receive_rtp(media(1, ssrc=ssrc), 0.0)
+        receive(ingress, media(1, ssrc=ssrc), 0.0)
     assert {spatial: stream.ssrc for spatial, stream in receiver.streams.items()} == {0: 5, 1: 6, 2: 7}
 
 
 def test_in_simulcast_the_rid_says_more_than_incomplete_ssrc_lines() -> None:
     ingress, receiver = new_ingress(), new_video()
     ingress.add_track(receiver, mid="0", rids=["q", "h"], ssrcs=[1001], payload_types=VIDEO, extension_ids=EXTENSIONS)
-    ingress.receive_rtp(labelled(1, 1001, "h"), 0.0)
+    receive(ingress, labelled(1, 1001, "h"), 0.0)
     assert list(receiver.streams) == [1]
 
 
@@ -133,47 +134,49 @@ def test_tracks_are_told_by_mid_or_else_by_a_payload_type_that_only_one_has() ->
     ingress.add_track(audio, mid="a", payload_types=AUDIO, extension_ids=EXTENSIONS)
     ingress.add_track(video, mid="v", payload_types=VIDEO, extension_ids=EXTENSIONS)
     ingress.add_track(screen, mid="s", payload_types=VIDEO, extension_ids=EXTENSIONS)
-    ingress.receive_rtp(media(1, ssrc=1, payload_type=111), 0.0)
-    ingress.receive_rtp(media(1, ssrc=2, extensions={MID: b"s"}), 0.0)
+    receive(ingress, media(1, ssrc=1, payload_type=111), 0.0)
+    receive(ingress, media(1, ssrc=2, extensions={MID: b"s"}), 0.0)
     assert (list(audio.streams), list(video.streams), list(screen.streams)) == ([0], [], [0])
-    ingress.receive_rtp(media(1, ssrc=3), 0.0)
+    receive(ingress, media(1, ssrc=3), 0.0)
     assert video.streams[0].ssrc == 3  # the only one of that payload type that has no source yet
-    ingress.receive_rtp(media(1, ssrc=4), 0.0)
+    receive(ingress, media(1, ssrc=4), 0.0)
     assert {stream.ssrc for track in (video, screen) for stream in track.streams.values()} == {2, 3}
 
 
 def test_a_mid_that_nobody_has_is_not_guessed_from_the_payload_type() -> None:
     ingress, audio = new_ingress(), new_audio()
     ingress.add_track(audio, mid="a", payload_types=AUDIO, extension_ids=EXTENSIONS)
-    ingress.receive_rtp(media(1, ssrc=1, payload_type=111, extensions={MID: b"b"}), 0.0)
+    receive(ingress, media(1, ssrc=1, payload_type=111, extensions={MID: b"b"}), 0.0)
     assert audio.streams == {}
 
 
 def test_what_comes_before_the_track_is_known_is_held_and_replayed_in_order() -> None:
     ingress, receiver, recorder = new_ingress(), new_video(), Recorder()
-    ingress.receive_rtp(labelled(1, 1000, "q"), 10.0)
+    receive(ingress, labelled(1, 1000, "q"), 10.0)
     for sequence in range(2, 6):
-        ingress.receive_rtp(media(sequence, ssrc=1000), 10.1)
+        receive(ingress, media(sequence, ssrc=1000), 10.1)
     receiver.subscribe(recorder)
     ingress.add_track(receiver, mid="0", rids=["q"], payload_types=VIDEO, extension_ids=EXTENSIONS)
+    ingress.forward(10.1)
     assert recorder.indexes == [0, 1, 2, 3, 4]
-    ingress.receive_rtp(media(6, ssrc=1000), 10.2)
+    receive(ingress, media(6, ssrc=1000), 10.2)
     assert recorder.indexes[-1] == 5
 
 
 def test_old_media_is_not_replayed() -> None:
     ingress, receiver, recorder = new_ingress(), new_video(), Recorder()
     receiver.subscribe(recorder)
-    ingress.receive_rtp(media(1), 10.0)
-    ingress.receive_rtp(media(2), 10.0 + HOLD_FOR + 0.1)
+    receive(ingress, media(1), 10.0)
+    receive(ingress, media(2), 10.0 + HOLD_FOR + 0.1)
     ingress.add_track(receiver, mid="0", ssrcs=[1000], payload_types=VIDEO, extension_ids=EXTENSIONS)
+    ingress.forward(10.0 + HOLD_FOR + 0.1)
     assert [packet.sequence for packet in recorder.packets] == [2]
 
 
 def test_what_was_held_grows_old_while_other_media_flows() -> None:
     ingress, _, _ = with_simulcast()
-    ingress.receive_rtp(media(1, ssrc=77), 10.0)
-    ingress.receive_rtp(labelled(1, 1000, "q"), 60.0)
+    receive(ingress, media(1, ssrc=77), 10.0)
+    receive(ingress, labelled(1, 1000, "q"), 60.0)
     receiver, recorder = new_video(), Recorder()
     receiver.subscribe(recorder)
     ingress.add_track(receiver, mid="1", ssrcs=[77], payload_types=VIDEO, extension_ids=EXTENSIONS)
@@ -183,9 +186,9 @@ def test_what_was_held_grows_old_while_other_media_flows() -> None:
 def test_unbound_sources_are_bounded_and_counted() -> None:
     ingress, _, _ = with_simulcast()
     for sequence in range(3 * MAX_HELD_PACKETS):
-        ingress.receive_rtp(media(sequence, ssrc=1), 0.0)
+        receive(ingress, media(sequence, ssrc=1), 0.0)
     for ssrc in range(100_000, 101_000):
-        ingress.receive_rtp(media(1, ssrc=ssrc), 0.0)
+        receive(ingress, media(1, ssrc=ssrc), 0.0)
     assert len(ingress._held) == MAX_HELD_SSRCS
     assert len(ingress._bindings._said) <= 64
     assert ingress.counters["unbound"] == 3 * MAX_HELD_PACKETS + 1000 - MAX_HELD_SSRCS
@@ -194,20 +197,20 @@ def test_unbound_sources_are_bounded_and_counted() -> None:
 def test_forward_error_correction_is_no_layer() -> None:
     ingress, receiver = new_ingress(), new_video()
     ingress.add_track(receiver, mid="0", ssrcs=[5, 6], payload_types=VIDEO, extension_ids=EXTENSIONS)
-    ingress.receive_rtp(media(1, ssrc=6, payload_type=49, extensions={MID: b"0"}), 0.0)
+    receive(ingress, media(1, ssrc=6, payload_type=49, extensions={MID: b"0"}), 0.0)
     assert receiver.streams == {}
 
 
 def test_a_layer_that_moves_to_another_ssrc_is_followed_and_stragglers_do_not_pull_it_back() -> None:
     ingress, receiver, recorder = with_simulcast()
-    ingress.receive_rtp(labelled(1, 1000, "q"), 0.0)
-    ingress.receive_rtp(labelled(500, 3000, "q"), 0.1)
-    ingress.receive_rtp(media(2, ssrc=1000), 0.2)
-    ingress.receive_rtp(media(501, ssrc=3000), 0.3)
+    receive(ingress, labelled(1, 1000, "q"), 0.0)
+    receive(ingress, labelled(500, 3000, "q"), 0.1)
+    receive(ingress, media(2, ssrc=1000), 0.2)
+    receive(ingress, media(501, ssrc=3000), 0.3)
     assert [packet.ssrc for packet in recorder.packets] == [1000, 3000, 3000]
     assert ingress.counters["retired"] == 1
     assert received(receiver).packets == 3  # those on both, and none that was a straggler
-    ingress.receive_rtp(labelled(3, 1000, "q"), 5.0)
+    receive(ingress, labelled(3, 1000, "q"), 5.0)
     assert (received(receiver).packets, received(receiver).nacks) == (4, 0)
     assert received(receiver).octets > received(receiver).packets * 12
     assert receiver.streams[0].ssrc == 1000
@@ -216,9 +219,9 @@ def test_a_layer_that_moves_to_another_ssrc_is_followed_and_stragglers_do_not_pu
 
 def test_a_removed_track_gets_nothing_more_and_costs_nothing() -> None:
     ingress, receiver, recorder = with_video()
-    ingress.receive_rtp(media(1), 0.0)
+    receive(ingress, media(1), 0.0)
     ingress.remove_track(receiver)
-    ingress.receive_rtp(media(2), 0.1)
+    receive(ingress, media(2), 0.1)
     run_until(ingress, 0.2)
     assert len(recorder.packets) == 1
     assert not [packet for _, packet in run_until(ingress, 5.0) if isinstance(packet, ReceiverReport)]
@@ -226,7 +229,7 @@ def test_a_removed_track_gets_nothing_more_and_costs_nothing() -> None:
 
 def test_malformed_packets_are_counted() -> None:
     ingress = new_ingress()
-    ingress.receive_rtp(b"\x80", 0.0)
+    receive(ingress, b"\x80", 0.0)
     assert ingress.counters["malformed"] == 1
 
 
@@ -236,7 +239,7 @@ def test_malformed_packets_are_counted() -> None:
 def test_every_second_each_source_heard_is_reported_together_with_our_clock() -> None:
     ingress, _, _ = with_simulcast()
     for rid, ssrc in LAYERS.items():
-        ingress.receive_rtp(labelled(1, ssrc, rid), 5.0)
+        receive(ingress, labelled(1, ssrc, rid), 5.0)
     reports = [(at, p) for at, p in run_until(ingress, 8.5) if isinstance(p, ReceiverReport | Xr)]
     assert [at for at, _ in reports] == [6.0, 6.0]  # nothing came after that
     _, report = reports[0]
@@ -252,7 +255,7 @@ def test_many_sources_are_split_over_reports_and_datagrams() -> None:
     for ssrc in range(1, 101):
         receiver = new_audio()
         ingress.add_track(receiver, mid=str(ssrc), ssrcs=[ssrc], payload_types=AUDIO, extension_ids=EXTENSIONS)
-        ingress.receive_rtp(media(1, ssrc=ssrc, payload_type=111), 0.0)
+        receive(ingress, media(1, ssrc=ssrc, payload_type=111), 0.0)
     ingress.handle_timeout(1.0)
     compounds = ingress.rtcp_to_send()
     assert [len(compound) <= 1100 for compound in compounds] == [True] * 3
@@ -296,7 +299,7 @@ def test_every_packet_with_a_transport_number_is_reported_whatever_it_is() -> No
     ]
     for number, kind in enumerate(kinds):
         packet = build_rtp(sequence=number, timestamp=0, extensions={3: bytes([0, number])}, **kind)  # type: ignore[arg-type]
-        ingress.receive_rtp(packet, 1.0 + number / 100)
+        receive(ingress, packet, 1.0 + number / 100)
     (feedback,) = [packet for _, packet in run_until(ingress, 1.3) if isinstance(packet, TransportFeedback)]
     assert [number for number, _ in feedback.arrivals()] == [0, 1, 2, 3]
 
@@ -306,7 +309,7 @@ def test_feedback_flows_at_the_pace_of_the_packets() -> None:
     feedbacks = 0
     for number in range(1000):
         packet = media(number, timestamp=0, extensions={3: number.to_bytes(2, "big")})
-        ingress.receive_rtp(packet, number / 500)
+        receive(ingress, packet, number / 500)
         ingress.handle_timeout(number / 500)
         feedbacks += sum(isinstance(packet, TransportFeedback) for packet in sent(ingress))
     assert feedbacks == 19  # two seconds, one each 100 ms, rounded up to whole packets

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from triosfu.media.receiver import TrackReceiver
 from triosfu.rtp.wire import RtpPacket, build_rtp
+
+if TYPE_CHECKING:
+    from triosfu.media.burst import Burst
 
 
 class Broken:
     """A subscriber with a bug."""
 
-    def forward(self, packet: RtpPacket, now: float) -> None:
+    def forward(self, burst: Burst, now: float) -> None:
         raise LookupError
 
 
@@ -19,8 +24,8 @@ class Sound:
     def __init__(self) -> None:
         self.packets: list[RtpPacket] = []
 
-    def forward(self, packet: RtpPacket, now: float) -> None:
-        self.packets.append(packet)
+    def forward(self, burst: Burst, now: float) -> None:
+        self.packets += burst.packets
 
 
 def test_subscribers_that_fail_together_fail_alone() -> None:
@@ -31,6 +36,7 @@ def test_subscribers_that_fail_together_fail_alone() -> None:
     data = build_rtp(ssrc=1, payload_type=111, sequence=1, timestamp=960, payload=b"sound")
     packet = RtpPacket.parse(data, 0.0)
     receiver.deliver(packet, 0.0)
+    receiver.forward(0.0)
     assert first.packets == last.packets == [packet]
     assert receiver.subscribers == [first, last]
     assert receiver.failed_subscribers == 2

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.media.receive_publisher import receive
 from triosfu.media.ingress import Ingress
 from triosfu.media.receiver import TrackReceiver
 from triosfu.rtp.wire import build_rtp
@@ -26,7 +27,7 @@ def test_a_new_ssrc_for_each_packet(payload_type: int) -> None:
     )
     for ssrc in range(1, 1000):
         data = build_rtp(ssrc=ssrc, payload_type=payload_type, sequence=1, timestamp=0, payload=b"\0\1payload")
-        ingress.receive_rtp(data, ssrc / 1000)
+        receive(ingress, data, ssrc / 1000)
     remembered: list[Sized] = [
         ingress._streams,
         ingress._held,

@@ -8,6 +8,7 @@ from aiortc.codecs.vpx import VpxPayloadDescriptor
 from tests.media.codecs.test_send_codecs import red, two_by_two
 from tests.media.send_path import EPOCH, MEDIA, PUBLISHED, RTX_SSRC, SSRC, Path, vp8
 from triosfu.errors import UsageError
+from triosfu.media.burst import Burst
 from triosfu.media.codecs import DEPENDENCY_DESCRIPTOR
 from triosfu.media.codecs.red import parse_red
 from triosfu.media.codecs.silence import OPUS, silence
@@ -374,7 +375,7 @@ def test_audio_whose_numbers_jump_back_carries_on_though_each_looks_late() -> No
             path.now + number * 0.02,
         )
         packet.index = base + number
-        path.track.forward(packet, packet.arrival)
+        path.track._forwarder.forward(Burst(packet), packet.arrival)
     assert [one.sequence - start.sequence for one in path.media[:3]] == [0, 1, 2]
     assert len(path.media) == 1 + 21
 

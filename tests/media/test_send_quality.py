@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.media.receive_publisher import media, rtx, with_video
+from tests.media.receive_publisher import media, receive, rtx, with_video
 from tests.media.send_path import SSRC, Path, vp8
 from triosfu.media.quality import BEST, DRY, LOST, WINDOW, Observation, TrackQuality, received, sent, worst
 from triosfu.rtp.reports import ReportBlock
@@ -143,12 +143,12 @@ def test_layers_below_the_wanted_one_are_missing_once_there_is_a_picture() -> No
 def test_a_publisher_is_judged_by_what_is_lost_and_not_mended() -> None:
     ingress, receiver, _ = with_video()
     for sequence in (1, 2, 5, 6):
-        ingress.receive_rtp(media(sequence), 0.0)
+        receive(ingress, media(sequence), 0.0)
     assert (received(receiver, 0).packets, received(receiver, 0).lost) == (4, 2)
-    ingress.receive_rtp(rtx(3), 0.1)
-    ingress.receive_rtp(rtx(3, sequence=2), 0.1)
+    receive(ingress, rtx(3), 0.1)
+    receive(ingress, rtx(3, sequence=2), 0.1)
     assert received(receiver, 0).lost == 1
-    ingress.receive_rtp(media(4), 0.2)
+    receive(ingress, media(4), 0.2)
     assert received(receiver, 0).lost == 0
 
 

@@ -44,6 +44,7 @@ def audio_track(ssrc: int, *, now: float = 0.0) -> DownTrack:
     )
     track.bind(payload_types={"audio/opus": 111}, rtx_payload_types={}, extension_ids={}, now=now)
     receiver.deliver(RtpPacket.parse(build_rtp(ssrc=1, payload_type=96, sequence=1, timestamp=0), now), now)
+    receiver.forward(now)
     return track
 
 

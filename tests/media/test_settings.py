@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.media.receive_publisher import EXTENSIONS, VIDEO, Recorder, media, new_ingress
+from tests.media.receive_publisher import EXTENSIONS, VIDEO, Recorder, media, new_ingress, receive
 from tests.media.send_path import Path
 from triosfu.media.down_track import DownTrack
 from triosfu.media.levels import SSRC_AUDIO_LEVEL, LevelSettings
@@ -26,7 +26,7 @@ def test_a_layer_keeps_as_many_packets_as_configured(size: int) -> None:
     ingress.add_track(receiver, mid="0", ssrcs=[1000], payload_types=VIDEO, extension_ids=EXTENSIONS)
     receiver.subscribe(Recorder())
     for sequence in range(1000):
-        ingress.receive_rtp(media(sequence), 0.0)
+        receive(ingress, media(sequence), 0.0)
     newest = receiver.streams[0]._number
     assert receiver.packet(0, newest - size + 1) is not None
     assert receiver.packet(0, newest - size) is None
@@ -42,7 +42,7 @@ def test_subscribers_can_ask_again_for_as_many(size: int, history: int) -> None:
 def test_keyframe_requests_keep_the_configured_distance() -> None:
     ingress, receiver = new_ingress(), video(ReceiveSettings(keyframe_distance=(4.0, 1.0, 1.0)))
     ingress.add_track(receiver, mid="0", ssrcs=[1000], payload_types=VIDEO, extension_ids=EXTENSIONS)
-    ingress.receive_rtp(media(1), 0.0)
+    receive(ingress, media(1), 0.0)
     asked = []
     now = 0.0
     while now < 9.0:
@@ -71,7 +71,7 @@ def test_who_speaks_is_configured(active_level: int, heard: bool) -> None:
             payload=b"x",
             extensions={1: bytes([45])},
         )
-        ingress.receive_rtp(data, number * 0.02)
+        receive(ingress, data, number * 0.02)
     assert (receiver.audio_level(1.2) > 0) is heard
 
 
@@ -85,8 +85,8 @@ def test_playout_delay_is_written_where_negotiated() -> None:
         ({}, playout_delay(100, 200), None),
     ):
         shape = Shape(ids, primary_only=False, delay=delay)
-        shape.take(RtpPacket.parse(data, 0.0), {}, 0.0)
-        sent = RtpPacket.parse(bytes([shape.first]) + data[1:12] + shape.tail, 0.0)
+        part = shape.part(RtpPacket.parse(data, 0.0), {}, 0.0)
+        sent = RtpPacket.parse(bytes([part.first]) + data[1:12] + part.tail, 0.0)
         assert sent.payload == b"payload"
         assert sent.extension(6) == written
         assert shape.matches(ids, primary_only=False, delay=delay)

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from tests.net.test_egress import SmallSocket
 from triosfu.errors import UsageError
 from triosfu.net.batch import BATCH, LARGEST, SLOT
-from triosfu.net.udp import MAX_TUPLES, Route, UdpMux
+from triosfu.net.udp import FULL_PAUSE, FULL_TRIES, MAX_TUPLES, Route, UdpMux
 from triosfu.stun.wire import COOKIE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from trio.testing import MockClock
 
     from triosfu.net.address import Address
 
@@ -436,3 +439,26 @@ async def test_noise_reaches_nobody_it_should_not_and_stops_nothing(batched: boo
         assert all(kind != "stun" for kind, _ in route.got)
         assert "route_failed" not in mux.counters
         assert mux.egress.queued == 0
+
+
+async def never(_sock: object) -> None:
+    await trio.sleep_forever()
+
+
+async def test_a_full_socket_is_tried_again_for_a_while_and_then_given_up(autojump_clock: MockClock) -> None:
+    with SmallSocket(1) as sock:
+        sock.bind(("127.0.0.1", 0))
+        mux = UdpMux([sock], batched=False, wait_readable=never)
+        async with mux.served():
+            destination = mux.egress.destination(("127.0.0.1", 9))
+            for data in (b"first", b"second", b"third"):
+                mux.egress.send(data, destination)
+            await trio.sleep(FULL_PAUSE * 3)
+            assert (sock.taken, mux.egress.held_back) == ([b"first"], 2)
+            sock.room = 2
+            await trio.sleep(FULL_PAUSE * 2)
+            assert (sock.taken, mux.egress.held_back) == ([b"first", b"second"], 1)
+            await trio.sleep(FULL_PAUSE * (FULL_TRIES - 10))
+            assert mux.egress.held_back == 1
+            await trio.sleep(FULL_PAUSE * 10)
+            assert (mux.egress.held_back, mux.counters["send_full"]) == (0, 1)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NARROW = PeerSettings(high_water=5_000)
 D_ABORT = 33.5
-D_ICE = 15.0 + 2.0  # silence after which ICE fails, and a keepalive's time
+D_ICE = 15.0 + 4.0  # silence after which ICE fails, and a keepalive's time
 D_SHUTDOWN = 15.0 + 0.5  # in which what is queued drains, or is given up
 SOON = 3.0  # for what the peer says, on a slow way and told again once
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from random import Random
 
+    from triosfu.media.burst import Burst
     from triosfu.peer import DataChannel
     from triosfu.rtp.wire import RtpPacket
     from triosfu.sdp.sections import Section
@@ -158,8 +159,8 @@ class Track:
             extension_ids={uri: number for number, uri in incoming.extensions.items()},
         )
 
-    def forward(self, packet: RtpPacket, now: float) -> None:
-        self.packets.append(packet)
+    def forward(self, burst: Burst, now: float) -> None:
+        self.packets += burst.packets
         self._side.tell()
 
 

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from tests.media.codecs.test_send_codecs import red
-from tests.media.receive_publisher import DELTA, KEYFRAME, media, new_ingress, new_video, run_until
+from tests.media.receive_publisher import DELTA, KEYFRAME, media, new_ingress, new_video, receive, run_until
 from tests.media.receive_publisher import Recorder as Ear
 from tests.media.send_path import MEDIA, PUBLISHED, SSRC, Path, vp8
 from tests.sdp.client import corpus, negotiation, parsed, sender
@@ -48,7 +48,7 @@ def test_trap_40_the_answer_promises_transport_feedback_and_the_ingress_gives_it
         said += run_until(ingress, now)
         labels = {ids[extmap.RID]: incoming.rids[0].encode(), ids[extmap.MID]: section.mid.encode()}
         labels[ids[extmap.TRANSPORT_CC]] = number.to_bytes(2, "big")
-        ingress.receive_rtp(media(number, payload=KEYFRAME, extensions=labels), now)
+        receive(ingress, media(number, payload=KEYFRAME, extensions=labels), now)
     feedback = [one for _, one in said if isinstance(one, TransportFeedback)]
     assert len(feedback) >= 3
     told = {one.base_sequence + distance for one in feedback for distance, _ in one.received}
@@ -80,7 +80,7 @@ def test_trap_41_layers_are_known_when_their_rids_stop_coming_after_the_first_re
                 reported |= {block.ssrc for block in said.reports}
         for rid, ssrc in RIDS.items():
             named = {} if ssrc in reported else {ids[extmap.MID]: section.mid.encode(), ids[extmap.RID]: rid.encode()}
-            ingress.receive_rtp(media(number, ssrc=ssrc, payload=DELTA if number else KEYFRAME, extensions=named), now)
+            receive(ingress, media(number, ssrc=ssrc, payload=DELTA if number else KEYFRAME, extensions=named), now)
     assert reported == set(RIDS.values())
     for layer, ssrc in enumerate(RIDS.values()):
         assert sum((one.spatial, one.ssrc) == (layer, ssrc) for one in ear.packets) == 90

@@ -69,7 +69,8 @@ class IceAgent:
         disconnected_after: Seconds of silence on the selected pair until DISCONNECTED. A lite agent cannot ask, and
             some peers check only every six seconds, so it waits at least ten.
         failed_after: Seconds of silence on the selected pair until FAILED.
-        keepalive: Seconds between checks of the selected pair, give or take a fifth.
+        keepalive: Seconds for which the peer may say nothing on the selected pair before it is asked, give or take a
+            fifth: a little more than what libwebrtc leaves between checks.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class IceAgent:
         check_timeout: float = 30.0,
         disconnected_after: float = 5.0,
         failed_after: float = 15.0,
-        keepalive: float = 2.0,
+        keepalive: float = 3.2,
     ) -> None:
         self.state = IceState.NEW
         self.lite = lite

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from triosfu.media.receiver import TrackReceiver
     from triosfu.media.sent_log import SentLog
     from triosfu.rtp.reports import ReportBlock
-    from triosfu.rtp.wire import RtpPacket
 
 __all__ = ["DownTrack", "Hold", "MediaSink"]
 
@@ -197,10 +196,6 @@ class DownTrack:
         return Shape(extension_ids, primary_only=primary_only, delay=self._delay)
 
     # --- what may flow ---------------------------------------------------------------------------------------------
-
-    def forward(self, packet: RtpPacket, now: float) -> None:
-        """Send `packet` on if it is one the subscriber should get. The receiver calls the `Forwarder` itself."""
-        self._forwarder.forward(packet, now)
 
     def set_max_layer(self, spatial: int, temporal: int, now: float) -> None:
         """Forward at most these layers from now on; the change happens when the stream allows it."""

@@ -1,6 +1,6 @@
 """The hot path of the server: from the packets of one track to the packets of one subscriber.
 
-`Forwarder.forward` takes every packet of every layer of the track. For a packet of the layer that flows, next in order,
+`Forwarder.forward` takes every burst of every layer of the track. For a packet of the layer that flows, next in order,
 it decides nothing: the numbers are shifted, the common part (`Shape`) is written into the egress arena, and the sink
 protects and queues it. All that changes the shifts goes the slow way, through `_admit`.
 """
@@ -26,10 +26,12 @@ from triosfu.rtp.wire import PADDING, VERSION, RtpPacket, build_rtp
 if TYPE_CHECKING:
     from random import Random
 
+    from triosfu.media.burst import Burst
     from triosfu.media.munger import Shifts
     from triosfu.media.receiver import TrackReceiver
     from triosfu.media.send_reports import SendStats
     from triosfu.media.sent_log import SentLog
+    from triosfu.media.shape import Part
     from triosfu.media.sink import MediaSink
 
 STALLED = 1.0  # seconds without a packet while other layers flow: the layer has gone
@@ -123,60 +125,82 @@ class Forwarder:
 
     # --- the hot path ----------------------------------------------------------------------------------------------
 
-    def forward(self, packet: RtpPacket, now: float) -> None:
-        """Send `packet` on if it is one the subscriber should get."""
+    def forward(self, burst: Burst, now: float) -> None:
+        """Send on those packets of `burst` that the subscriber should get."""
         munger = self.munger
         shifts = munger.current
-        if packet.index != munger.next_index or packet.ssrc != shifts.source or packet.temporal > self._gate:
-            if not self._admit(packet, now):
-                return
-            shifts = munger.current
-        munger.next_index = packet.index + 1
-        self.last = packet
-        self._send(packet, packet.index + shifts.sequence, shifts, now)
+        if burst.source != shifts.source and not (self.open and (burst.keyframe or not self._video)):
+            if self.open:
+                self._elsewhere(burst.packets[0], now)
+            return
+        shape = self.shape
+        parts = shape.parts if shape.burst is burst else shape.take(burst, self._receiver.extension_ids, now)
+        sink = self._sink
+        sent = octets = 0
+        for part in parts:
+            packet = part.packet
+            index = packet.index
+            if index != munger.next_index or packet.ssrc != shifts.source or packet.temporal > self._gate:
+                admitted = self._admit(packet, now)
+                shifts = munger.current
+                if not admitted:
+                    continue
+            munger.next_index = index + 1
+            out = index + shifts.sequence
+            at = sink.reserve()
+            part.pack(
+                sink.arena,
+                at,
+                part.first,
+                part.marker | self.payload_type,
+                out & 0xFFFF,
+                (packet.timestamp + shifts.timestamp) & 0xFFFFFFFF,
+                self.ssrc,
+                part.tail,
+            )
+            if shifts.renumbers:
+                self._renumber(sink.arena, at, part, shifts)
+            if part.transport_at:
+                self._stamp(sink.arena, at, part, now)
+            sink.commit_rtp(at, part.size, packet.vital)
+            self._ring[out & self._ring_mask] = self.last = packet
+            sent += 1
+            octets += part.octets
+        if sent:
+            self._stats.packets += sent
+            self._stats.octets += octets
 
     def _send(self, packet: RtpPacket, out: int, shifts: Shifts, now: float, marker: int = 0) -> None:
-        shape = self.shape
-        if shape.packet is not packet:
-            shape.take(packet, self._receiver.extension_ids, now)
-        sink = self._sink
+        """Send one packet that is not in order: what the loop above does, for one."""
+        part, sink = self.shape.part(packet, self._receiver.extension_ids, now), self._sink
         at = sink.reserve()
-        shape.pack(
-            sink.arena,
-            at,
-            shape.first,
-            shape.marker | marker | self.payload_type,
-            out & 0xFFFF,
-            (packet.timestamp + shifts.timestamp) & 0xFFFFFFFF,
-            self.ssrc,
-            shape.tail,
-        )
+        timestamp = (packet.timestamp + shifts.timestamp) & 0xFFFFFFFF
+        kind = part.marker | marker | self.payload_type
+        part.pack(sink.arena, at, part.first, kind, out & 0xFFFF, timestamp, self.ssrc, part.tail)
         if shifts.renumbers:
-            self._renumber(sink.arena, at, packet, shifts)
-        if shape.transport_at:
-            self._stamp(sink.arena, at, shape.size, now)
-        sink.commit_rtp(at, shape.size)
+            self._renumber(sink.arena, at, part, shifts)
+        if part.transport_at:
+            self._stamp(sink.arena, at, part, now)
+        sink.commit_rtp(at, part.size, packet.vital)
         self._ring[out & self._ring_mask] = packet
-        stats = self._stats
-        stats.packets += 1
-        stats.octets += shape.octets
+        self._stats.packets += 1
+        self._stats.octets += part.octets
 
-    def _renumber(self, arena: memoryview, at: int, packet: RtpPacket, shifts: Shifts, moved: int = 0) -> None:
+    def _renumber(self, arena: memoryview, at: int, part: Part, shifts: Shifts, moved: int = 0) -> None:
         """Shift the numbers inside the payload and the extensions of the packet written at `at`."""
-        shape = self.shape
-        descriptor = packet.descriptor
-        if isinstance(descriptor, Vp8Descriptor) and shape.octets >= descriptor.size:
-            descriptor.renumber(arena, at + shape.payload_at + moved, shifts.picture, shifts.tl0, shifts.key)
-        if shape.frame_at and shifts.frame:
-            place = at + shape.frame_at
+        descriptor = part.packet.descriptor
+        if isinstance(descriptor, Vp8Descriptor) and part.octets >= descriptor.size:
+            descriptor.renumber(arena, at + part.payload_at + moved, shifts.picture, shifts.tl0, shifts.key)
+        if part.frame_at and shifts.frame:
+            place = at + part.frame_at
             number = (arena[place] << 8 | arena[place + 1]) + shifts.frame & 0xFFFF
             arena[place], arena[place + 1] = number >> 8, number & 0xFF
 
-    def _stamp(self, arena: memoryview, at: int, size: int, now: float) -> None:
+    def _stamp(self, arena: memoryview, at: int, part: Part, now: float, moved: int = 0) -> None:
         """Write the transport-wide sequence number, and remember the packet under it."""
         if self.sent_log is not None:
-            number = self.sent_log.sent(size, now)
-            place = at + self.shape.transport_at
+            number = self.sent_log.sent(part.size + moved, now)
+            place = at + part.transport_at
             arena[place], arena[place + 1] = number >> 8, number & 0xFF
 
     # --- the slow way ----------------------------------------------------------------------------------------------
@@ -222,8 +246,8 @@ class Forwarder:
         self.sequencer.leave_out(first + shifts.sequence, packet.index + shifts.sequence)
         self._stats.left_out += missing
         if shape.primary_only:
-            shape.take(packet, self._receiver.extension_ids, now)
-            found = [shape.recovered(distance) for distance in range(min(missing, len(shape.blocks) - 1), 0, -1)]
+            part = shape.part(packet, self._receiver.extension_ids, now)
+            found = [part.recovered(distance) for distance in range(min(missing, len(part.blocks) - 1), 0, -1)]
         else:
             # Some may have come already: they overtook the keyframe that this source began with.
             found = [self._receiver.packet(packet.spatial, index) for index in range(first, packet.index)]
@@ -310,10 +334,7 @@ class Forwarder:
             return self._switch(packet, now, self.change)
         selector, last = self.selector, self.last
         if not packet.keyframe:
-            if last is None:
-                self.hunt.nudge(packet.spatial, now)
-            elif now - last.arrival > STALLED:
-                self.resync(now)
+            self._elsewhere(packet, now)
             return False
         available = self._receiver.available
         selector.retarget(available if packet.spatial in available else (*available, packet.spatial))
@@ -328,6 +349,13 @@ class Forwarder:
         selector.current = packet.spatial
         self._hunt_on(now)
         return True
+
+    def _elsewhere(self, packet: RtpPacket, now: float) -> None:
+        """Another source than the one that flows has sent `packet`, with which it cannot be turned to."""
+        if self.last is None:
+            self.hunt.nudge(packet.spatial, now)
+        elif now - self.last.arrival > STALLED:
+            self.resync(now)
 
     def _switch(self, packet: RtpPacket, now: float, change: Change) -> bool:
         """Continue with the source of `packet`, unless its timestamps do not fit yet."""
@@ -454,28 +482,27 @@ class Forwarder:
 
     def _repeat(self, packet: RtpPacket, out: int, shifts: Shifts, now: float) -> None:
         """Send `packet` as it was sent: in an RTX packet (RFC 4588, section 4), or again where there is no RTX."""
-        shape, sink = self.shape, self._sink
-        shape.take(packet, self._receiver.extension_ids, now)
+        part, sink = self.shape.part(packet, self._receiver.extension_ids, now), self._sink
         at = sink.reserve()
-        marker = shape.marker | (MARKER if out in self._marked else 0)
+        marker = part.marker | (MARKER if out in self._marked else 0)
         timestamp = (packet.timestamp + shifts.timestamp) % WRAP
-        ssrc, payload_type, sequence, tail = self.ssrc, self.payload_type, out & 0xFFFF, shape.tail
+        ssrc, payload_type, sequence, tail = self.ssrc, self.payload_type, out & 0xFFFF, part.tail
         moved = 0
         if self.rtx_ssrc is not None and self.rtx_payload_type is not None:
             moved = 2
-            extensions = shape.payload_at - HEADER_SIZE
+            extensions = part.payload_at - HEADER_SIZE
             tail = tail[:extensions] + sequence.to_bytes(2, "big") + tail[extensions:]
             ssrc, payload_type, sequence = self.rtx_ssrc, self.rtx_payload_type, self._rtx_sequence
             self._rtx_sequence = sequence + 1 & 0xFFFF
         size = HEADER_SIZE + len(tail)
-        packer(len(tail))(sink.arena, at, shape.first, marker | payload_type, sequence, timestamp, ssrc, tail)
+        packer(len(tail))(sink.arena, at, part.first, marker | payload_type, sequence, timestamp, ssrc, tail)
         if shifts.renumbers:
-            self._renumber(sink.arena, at, packet, shifts, moved)
-        if shape.transport_at:
-            self._stamp(sink.arena, at, size, now)
+            self._renumber(sink.arena, at, part, shifts, moved)
+        if part.transport_at:
+            self._stamp(sink.arena, at, part, now, moved)
         sink.commit_rtp(at, size)
         self._stats.resent_packets += 1
-        self._stats.resent_octets += shape.octets + moved
+        self._stats.resent_octets += part.octets + moved
 
     def pad(self, now: float) -> None:
         """Send a packet of nothing but padding, on a timeline that the media will continue."""

@@ -97,7 +97,7 @@ class Ingress:
         payload_types: Mapping[int, str | int],
         extension_ids: Mapping[str, int],
     ) -> None:
-        """Feed `receiver` from the section `mid`, also with what came before it was known.
+        """Feed `receiver` from the section `mid`, also with what came before it was known, at the next `forward`.
 
         `rids` and `ssrcs` stand in the order of quality, lowest first. `rtx` maps an SSRC to that of its
         retransmissions; `payload_types` maps each number to a mime, or that of retransmissions to the number they
@@ -144,12 +144,13 @@ class Ingress:
         self._tracks.clear()
         self._streams.clear()
         self._held.clear()
+        self._feedback.ready.clear()
         self._recorder = TwccRecorder()
 
     # --- packets in ------------------------------------------------------------------------------------------------
 
     def receive_rtp(self, data: bytes, now: float) -> None:
-        """Take one decrypted RTP packet; what is not one is counted and dropped."""
+        """Take one decrypted RTP packet, for the next `forward`; what is not one is counted and dropped."""
         self._now = now
         try:
             packet = RtpPacket.parse(data, now)
@@ -165,6 +166,14 @@ class Ingress:
             stream.receive(packet, now)
         else:
             self._receive_unknown(packet, now)
+
+    def forward(self, now: float) -> None:
+        """Send on what has come; called after every batch, and after every other call that may release packets."""
+        feedback = self._feedback
+        while feedback.ready:
+            ready, feedback.ready = feedback.ready, []
+            for receiver in ready:
+                receiver.forward(now)
 
     def _record(self, packet: RtpPacket, sequence: int, now: float) -> None:
         recorder, feedback = self._recorder, self._feedback

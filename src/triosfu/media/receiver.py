@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from triosfu.media.burst import Burst
 from triosfu.media.codecs import inspect_for
 from triosfu.media.counts import MediaCounts
 from triosfu.media.feedback import DEFAULT_RTT
@@ -33,10 +34,10 @@ class ReceiveSettings:
 
 
 class Subscriber(Protocol):
-    """What a receiver feeds: `media.down_track.DownTrack`."""
+    """What a receiver feeds: the `media.forwarder.Forwarder` of a down track."""
 
-    def forward(self, packet: RtpPacket, now: float) -> None:
-        """Take one packet. `packet` must not be changed; it stays valid for as long as it is kept."""
+    def forward(self, burst: Burst, now: float) -> None:
+        """Take packets of one stream. They must not be changed, and stay valid for as long as they are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class TrackReceiver:
         self.feedback: Feedback | None = None
         self._level = AudioLevel(clock_rate, settings.levels)
         self._level_id = 0
+        self._bursts: list[Burst] = []  # what has come and is not forwarded yet, by stream
         self._own_packets = 0  # in `mime`, when last asked
 
     def __repr__(self) -> str:
@@ -173,19 +175,33 @@ class TrackReceiver:
     # --- for the streams -------------------------------------------------------------------------------------------
 
     def deliver(self, packet: RtpPacket, now: float) -> None:
-        """Hand a packet to every subscriber."""
+        """Have a packet forwarded when the batch has ended that it came in."""
         if self._level_id:
             value = packet.extension(self._level_id)
             if value:
                 self._level.observe(value[0] & 0x7F, packet.timestamp, now)
-        for subscriber in self.subscribers:
-            try:
-                subscriber.forward(packet, now)
-            except Exception:
-                # A bug in one subscriber's path must not cost the others their media, nor the publisher its connection.
-                log.exception("subscriber_failed", mime=self.mime)
-                self.failed_subscribers += 1
-                self.unsubscribe(subscriber)
+        bursts = self._bursts
+        for burst in bursts:
+            if burst.source == packet.ssrc:
+                burst.add(packet)
+                return
+        bursts.append(Burst(packet))
+        if len(bursts) == 1 and self.feedback is not None:
+            self.feedback.ready.append(self)
+
+    def forward(self, now: float) -> None:
+        """Hand what has come to every subscriber."""
+        bursts, self._bursts = self._bursts, []
+        for burst in bursts:
+            for subscriber in self.subscribers:
+                try:
+                    subscriber.forward(burst, now)
+                except Exception:
+                    # A bug in one subscriber's path must not cost the others their media, nor the publisher its
+                    # connection.
+                    log.exception("subscriber_failed", mime=self.mime)
+                    self.failed_subscribers += 1
+                    self.unsubscribe(subscriber)
 
     def attach(self, feedback: Feedback, extension_ids: Mapping[str, int]) -> None:
         """Belong to a publisher from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from triosfu.errors import UsageError
@@ -150,7 +151,7 @@ class Sender:
 
     def next_timeout(self) -> float:
         """When `handle_timeout` has something to do."""
-        at = self._report_at
+        at = self._report_at if self._tracks or self._references else math.inf
         for track in self._tracks.values():
             at = min(at, track.next_timeout())
         return at
@@ -160,7 +161,7 @@ class Sender:
         for track in self._tracks.values():
             if now >= track.next_timeout():
                 track.handle_timeout(now)
-        if now >= self._report_at:
+        if now >= self._report_at and (self._tracks or self._references):
             self._report_at = now + REPORT_EVERY
             self._report(now)
 

@@ -1,8 +1,8 @@
 """The part of an outgoing packet that is the same for every subscriber with the same negotiated extensions.
 
-A packet goes to all subscribers of a track in one run. What does not differ between them is made once, for the first of
-them: the extension block under the subscribers' identifiers, the payload, and the packer that writes both behind the
-header in a single call.
+A burst goes to all subscribers of a track, one after the other. What does not differ between them is made once, for the
+first of them: the extension block under the subscribers' identifiers, the payload, and the packer that writes both
+behind the header in a single call.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from triosfu.rtp.wire import EXTENSION, ONE_BYTE, TWO_BYTE, VERSION, RtpPacket, 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from triosfu.media.burst import Burst
 
 ABS_SEND_TIME = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
 TRANSPORT_SEQUENCE = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
@@ -45,37 +47,27 @@ def packer(tail: int) -> Callable[..., None]:
     return struct.Struct(f"!BBHII{tail}s").pack_into
 
 
-class Shape:
-    """Makes the common part of each packet of a track; `packet` says which one it holds now."""
+class Part:
+    """What all subscribers of one shape get of one packet."""
 
     __slots__ = (
-        "_pairs",
-        "_pairs_from",
         "blocks",
-        "delay",
-        "extension_ids",
         "first",
         "frame_at",
         "marker",
         "octets",
-        "oversized",
         "pack",
         "packet",
         "payload_at",
-        "primary_only",
         "size",
         "tail",
         "transport_at",
     )
 
-    def __init__(self, extension_ids: Mapping[str, int], *, primary_only: bool, delay: bytes = b"") -> None:
-        self.extension_ids = {uri: number for uri, number in extension_ids.items() if 0 < number < 256}
-        self.primary_only = primary_only  # of RED: its last block, which is plain Opus
-        self.delay = delay  # the value of the playout-delay extension; empty writes none
-        self.oversized = 0  # packets that went out without their payload
-        self.packet: RtpPacket | None = None
+    def __init__(self, packet: RtpPacket) -> None:
+        self.packet = packet
         self.first = VERSION
-        self.marker = 0
+        self.marker = MARKER if packet.marker else 0
         self.tail = b""
         self.pack = packer(0)
         self.size = HEADER_SIZE
@@ -83,40 +75,15 @@ class Shape:
         self.payload_at = HEADER_SIZE
         self.frame_at = 0  # where the dependency descriptor's frame number stands; 0 without one
         self.transport_at = 0  # where the transport-wide sequence number goes; 0 without one
-        self.blocks: list[Block] = []
-        self._pairs_from: Mapping[str, int] = {}
-        self._pairs: dict[int, tuple[int, bool]] = {}
-
-    def matches(self, extension_ids: Mapping[str, int], *, primary_only: bool, delay: bytes = b"") -> bool:
-        """Whether a subscriber with these identifiers gets the same bytes."""
-        return (self.primary_only, self.delay, self.extension_ids) == (primary_only, delay, extension_ids)
-
-    def take(self, packet: RtpPacket, publisher_ids: Mapping[str, int], now: float) -> None:
-        """Hold `packet` from now on, as sent at `now`."""
-        if publisher_ids != self._pairs_from:
-            self._pair(publisher_ids)
-        block = self._extensions(packet, now)
-        data, start, end = packet.data, packet.payload_offset, packet.payload_end
-        if self.primary_only:
-            start, end = self._primary(data, start, end)
-        if HEADER_SIZE + len(block) + end - start > MAX_PACKET:
-            self.oversized += 1
-            end = start
-        self.packet = packet
-        self.marker = MARKER if packet.marker else 0
-        self.tail = tail = block + data[start:end]
-        self.pack = packer(len(tail))
-        self.size = HEADER_SIZE + len(tail)
-        self.payload_at = HEADER_SIZE + len(block)
-        self.octets = end - start
+        self.blocks: list[Block] = []  # of RED of which the last one goes out
 
     def recovered(self, distance: int) -> RtpPacket | None:
-        """The packet `distance` before the held one, from the redundancy that it carries; None if it carries none.
+        """The packet `distance` before this one, from the redundancy that it carries; None if it carries none.
 
         Senders put the packets directly before into the redundant blocks, the nearest last.
         """
         held = self.packet
-        if held is None or distance >= len(self.blocks):
+        if distance >= len(self.blocks):
             return None
         block = self.blocks[-1 - distance]
         if block.start == block.end:
@@ -133,6 +100,51 @@ class Shape:
         packet.spatial = held.spatial
         return packet
 
+
+class Shape:
+    """Makes the parts of a track's packets, those of one burst once."""
+
+    __slots__ = ("_pairs", "_pairs_from", "burst", "delay", "extension_ids", "oversized", "parts", "primary_only")
+
+    def __init__(self, extension_ids: Mapping[str, int], *, primary_only: bool, delay: bytes = b"") -> None:
+        self.extension_ids = {uri: number for uri, number in extension_ids.items() if 0 < number < 256}
+        self.primary_only = primary_only  # of RED: its last block, which is plain Opus
+        self.delay = delay  # the value of the playout-delay extension; empty writes none
+        self.oversized = 0  # packets that went out without their payload
+        self.burst: Burst | None = None
+        self.parts: list[Part] = []  # of its packets
+        self._pairs_from: Mapping[str, int] = {}
+        self._pairs: dict[int, tuple[int, bool]] = {}
+
+    def matches(self, extension_ids: Mapping[str, int], *, primary_only: bool, delay: bytes = b"") -> bool:
+        """Whether a subscriber with these identifiers gets the same bytes."""
+        return (self.primary_only, self.delay, self.extension_ids) == (primary_only, delay, extension_ids)
+
+    def take(self, burst: Burst, publisher_ids: Mapping[str, int], now: float) -> list[Part]:
+        """Make the parts of all packets of `burst`, as sent at `now`."""
+        self.burst = burst
+        self.parts = [self.part(packet, publisher_ids, now) for packet in burst.packets]
+        return self.parts
+
+    def part(self, packet: RtpPacket, publisher_ids: Mapping[str, int], now: float) -> Part:
+        """The part of one packet, as sent at `now`."""
+        if publisher_ids != self._pairs_from:
+            self._pair(publisher_ids)
+        part = Part(packet)
+        block = self._extensions(part, now)
+        data, start, end = packet.data, packet.payload_offset, packet.payload_end
+        if self.primary_only:
+            start, end = _primary(part, start, end)
+        if HEADER_SIZE + len(block) + end - start > MAX_PACKET:
+            self.oversized += 1
+            end = start
+        part.tail = tail = block + data[start:end]
+        part.pack = packer(len(tail))
+        part.size = HEADER_SIZE + len(tail)
+        part.payload_at = HEADER_SIZE + len(block)
+        part.octets = end - start
+        return part
+
     def _pair(self, publisher_ids: Mapping[str, int]) -> None:
         """Find out which of the publisher's extensions go on, and under which identifier."""
         self._pairs_from = dict(publisher_ids)
@@ -142,9 +154,9 @@ class Shape:
             if uri in publisher_ids and uri in self.extension_ids
         }
 
-    def _extensions(self, packet: RtpPacket, now: float) -> bytes:
+    def _extensions(self, part: Part, now: float) -> bytes:
         """The extension block with its header; sets `first`, `frame_at` and `transport_at`."""
-        self.frame_at = self.transport_at = 0
+        packet = part.packet
         # One of the two serves the estimate of the way to the subscriber; with both negotiated the newer does.
         ids = self.extension_ids
         elements: list[tuple[int, bytes]] = []
@@ -163,9 +175,8 @@ class Shape:
                         descriptor = len(elements)
                     elements.append((pair[0], packet.data[start:end]))
         if not elements:
-            self.first = VERSION
             return b""
-        self.first = VERSION | EXTENSION
+        part.first = VERSION | EXTENSION
         if all(number <= HIGHEST_ONE_BYTE and 0 < len(value) <= 16 for number, value in elements):
             profile, head = ONE_BYTE, 1
             block = b"".join(bytes([number << 4 | len(value) - 1]) + value for number, value in elements)
@@ -173,17 +184,18 @@ class Shape:
             profile, head = TWO_BYTE, 2
             block = b"".join(bytes([number, len(value)]) + value for number, value in elements)
         if transport:
-            self.transport_at = HEADER_SIZE + 4 + head
+            part.transport_at = HEADER_SIZE + 4 + head
         if descriptor >= 0:
             before = sum(head + len(value) for _, value in elements[:descriptor])
-            self.frame_at = HEADER_SIZE + 4 + before + head + 1
+            part.frame_at = HEADER_SIZE + 4 + before + head + 1
         block += bytes(-len(block) % 4)
         return _extension_header.pack(profile, len(block) // 4) + block
 
-    def _primary(self, data: bytes, start: int, end: int) -> tuple[int, int]:
-        try:
-            self.blocks = parse_red(data, start, end)
-        except MalformedPacket:
-            self.blocks = []
-            return end, end  # an empty packet keeps the sequence whole
-        return self.blocks[-1].start, self.blocks[-1].end
+
+def _primary(part: Part, start: int, end: int) -> tuple[int, int]:
+    """Where the last block of RED begins and ends."""
+    try:
+        part.blocks = parse_red(part.packet.data, start, end)
+    except MalformedPacket:
+        return end, end  # an empty packet keeps the sequence whole
+    return part.blocks[-1].start, part.blocks[-1].end

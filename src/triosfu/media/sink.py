@@ -13,5 +13,5 @@ class MediaSink(Protocol):
     def reserve(self) -> int:
         """The offset of a free slot."""
 
-    def commit_rtp(self, offset: int, length: int) -> None:
+    def commit_rtp(self, offset: int, length: int, vital: bool = False) -> None:  # noqa: FBT001, FBT002  of the hot path
         """Protect the packet at `offset` in place and queue it; dropped and counted while not connected."""

@@ -56,6 +56,7 @@ class ReceiveStream:
         self._video = receiver.kind == "video"
         self._number = self.reception.highest  # the newest seen
         self._exclusions = Exclusions()
+        self._keyframe_at = -1  # the timestamp of the last one
         self._reported = 0  # packets at the last report
         self.describe(payload_types)
         if self._video:
@@ -142,6 +143,8 @@ class ReceiveStream:
         self._inspect(packet)
         if packet.keyframe:
             self.keyframes.came()
+            self._keyframe_at = packet.timestamp
+        packet.vital = packet.timestamp == self._keyframe_at
         self._receiver.deliver(packet, now)
         return True
 

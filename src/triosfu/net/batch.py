@@ -1,4 +1,4 @@
-"""Datagrams by the batch: recvmmsg and sendmmsg on memory that is laid out once.
+"""Datagrams by the batch: recvmmsg, and the memory for it and for sendmmsg (see `messages`), which is laid out once.
 
 cffi in ABI mode calls the C library that the process already has: no compiler, no extension module. Where those calls
 are missing, or when asked, the same memory is filled and sent by one plain socket call per datagram.
@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import sys
+from array import array
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from cffi import FFI
@@ -27,7 +28,9 @@ Pointer: TypeAlias = Any
 
 SLOT = 2048  # bytes per datagram of media, room for protection included; a power of two
 LARGEST = 9 * SLOT  # bytes of a datagram: data channels may use all of a DTLS record where the path carries it
-BATCH = 64  # datagrams per receiving call
+LARGEST_RUN = 65_536  # bytes of what the kernel hands over as one: no UDP datagram is larger, before it is cut
+BATCH = 64  # messages per receiving call
+UDP_GRO, CONTROL = 104, 32  # the option, and bytes for the control message that tells a segment's size
 FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
 # Linux's option (ip(7), ipv6(7)) that says who may fragment what leaves, by family: its level, its number, the value
@@ -50,7 +53,8 @@ ffi.cdef("""
     int recvmmsg(int, struct mmsghdr *, unsigned int, int, void *);
     int sendmmsg(int, struct mmsghdr *, unsigned int, int);
 """)
-HEADER_WORDS = 8  # 64-bit words of a `struct mmsghdr`; msg_name is the first, msg_namelen in the second
+HEADER_WORDS = 8  # 64-bit words of a `struct mmsghdr`
+CONTROL_AT = 5  # msg_controllen
 LENGTH_AT, HEADER_HALVES = 14, 16  # msg_len, counted in 32-bit words
 
 
@@ -102,22 +106,21 @@ class Arena:
     Of a large slot the system provides the pages that are used.
     """
 
-    __slots__ = ("_iovecs", "_size", "header_words", "headers", "iovec_words", "memory", "pointer", "slots")
+    __slots__ = ("_size", "headers", "iovec_words", "iovecs", "memory", "pointer", "slots")
 
     def __init__(self, slots: int, size: int = SLOT) -> None:
         self.slots, self._size = slots, size
         self.pointer: Pointer = ffi.new("char[]", slots * size)
         self.memory = memoryview(ffi.buffer(self.pointer)).cast("B")
-        self._iovecs = ffi.new("struct iovec[]", slots)
+        self.iovecs = ffi.new("struct iovec[]", slots)
         self.headers = ffi.new("struct mmsghdr[]", slots)
         for index in range(slots):
-            self._iovecs[index].iov_base = self.pointer + index * size
-            self._iovecs[index].iov_len = size
-            self.headers[index].msg_hdr.msg_iov = self._iovecs + index
+            self.iovecs[index].iov_base = self.pointer + index * size
+            self.iovecs[index].iov_len = size
+            self.headers[index].msg_hdr.msg_iov = self.iovecs + index
             self.headers[index].msg_hdr.msg_iovlen = 1
-        # The hot path writes these structures as arrays of words, which is three times faster than by field.
-        self.iovec_words = memoryview(ffi.buffer(self._iovecs)).cast("B").cast("Q")
-        self.header_words = memoryview(ffi.buffer(self.headers)).cast("B").cast("Q")
+        # The hot path writes lengths into an array of words, which is three times faster than by field.
+        self.iovec_words = memoryview(ffi.buffer(self.iovecs)).cast("B").cast("Q")
 
     def length(self, slot: int) -> int:
         """How many bytes of `slot` are to be sent."""
@@ -135,21 +138,33 @@ class Inbox(Protocol):
     pointers: list[Pointer]
     lengths: list[int]
     sources: list[bytes]  # as `net.address` packs them
+    messages: int  # taken from the kernel; each is a datagram, or a run of them from one address
+    empty: bool  # whether there was no more
 
-    def receive(self) -> int:
-        """Take what has arrived, at most `BATCH` datagrams; fewer mean that the socket is empty. Never waits.
+    def receive(self, most: int = BATCH) -> int:
+        """Take what has arrived, at most `most` messages, and return the number of datagrams. Never waits.
 
         Raises:
             OSError: The socket has an error to tell; it can be used on.
         """
 
 
+def coalesce(sock: DatagramSocket) -> bool:
+    """Have the kernel hand over runs of datagrams as it got them (UDP_GRO, udp(7)); whether it will."""
+    try:
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    except OSError:
+        return False
+    return True
+
+
 class BatchedInbox:
-    """Receives with one recvmmsg for all."""
+    """Receives with one recvmmsg for all; runs that arrive as one message are taken apart here."""
 
     def __init__(self, sock: DatagramSocket) -> None:
         self._descriptor = sock.fileno()
-        self._arena = Arena(BATCH, LARGEST)
+        self._size = LARGEST_RUN if coalesce(sock) else LARGEST
+        self._arena = Arena(BATCH, self._size)
         self._name_length = IPV6_LENGTH if sock.family == socket.AF_INET6 else IPV4_LENGTH
         self._names = ffi.new("char[]", BATCH * self._name_length)
         for index in range(BATCH):
@@ -157,15 +172,25 @@ class BatchedInbox:
             header.msg_name = self._names + index * self._name_length
             # The kernel writes this field too, but a socket of one family always writes the same number.
             header.msg_namelen = self._name_length
-        self._halves = memoryview(ffi.buffer(self._arena.headers)).cast("B").cast("I")
-        self.views = [self._arena.view(index) for index in range(BATCH)]
-        self.pointers = [self._arena.pointer + index * LARGEST for index in range(BATCH)]
+        headers = memoryview(ffi.buffer(self._arena.headers)).cast("B")
+        self._halves, self._words = headers.cast("I"), headers.cast("Q")
+        self._controls = ffi.new("char[]", BATCH * CONTROL)
+        self._runs = memoryview(ffi.buffer(self._controls)).cast("B").cast("I")
+        for index in range(BATCH):
+            self._arena.headers[index].msg_hdr.msg_control = self._controls + index * CONTROL
+        self._room = memoryview(array("Q", [CONTROL] * BATCH)).cast("B").cast("Q")
+        self._words[CONTROL_AT::HEADER_WORDS] = self._room
+        self._views = self.views = [self._arena.view(index) for index in range(BATCH)]
+        self._pointers = self.pointers = [self._arena.pointer + index * self._size for index in range(BATCH)]
         self.lengths: list[int] = []
         self.sources: list[bytes] = []
+        self.messages = 0
+        self.empty = True
 
-    def receive(self) -> int:
+    def receive(self, most: int = BATCH) -> int:
         """Take what has arrived with one system call."""
-        count: int = libc.recvmmsg(self._descriptor, self._arena.headers, BATCH, socket.MSG_DONTWAIT, ffi.NULL)
+        count: int = libc.recvmmsg(self._descriptor, self._arena.headers, most, socket.MSG_DONTWAIT, ffi.NULL)
+        self.messages, self.empty = max(0, count), count < most
         if count < 0:
             if ffi.errno in (errno.EAGAIN, errno.EINTR):
                 return 0
@@ -174,7 +199,25 @@ class BatchedInbox:
         size = self._name_length
         names: bytes = ffi.unpack(self._names, count * size)
         self.sources = [names[at : at + size] for at in range(0, count * size, size)]
-        return count
+        self.views, self.pointers = self._views, self._pointers
+        told = self._words[CONTROL_AT : count * HEADER_WORDS : HEADER_WORDS]
+        if any(told):
+            self._take_apart(told.tolist())
+        told[:] = self._room[:count]
+        return len(self.lengths)
+
+    def _take_apart(self, told: list[int]) -> None:
+        """Make a datagram of each segment of each run."""
+        lengths, sources = self.lengths, self.sources
+        self.lengths, self.sources, self.views, self.pointers = [], [], [], []
+        for slot, (length, source) in enumerate(zip(lengths, sources, strict=True)):
+            size = (self._runs[slot * CONTROL // 4 + 4] if told[slot] else 0) or max(1, length)
+            view, pointer = self._views[slot], self._pointers[slot]
+            for start in range(0, max(1, length), size):
+                self.lengths.append(min(size, length - start))
+                self.sources.append(source)
+                self.views.append(view[start:])
+                self.pointers.append(pointer + start)
 
 
 class PlainInbox:
@@ -187,11 +230,14 @@ class PlainInbox:
         self.pointers = [self._arena.pointer + index * LARGEST for index in range(BATCH)]
         self.lengths: list[int] = []
         self.sources: list[bytes] = []
+        self.messages = 0
+        self.empty = True
 
-    def receive(self) -> int:
+    def receive(self, most: int = BATCH) -> int:
         """Take what has arrived, one datagram after the other."""
         self.lengths, self.sources = [], []
-        for view in self.views:
+        self.messages, self.empty = 0, True
+        for view in self.views[:most]:
             try:
                 length, source = self._socket.recvfrom_into(view, LARGEST)
             except (BlockingIOError, InterruptedError):
@@ -202,27 +248,9 @@ class PlainInbox:
                 raise
             self.lengths.append(length)
             self.sources.append(pack((source[0], source[1])))
-        return len(self.lengths)
-
-
-def send_batch(descriptor: int, arena: Arena, first: int, count: int, drops: Counter[str]) -> None:
-    """Send `count` slots from `first` on with as few sendmmsg as it takes. Never waits, never raises.
-
-    What a full socket buffer does not take is dropped, as the network would; a datagram with an error of its own is
-    dropped alone. Drops are counted by reason.
-    """
-    while count:
-        sent = libc.sendmmsg(descriptor, arena.headers + first, count, socket.MSG_DONTWAIT)
-        if sent < 0:
-            if ffi.errno == errno.EINTR:
-                continue
-            if ffi.errno in FULL:
-                drops["send_full"] += count
-                return
-            drops[send_error(ffi.errno)] += 1
-            sent = 1  # sendmmsg fails only for the first of what it was given
-        first += sent
-        count -= sent
+        self.messages = len(self.lengths)
+        self.empty = self.messages < most
+        return self.messages
 
 
 def may_be_fragmented(sock: DatagramSocket) -> None:

@@ -6,45 +6,39 @@ The few that are larger than a slot stay where they are, and their slot points t
     ... write the packet at arena[offset:] ...
     egress.commit(offset, length, destination)
 
+What a full socket does not take of media is dropped, the newest first by nature; keyframes and all that is no media are
+held back for a moment, because to lose them costs more than they do.
+
 Nobody has to remember to flush: a batch of received datagrams ends with a flush, and what is queued at any other time
 (a timer, signalling) calls `wake`, with which the mux has a flush follow before the event loop sleeps.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Protocol
+from collections import Counter, deque
+from typing import TYPE_CHECKING
 
 from triosfu.errors import UsageError
 from triosfu.net.address import Address, family, pack
-from triosfu.net.batch import FULL, LARGEST, SLOT, Arena, ffi, send_batch, send_error, send_unfragmented
+from triosfu.net.batch import LARGEST, SLOT, Arena, ffi
+from triosfu.net.messages import Messages
+from triosfu.net.outlets import BatchedOutlet, NoOutlet, PlainOutlet, StreamOutlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from triosfu.net.batch import DatagramSocket, Pointer
-    from triosfu.net.tcp import Connection, TcpPort
+    from triosfu.net.outlets import Outlet
+    from triosfu.net.tcp import TcpPort
 
 SLOTS = 256  # datagrams per flush at most
-
-
-class Outlet(Protocol):
-    """A way out for datagrams of the egress arena."""
-
-    def send(self, first: int, count: int) -> None:
-        """Send `count` slots from `first` on; must neither wait nor raise."""
-
-    def probe(self, data: bytes, address: Address) -> None:
-        """Send `data` now, in one piece or not at all; must neither wait nor raise."""
-
-    def close(self) -> None:
-        """Drop everything from now on: the socket is about to be closed, and its number to be given to another."""
+MAX_HELD = 512  # datagrams held back from a full socket
 
 
 class Destination:
     """A prepared remote address; made by `Egress.destination`, kept by whoever sends there."""
 
-    __slots__ = ("_sockaddr", "address", "name", "name_length", "outlet")
+    __slots__ = ("_sockaddr", "address", "name", "name_length", "outlet", "whole")
 
     def __init__(self, address: Address, outlet: Outlet) -> None:
         raw = pack(address)
@@ -53,6 +47,7 @@ class Destination:
         self._sockaddr = ffi.new("char[]", raw)
         self.name = int(ffi.cast("uintptr_t", self._sockaddr))
         self.name_length = len(raw)
+        self.whole = False  # the way there takes no messages that are to be cut into datagrams
 
 
 class Egress:
@@ -60,16 +55,19 @@ class Egress:
 
     def __init__(self, counters: Counter[str] | None = None) -> None:
         self._slots = Arena(SLOTS)
-        self._iovecs, self._headers = self._slots.iovec_words, self._slots.header_words
+        self._iovecs = self._slots.iovec_words
+        self._messages = Messages(self._slots)
         self._queued: list[Destination] = []  # one for each slot in use, from slot 0 on
         self._large: dict[int, bytes] = {}  # what is sent in place of a slot
         self._pinned: list[Pointer] = []  # holds these where they are
+        self._kept: set[int] = set()  # slots that are held back rather than dropped
+        self._held: deque[tuple[bytes, Destination]] = deque()  # what a full socket did not take, oldest first
         self._outlets: list[tuple[Address, Outlet]] = []
         self._streams: dict[Address, Outlet] = {}
         self.arena = self._slots.memory
         """All slots; a packet may be written from its offset on, `SLOT` bytes with the room for protection."""
-        self.pointer = self._slots.pointer
-        """The same memory as a cffi `char *`."""
+        self.pointers: list[Pointer] = [self._slots.pointer + slot * SLOT for slot in range(SLOTS)]
+        """The same memory as a cffi `char *` for each slot."""
         self.counters: Counter[str] = Counter() if counters is None else counters
         self.held = False
         """True while somebody promises to flush: nobody is woken."""
@@ -80,14 +78,14 @@ class Egress:
         """Send through `sock` what goes to addresses of its family; the first socket of a family is its default."""
         outlet: Outlet
         if batched:
-            outlet = _BatchedOutlet(sock, self._slots, self.counters)
+            outlet = BatchedOutlet(sock, self._messages, self._queued, self.counters)
         else:
-            outlet = _PlainOutlet(sock, self._slots, self.counters, self._queued, self._large)
+            outlet = PlainOutlet(sock, self._slots, self.counters, self._queued, self._large)
         self._outlets.append((local, outlet))
 
     def open_stream_outlet(self, port: TcpPort, local: Address) -> None:
         """Send through the TCP connections of `port` what goes to their other ends from `local`."""
-        self._streams[local] = _StreamOutlet(port, self._slots, self._queued, self._large, self.counters)
+        self._streams[local] = StreamOutlet(port, self._slots, self._queued, self._large, self.counters)
 
     def destination(self, address: Address, source: Address | None = None) -> Destination:
         """Prepare to send to `address`, from the socket whose local address is `source` if there is such a one.
@@ -101,12 +99,17 @@ class Egress:
             return Destination(address, self._streams[source])
         fitting = [(local, outlet) for local, outlet in self._outlets if family(local) == family(address)]
         chosen = [outlet for local, outlet in fitting if local == source] + [outlet for _, outlet in fitting]
-        return Destination(address, chosen[0] if chosen else _NoOutlet(self.counters))
+        return Destination(address, chosen[0] if chosen else NoOutlet(self.counters))
 
     @property
     def queued(self) -> int:
         """Datagrams that wait for a flush."""
         return len(self._queued)
+
+    @property
+    def held_back(self) -> int:
+        """Datagrams that a full socket did not take; each flush tries them again, ahead of the others."""
+        return len(self._held)
 
     def reserve(self) -> int:
         """The offset of a free slot of `SLOT` bytes. Reserved again unless it was committed in between."""
@@ -116,17 +119,16 @@ class Egress:
             slot = 0
         return slot * SLOT
 
-    def commit(self, offset: int, length: int, destination: Destination) -> None:
-        """Queue the `length` bytes at `offset`, the slot reserved last."""
+    def commit(self, offset: int, length: int, destination: Destination, keep: bool = False) -> None:  # noqa: FBT001, FBT002  of the hot path
+        """Queue the `length` bytes at `offset`, the slot reserved last; to `keep` it is not to drop it lightly."""
         queued = self._queued
         slot = len(queued)
         if offset != slot * SLOT or not 0 < length <= SLOT:
             raise UsageError("net: only the slot reserved last can be committed, with what fits it")
         self._iovecs[2 * slot + 1] = length
-        headers = self._headers
-        headers[8 * slot] = destination.name
-        headers[8 * slot + 1] = destination.name_length  # its other half is padding
         queued.append(destination)
+        if keep:
+            self._kept.add(slot)
         if not slot and not self.held:
             self.wake()
 
@@ -139,10 +141,10 @@ class Egress:
         offset = self.reserve()
         if length <= SLOT:
             self.arena[offset : offset + length] = data
-            self.commit(offset, length, destination)
+            self.commit(offset, length, destination, True)
             return
         slot, pinned = offset // SLOT, ffi.from_buffer(data)
-        self.commit(offset, SLOT, destination)
+        self.commit(offset, SLOT, destination, True)
         self._large[slot] = data
         self._pinned.append(pinned)
         self._iovecs[2 * slot] = int(ffi.cast("uintptr_t", pinned))
@@ -154,153 +156,61 @@ class Egress:
         destination.outlet.probe(data, destination.address)
 
     def flush(self) -> None:
-        """Hand all that is queued to the kernel. Never waits: what it does not take is dropped and counted."""
+        """Hand all that is queued to the kernel. Never waits; what is not taken is held back, or counted."""
         queued = self._queued
+        if self._held:
+            self._try_again()
         first, count = 0, len(queued)
         while first < count:
             outlet = queued[first].outlet
             last = first + 1
             while last < count and queued[last].outlet is outlet:
                 last += 1
-            outlet.send(first, last - first)
+            if left := outlet.send(first, last - first):
+                self._hold(range(last - left, last))
             first = last
         queued.clear()
+        self._kept.clear()
         if self._large:
             self._let_go_of_large()
 
+    def _hold(self, slots: range) -> None:
+        """Keep what is to be kept of what a socket did not take."""
+        for slot in slots:
+            if slot in self._kept and len(self._held) < MAX_HELD:
+                data = self._large.get(slot) or bytes(self._slots.view(slot)[: self._slots.length(slot)])
+                self._held.append((data, self._queued[slot]))
+            else:
+                self.counters["send_full"] += 1
+
+    def _try_again(self) -> None:
+        held = self._held
+        while held:
+            data, destination = held[0]
+            if not destination.outlet.send_one(data, destination.address):
+                return
+            held.popleft()
+
+    def drop_held(self) -> None:
+        """Give up what is held back, and count it: it has become too old."""
+        if self._held:
+            self.counters["send_full"] += len(self._held)
+            self._held.clear()
+
     def _let_go_of_large(self) -> None:
-        base = int(ffi.cast("uintptr_t", self.pointer))
         for slot in self._large:
-            self._iovecs[2 * slot] = base + slot * SLOT
+            self._iovecs[2 * slot] = int(ffi.cast("uintptr_t", self.pointers[slot]))
         self._large.clear()
         self._pinned.clear()
 
     def close(self) -> None:
         """Flush, and from then on drop and count."""
         self.flush()
+        self.drop_held()
         for outlet in (*(outlet for _, outlet in self._outlets), *self._streams.values()):
             outlet.close()
         self._outlets.clear()
         self._streams.clear()
-
-
-class _BatchedOutlet:
-    """A socket that sends with sendmmsg."""
-
-    def __init__(self, sock: DatagramSocket, slots: Arena, counters: Counter[str]) -> None:
-        self._socket = sock
-        self._descriptor = sock.fileno()
-        self._slots = slots
-        self._counters = counters
-
-    def send(self, first: int, count: int) -> None:
-        if self._descriptor < 0:
-            self._counters["send_closed"] += count
-            return
-        send_batch(self._descriptor, self._slots, first, count, self._counters)
-
-    def probe(self, data: bytes, address: Address) -> None:
-        if self._descriptor < 0:
-            self._counters["send_closed"] += 1
-            return
-        send_unfragmented(self._socket, data, address, self._counters)
-
-    def close(self) -> None:
-        self._descriptor = -1
-
-
-class _PlainOutlet:
-    """A socket that sends with one call per datagram."""
-
-    def __init__(
-        self,
-        sock: DatagramSocket,
-        slots: Arena,
-        counters: Counter[str],
-        queued: list[Destination],
-        large: dict[int, bytes],
-    ) -> None:
-        self._socket: DatagramSocket | None = sock
-        self._slots = slots
-        self._counters = counters
-        self._queued = queued
-        self._large = large
-
-    def send(self, first: int, count: int) -> None:
-        if self._socket is None:
-            self._counters["send_closed"] += count
-            return
-        for slot in range(first, first + count):
-            data = self._large.get(slot) or self._slots.view(slot)[: self._slots.length(slot)]
-            try:
-                self._socket.sendto(data, self._queued[slot].address)
-            except OSError as error:
-                if error.errno in FULL:
-                    self._counters["send_full"] += first + count - slot
-                    return
-                self._counters[send_error(error.errno)] += 1
-
-    def probe(self, data: bytes, address: Address) -> None:
-        if self._socket is None:
-            self._counters["send_closed"] += 1
-            return
-        send_unfragmented(self._socket, data, address, self._counters)
-
-    def close(self) -> None:
-        self._socket = None
-
-
-class _StreamOutlet:
-    """A port that takes TCP connections: a packet goes over the one from where it is addressed to."""
-
-    def __init__(
-        self,
-        port: TcpPort,
-        slots: Arena,
-        queued: list[Destination],
-        large: dict[int, bytes],
-        counters: Counter[str],
-    ) -> None:
-        self._port: TcpPort | None = port
-        self._slots = slots
-        self._queued = queued
-        self._large = large
-        self._counters = counters
-
-    def send(self, first: int, count: int) -> None:
-        touched: dict[Connection, None] = {}
-        connections = {} if self._port is None else self._port.connections
-        for slot in range(first, first + count):
-            connection = connections.get(self._queued[slot].address)
-            if connection is None:
-                self._counters["send_no_stream"] += 1
-                continue
-            connection.write(self._large.get(slot) or self._slots.view(slot)[: self._slots.length(slot)])
-            touched[connection] = None
-        for connection in touched:
-            connection.flush()
-
-    def probe(self, data: bytes, address: Address) -> None:  # noqa: ARG002  there is nothing to find out
-        self._counters["send_probe"] += 1
-
-    def close(self) -> None:
-        self._port = None
-
-
-class _NoOutlet:
-    """Where datagrams for an address family without a socket go."""
-
-    def __init__(self, counters: Counter[str]) -> None:
-        self._counters = counters
-
-    def send(self, first: int, count: int) -> None:  # noqa: ARG002  which ones does not matter
-        self._counters["send_no_socket"] += count
-
-    def probe(self, data: bytes, address: Address) -> None:  # noqa: ARG002  nor here
-        self._counters["send_no_socket"] += 1
-
-    def close(self) -> None:
-        """Nothing to do."""
 
 
 def _nobody() -> None:

@@ -34,6 +34,7 @@ from triosfu.net.batch import (
     batching_available,
     may_be_fragmented,
 )
+from triosfu.net.clock import Clock
 from triosfu.net.egress import Destination, Egress
 from triosfu.net.tcp import FrameInbox, TcpPort
 from triosfu.stun.wire import peek
@@ -48,9 +49,11 @@ __all__ = ["Address", "Destination", "Egress", "Route", "UdpMux"]
 
 MAX_TUPLES = 16  # remote addresses bound to one route; the oldest goes
 PREFIX = 4  # bytes of a transaction id that tell whose request it was
-TURNS = 4  # batches in a row from one socket before the others have theirs
+BUDGET = 0.003  # seconds of work in a row for one socket, before timers, signalling and the others have their turn
+LEAST = 8  # messages in a batch, if they have come: a picture's packets leave together
 BUFFER = 4 * 1024 * 1024  # bytes of socket buffer that we ask for, each way
 PORT_TRIES = 20  # searches for a port that is free on every host
+FULL_PAUSE, FULL_TRIES = 0.002, 50  # seconds between looks at a full socket, and after how many it is given up
 
 log = structlog.get_logger()
 
@@ -134,6 +137,8 @@ class UdpMux:
         """Told how many seconds a batch took that ended with media, of which something was sent; it may not raise."""
         self.egress = Egress(self.counters)
         self.egress.wake = self._ask_for_flush
+        self.clock = Clock()
+        """Wakes the routes' tasks in time, while this mux is served."""
         self._flusher = trio.lowlevel.ParkingLot()
         self._routes: dict[Route, _Holdings] = {}
         self._by_ufrag: dict[str, Route] = {}
@@ -204,6 +209,7 @@ class UdpMux:
             for stream in self._streams.values():
                 nursery.start_soon(self._serve_streams, stream, name=f"tcp {stream.local[0]}:{stream.local[1]}")
             nursery.start_soon(self._flush_when_asked)
+            nursery.start_soon(self.clock.run, name="clock")
             try:
                 yield
             finally:
@@ -337,16 +343,22 @@ class UdpMux:
 
     async def _receive(self, port: _Port) -> None:
         inbox = port.inbox
+        cost = 0.0  # seconds for each message, lately: with many subscribers one of them is much work
         while True:
             await self._wait_readable(port.sock)
-            for _ in range(TURNS):
+            began = trio.current_time()
+            while True:
                 try:
-                    count = inbox.receive()
+                    count = inbox.receive(BATCH if cost * BATCH < BUDGET else max(LEAST, int(BUDGET / cost)))
                 except OSError:
                     self.counters["receive_error"] += 1  # an ICMP error, told to whom it may concern
                     break
+                before = trio.current_time()
                 self._deliver(port, count)
-                if count < BATCH:
+                now = trio.current_time()
+                if inbox.messages:
+                    cost += ((now - before) / inbox.messages - cost) / 8
+                if inbox.empty or now - began > BUDGET:
                     break
 
     async def _serve_streams(self, port: _StreamPort) -> None:
@@ -388,6 +400,8 @@ class UdpMux:
         self.egress.held = False
         sent = self.egress.queued
         self.egress.flush()
+        if self.egress.held_back:
+            self._ask_for_flush()
         # One look at a batch's last datagram, instead of one at each: a busy server's batches are media.
         if self.forwarded is not None and sent and count and _is_rtp(port.inbox.views[count - 1]):
             self.forwarded(trio.current_time() - now)
@@ -448,10 +462,20 @@ class UdpMux:
 
     async def _flush_when_asked(self) -> None:
         """Flush what was queued outside of a batch, once for all tasks that run in the same turn of the loop."""
+        tries = 0
         while True:
-            if not self.egress.queued:
+            egress = self.egress
+            if egress.held_back:
+                await trio.sleep(FULL_PAUSE)  # what comes meanwhile flushes as well, and tries again
+                egress.flush()
+                tries = tries + 1 if egress.held_back else 0
+                if tries == FULL_TRIES:
+                    egress.drop_held()
+                continue
+            tries = 0
+            if not egress.queued:
                 await self._flusher.park()
-            self.egress.flush()
+            egress.flush()
 
 
 def _is_rtp(datagram: memoryview) -> bool:

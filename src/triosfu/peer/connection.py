@@ -21,6 +21,7 @@ from triosfu.ice.candidate import Candidate
 from triosfu.ice.core import Credentials, IceState
 from triosfu.media.ingress import Ingress
 from triosfu.media.sender import Sender
+from triosfu.net.clock import Alarm
 from triosfu.peer.channel import OVER, ChannelState, DataChannel
 from triosfu.peer.sink import TransportSink
 from triosfu.peer.state import PeerSettings, PeerState
@@ -102,7 +103,7 @@ class PeerConnection:
         self._draining = False
         self._again = False
         self._scope = trio.CancelScope()
-        self._alarm = trio.CancelScope()
+        self._alarm = Alarm(mux.clock)
 
     def __repr__(self) -> str:
         return f"<PeerConnection {self.name} {self.state.value}>"
@@ -127,15 +128,15 @@ class PeerConnection:
     def hand_over(self) -> None:
         """Begin another turn, for whoever starts `run` with it in the same step; the connection stays open."""
         self.turn += 1
-        self._alarm.cancel()
+        self._alarm.wake()
         before, self._scope = self._scope, trio.CancelScope()
         if before.cancel_called:
             self._scope.cancel()
 
     async def _keep_time(self, turn: int) -> None:
         while True:
-            with trio.CancelScope(deadline=self._next_timeout()) as self._alarm:
-                await trio.sleep_forever()
+            self._alarm.deadline = self._next_timeout()
+            await self._alarm.wait()
             if turn != self.turn:
                 return
             now = trio.current_time()
@@ -159,6 +160,7 @@ class PeerConnection:
         self.state = PeerState.CLOSED
         self._scope.cancel()
         self.waiting.end(reason)
+        self._alarm.cancel()
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
             channel.over(ChannelState.CLOSED)
@@ -461,6 +463,7 @@ class PeerConnection:
         try:
             while self._again and self.state is not PeerState.CLOSED:
                 self._again = False
+                self.ingress.forward(now)
                 self._again |= self._drain_data()
                 self._again |= self._transport.drain(now)
         finally:

@@ -49,6 +49,7 @@ class RtpPacket:
         "ssrc",
         "temporal",
         "timestamp",
+        "vital",
     )
 
     data: bytes
@@ -68,6 +69,7 @@ class RtpPacket:
     spatial: int  # layer, 0 is the lowest
     temporal: int
     keyframe: bool  # the first packet of a keyframe
+    vital: bool  # of a keyframe: without it nothing that follows can be seen
     descriptor: object | None  # what the codec's inspector found
 
     @classmethod
@@ -109,7 +111,7 @@ class RtpPacket:
         packet.arrival = arrival
         packet.index = packet.sequence
         packet.spatial = packet.temporal = 0
-        packet.keyframe = False
+        packet.keyframe = packet.vital = False
         packet.descriptor = None
         return packet
 

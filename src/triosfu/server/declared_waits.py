@@ -30,6 +30,7 @@ DECLARED: Final[Mapping[str, str]] = {
     "triosfu.net.websocket:_Wire.wait": PING,
     "triosfu.net.websocket:WebSocket.receive": PING,
     "triosfu.net.websocket:WebSocket._keep_alive": PING,
+    "triosfu.net.clock:Clock.run": ALARM,
     "triosfu.rooms.deadlines:Deadlines.run": ALARM,
     "triosfu.agents.workers:Agents.run": ALARM,
     "triosfu.webhooks.delivery:Receiver._wait": "nothing is due: an event, or the answer to one, moves the end of this",

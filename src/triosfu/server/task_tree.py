@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from triosfu.net.clock import Alarm
 from triosfu.server.declared_waits import DECLARED
 from triosfu.server.inside_trio import PLUMBING, effective_deadline, is_runnable, joins_children
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+
+WAIT = Alarm.wait.__code__  # where a task waits for an alarm: its deadline bounds the wait as a scope's does
 
 
 class Bound(Enum):
@@ -131,9 +134,9 @@ def _view(task: trio.lowlevel.Task, watch: Watch, now: float, room: str, partici
         room = named
     elif kind == "participant":
         participant = named
-    bound, own, waits_on = _wait(task)
+    bound, own, waits_on, deadline = _wait(task)
     where = _where(own) if own is not None else ""
-    last, deadline = watch.last.get(task), effective_deadline(task)
+    last = watch.last.get(task)
     return TaskView(
         name=task.name,
         room=room,
@@ -160,23 +163,25 @@ def bound_of(task: trio.lowlevel.Task) -> Bound:
     return _wait(task)[0]
 
 
-def _wait(task: trio.lowlevel.Task) -> tuple[Bound, FrameType | None, str]:
-    """What bounds a wait, in which of our frames it is, and for what."""
+def _wait(task: trio.lowlevel.Task) -> tuple[Bound, FrameType | None, str, float]:
+    """What bounds a wait, in which of our frames it is, and for what; and its deadline."""
     frames = [frame for frame, _ in task.iter_await_frames()]
     own, waits_on = _place(frames)
+    alarms = [frame.f_locals["self"].deadline for frame in frames if frame.f_code is WAIT]
+    deadline = min(effective_deadline(task), *alarms, math.inf)
     if is_runnable(task):
-        return Bound.RUNNING, own, ""
+        return Bound.RUNNING, own, "", deadline
     if joins_children(frames):
-        return Bound.CHILDREN, own, "its tasks"
-    if effective_deadline(task) < math.inf:
-        return Bound.DEADLINE, own, waits_on
+        return Bound.CHILDREN, own, "its tasks", deadline
+    if deadline < math.inf:
+        return Bound.DEADLINE, own, waits_on, deadline
     declared = own is not None and _where(own) in DECLARED
-    return Bound.DECLARED if declared else Bound.NONE, own, waits_on
+    return Bound.DECLARED if declared else Bound.NONE, own, waits_on, deadline
 
 
 def _place(frames: list[FrameType]) -> tuple[FrameType | None, str]:
     """Our innermost frame, or else the outermost of all; and the function that it waits for."""
-    ours = [index for index, frame in enumerate(frames) if _module(frame).startswith("triosfu.")]
+    ours = [at for at, frame in enumerate(frames) if _module(frame).startswith("triosfu.") and frame.f_code is not WAIT]
     index = ours[-1] if ours else 0
     if not frames:
         return None, ""

@@ -1,0 +1,199 @@
+"""Runs of datagrams in one message: what arrives is what was queued, wherever it is cut, and where it cannot be."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.net.test_egress import udp
+from triosfu.net import batch, messages
+from triosfu.net.address import unpack
+from triosfu.net.batch import SLOT, BatchedInbox, ffi
+from triosfu.net.egress import SLOTS, Egress
+from triosfu.net.messages import MAX_SEGMENTS, segmentation_available
+
+if TYPE_CHECKING:
+    import socket
+
+# Sizes that make runs, that end them, and runs that are too long for one message.
+sizes = st.one_of(st.sampled_from([1, 100, 1200, SLOT]), st.integers(1, SLOT))
+bursts = st.lists(st.tuples(st.integers(0, 2), sizes, st.integers(1, 70)), max_size=8)
+
+
+def drain(sock: socket.socket) -> list[bytes]:
+    found = []
+    while True:
+        try:
+            found.append(sock.recv(4096))
+        except BlockingIOError:
+            return found
+
+
+def test_this_system_cuts_messages() -> None:
+    """Red means: a burst costs a message for each datagram here."""
+    with udp() as sock:
+        assert segmentation_available(sock)
+
+
+@given(bursts=bursts)
+def test_all_datagrams_arrive_as_they_were_queued(bursts: list[tuple[int, int, int]]) -> None:
+    with udp() as ours, udp() as first, udp() as second, udp() as third:
+        egress = Egress()
+        egress.open_outlet(ours, ours.getsockname(), batched=True)
+        peers = first, second, third
+        destinations = [egress.destination(peer.getsockname()) for peer in peers]
+        queued: list[list[bytes]] = [[], [], []]
+        arrived: list[list[bytes]] = [[], [], []]
+        number = 0
+        for peer, size, count in bursts:
+            for _ in range(count):
+                number += 1
+                data = (number.to_bytes(4, "big") * (size // 4 + 1))[:size]
+                queued[peer].append(data)
+                egress.send(data, destinations[peer])
+            for at, sock in enumerate(peers):
+                arrived[at] += drain(sock)
+        egress.flush()
+        for at, sock in enumerate(peers):
+            arrived[at] += drain(sock)
+        assert arrived == queued
+        assert not egress.counters
+        assert not any(destination.whole for destination in destinations)
+
+
+def take(inbox: BatchedInbox) -> list[bytes]:
+    """All that has arrived, a few messages at a time."""
+    found = []
+    while True:
+        count = inbox.receive(5)
+        found += [bytes(inbox.views[at][: inbox.lengths[at]]) for at in range(count)]
+        assert len(inbox.sources) == len(inbox.lengths) == count
+        assert all(ffi.buffer(inbox.pointers[at], 1)[:] == found[at - count][:1] for at in range(count))
+        if inbox.empty:
+            return found
+
+
+@given(bursts=bursts)
+def test_runs_that_arrive_as_one_message_are_taken_apart(bursts: list[tuple[int, int, int]]) -> None:
+    with udp() as ours, udp() as other, udp() as peer:
+        inbox = BatchedInbox(peer)
+        egresses = []
+        for sock in (ours, other):
+            egress = Egress()
+            egress.open_outlet(sock, sock.getsockname(), batched=True)
+            egresses.append((egress, egress.destination(peer.getsockname())))
+        queued, arrived, number = [], [], 0
+        for which, size, count in bursts:
+            egress, destination = egresses[which % 2]
+            for _ in range(count):
+                number += 1
+                queued.append((number.to_bytes(4, "big") * (size // 4 + 1))[:size])
+                egress.send(queued[-1], destination)
+            egress.flush()
+            arrived += take(inbox)
+        assert arrived == queued
+
+
+def test_a_run_arrives_as_one_message_from_its_sender() -> None:
+    with udp() as ours, udp() as other, udp() as peer:
+        inbox = BatchedInbox(peer)
+        egress = Egress()
+        egress.open_outlet(ours, ours.getsockname(), batched=True)
+        destination = egress.destination(peer.getsockname())
+        for _ in range(10):
+            egress.send(bytes(1200), destination)
+        egress.flush()
+        other.sendto(b"alone", peer.getsockname())
+        assert inbox.receive() == 11
+        assert inbox.messages == 2
+        assert inbox.lengths == [1200] * 10 + [5]
+        assert [unpack(source) for source in inbox.sources] == [ours.getsockname()] * 10 + [other.getsockname()]
+        ours.sendto(b"alone", peer.getsockname())
+        assert (inbox.receive(), inbox.messages, inbox.lengths) == (1, 1, [5])
+
+
+def test_a_run_is_one_message() -> None:
+    with udp() as ours, udp() as peer:
+        egress = Egress()
+        egress.open_outlet(ours, ours.getsockname(), batched=True)
+        destination = egress.destination(peer.getsockname())
+        for length in [1200] * 10 + [700, 1200]:
+            egress.send(bytes(length), destination)
+        egress.send(bytes(10), egress.destination(("127.0.0.1", 9)))
+        assert egress._messages._write(egress._queued, range(13), segmented=True) == 3
+        assert egress._messages._starts == [0, 11, 12]
+        assert egress._messages._write(egress._queued, range(13), segmented=False) == 13
+        for _ in range(13, SLOTS):
+            egress.send(bytes(100), destination)
+        assert egress._messages._write(egress._queued, range(SLOTS), segmented=True) == 3 + -(
+            -(SLOTS - 13) // MAX_SEGMENTS
+        )
+
+
+NARROW = """
+import subprocess
+from tests.clients.network import enter_own_network
+from tests.net.test_egress import udp
+from triosfu.net.egress import Egress
+
+enter_own_network()
+subprocess.run("ip link set lo mtu 1280".split(), check=True)
+from triosfu.net.batch import may_be_fragmented
+with udp() as ours, udp() as peer, udp() as other:
+    may_be_fragmented(ours)
+    egress = Egress()
+    egress.open_outlet(ours, ours.getsockname(), batched=True)
+    narrow, fine = egress.destination(peer.getsockname()), egress.destination(other.getsockname())
+    for _ in range(3):
+        for number in range(5):
+            egress.send(bytes([number]) * 1400, narrow)
+        for number in range(5):
+            egress.send(bytes([number]) * 1000, fine)
+    egress.flush()
+    assert [peer.recv(2000) for _ in range(15)] == [bytes([number]) * 1400 for number in range(5)] * 3
+    assert [other.recv(2000) for _ in range(15)] == [bytes([number]) * 1000 for number in range(5)] * 3
+    assert (narrow.whole, fine.whole, dict(egress.counters)) == (True, False, {})
+"""
+
+
+def test_what_cannot_be_cut_for_one_address_goes_there_datagram_by_datagram() -> None:
+    subprocess.run([sys.executable, "-c", NARROW], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EPERM])
+def test_a_run_that_is_refused_is_sent_singly_or_counted_as_a_whole(
+    error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's refusals that cannot be had here: `sendmmsg` is told to refuse whatever is to be cut."""
+    real, tries = batch.libc, 0
+
+    class Refusing:
+        def sendmmsg(self, descriptor: int, headers: object, count: int, flags: int) -> int:
+            nonlocal tries
+            if headers[0].msg_hdr.msg_controllen:  # type: ignore[index]
+                tries += 1
+                batch.ffi.errno = error
+                return -1
+            return int(real.sendmmsg(descriptor, headers, 1, flags))
+
+    with udp() as ours, udp() as peer:
+        egress = Egress()
+        egress.open_outlet(ours, ours.getsockname(), batched=True)
+        destination = egress.destination(peer.getsockname())
+        monkeypatch.setattr(messages, "libc", Refusing())
+        for _ in range(2):
+            for data in (b"one", b"two", b"three and more"):
+                egress.send(data, destination)
+            egress.flush()
+        if error == errno.EIO:
+            assert drain(peer) == [b"one", b"two", b"three and more"] * 2
+            assert (tries, dict(egress.counters)) == (1, {})
+        else:
+            assert drain(peer) == [b"three and more"] * 2
+            assert (tries, dict(egress.counters)) == (2, {"send_eperm": 4})

@@ -5,6 +5,7 @@ They are if pytest is called with `--numprocesses=auto`, as `make test` does.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
     from xdist.remote import Producer
 
-REAL = ("tests/clients/", "tests/conformance/")  # clients
+FIRST, LAST = "tests/clients/", "tests/conformance/"  # with real clients, when several processes share the tests
 HERE = Path(__file__).parent
-FOLDERS = {HERE.parent / folder for folder in REAL}
+FOLDERS = {HERE.parent / folder for folder in (FIRST, LAST)}
 ARTIFACTS = HERE / "artifacts"
 MODEST = 10  # how nice a process is that has no real clients
 
@@ -35,10 +36,14 @@ settings.load_profile("suite")
 
 
 class ClientsTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist publishes no types
-    """Each test goes to whichever process is free; those with real clients all to one, from the beginning."""
+    """Each test goes to whichever process is free; those of a folder with real clients all to one.
+
+    The first folder has a process of its own from the beginning. The other one's is that which first finds nothing else
+    to do.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "real clients" if nodeid.startswith(REAL) else nodeid
+        return next((folder for folder in (FIRST, LAST) if nodeid.startswith(folder)), nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -56,14 +61,20 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave the machine to real clients, which have deadlines, where other tests have processes of their own."""
-    if os.environ.get("PYTEST_XDIST_WORKER") and item.get_closest_marker("clients") is None and not os.nice(0):
+    if not os.environ.get("PYTEST_XDIST_WORKER"):
+        return
+    real = item.get_closest_marker("clients") is not None
+    if real and os.nice(0):
+        with contextlib.suppress(PermissionError):  # all others have finished nearly
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+    elif not real and not os.nice(0):
         os.nice(MODEST)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark those with real clients. They run last: from then on the process has a network of its own.
 
-    If several processes share the tests, they come first, and one process begins with them.
+    If several processes share the tests, those of one folder come first, and one process begins with them.
     """
     ours = [item for item in items if not FOLDERS.isdisjoint(item.path.parents)]
     for item in ours:
@@ -72,7 +83,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         # summary tells that it did.
         item.add_marker(pytest.mark.flaky(reruns=1))
     others = [item for item in items if FOLDERS.isdisjoint(item.path.parents)]
-    items[:] = ours + others if os.environ.get("PYTEST_XDIST_WORKER") else others + ours
+    first = [item for item in ours if HERE.parent / FIRST in item.path.parents]
+    last = [item for item in ours if HERE.parent / FIRST not in item.path.parents]
+    items[:] = first + others + last if os.environ.get("PYTEST_XDIST_WORKER") else others + ours
 
 
 @pytest.fixture(scope="session")

@@ -36,8 +36,8 @@ def hooked(
     with page_backend(folder) as printed:
         config = folder / "livekit.yaml"
         config.write_text(config.read_text(encoding="utf-8") + MORE, encoding="utf-8")
-        options = ("--config", str(config), "--udp-port", "7897")
-        with running_server(artifacts / f"conformance-{os.getpid()}.log", *options, port=7896) as running:
+        options = ("--config", str(config), "--udp-port", "7899")
+        with running_server(artifacts / f"conformance-{os.getpid()}.log", *options, port=7898) as running:
             yield running, printed
             seen = figures()
             assert seen.value("triosfu_bugs_total") == seen.value("triosfu_waits", bound="none") == 0, (

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
-import trio
 from livekit.protocol import models, rtc
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
-from bench.sfu.feedback import Feedback
-from bench.sfu.peer import PATIENCE, End, Ended, Waiting, first_of
-from bench.sfu.playing import Data, Outgoing, Picture, Quality, Sound, next_sender
-from triosfu.net.udp import UdpMux
+from bench.sfu.peer import Ended
+from bench.sfu.playing import Data, Picture, Quality, Sound, next_sender
+from bench.sfu.presence import Presence, present
 from triosfu.tokens import VideoGrant, create_token
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
     from typing import Protocol
 
     from bench.sfu.counting import CountingSocket
@@ -50,20 +47,19 @@ if TYPE_CHECKING:
 
 
 RELIABLE, LOSSY = "_reliable", "_lossy"
-PING_EVERY = 5.0  # seconds
 LOWEST_TO_BEST = (models.VideoQuality.LOW, models.VideoQuality.MEDIUM, models.VideoQuality.HIGH)
 
 
-class Attendee(Waiting):
+class Attendee(Presence):
     """What one participant has, and knows of the others."""
 
-    def __init__(self, identity: str, subscriber: End, publisher: End | None) -> None:
-        super().__init__(identity)
-        self.subscriber = subscriber
-        self._publisher = publisher
-        self._way = None if publisher is None else Outgoing(publisher, rids=True)
+    rids = True
+    keep_alive_every = 5.0
+
+    def __init__(self, identity: str, url: str, token: str) -> None:
+        query = urlencode({"access_token": token, "protocol": 15, "sdk": "go", "auto_subscribe": 0})
+        super().__init__(identity, url, f"/rtc?{query}")
         self._published: dict[str, models.TrackInfo] = {}  # by cid
-        self._signal: WebSocketConnection | None = None
 
     # --- what the scenarios ask ------------------------------------------------------------------------------------
 
@@ -108,30 +104,18 @@ class Attendee(Waiting):
 
     async def arrive(self) -> None:
         """Wait until the peer connections are up that one has who has just joined."""
-        await self.until(lambda: self._signal, "signalling")
-        if self._publisher is not None:  # as clients do if the server says `fast_publish`
-            self._publisher.peer.negotiation.enable_data()
-            self._publisher.peer.open_channel(RELIABLE)
-            self._publisher.peer.open_channel(LOSSY, ordered=False, max_retransmits=0)
+        await self.connected()
+        if self.publishes:  # as clients do if the server says `fast_publish`
+            peer = self.publisher.peer
+            peer.negotiation.enable_data()
+            peer.open_channel(RELIABLE)
+            peer.open_channel(LOSSY, ordered=False, max_retransmits=0)
             await self._offer()
         await self.until(
-            lambda: self.subscriber.connected and (self._publisher is None or self._publisher.connected),
-            "a peer connection",
+            lambda: self.subscriber.connected and (not self.publishes or self.publisher.connected), "a peer connection"
         )
 
     # --- publishing ------------------------------------------------------------------------------------------------
-
-    @property
-    def publisher(self) -> End:
-        """The peer connection for what it sends."""
-        assert self._publisher is not None, "only some publish"
-        return self._publisher
-
-    @property
-    def way(self) -> Outgoing:
-        """Where its packets leave."""
-        assert self._way is not None, "only some publish"
-        return self._way
 
     async def _publish(self, kind: str, mime: str, track: models.TrackType, qualities: Sequence[Quality]) -> Sender:
         sender = next_sender(kind, mime, self.identity)
@@ -167,39 +151,15 @@ class Attendee(Waiting):
 
     # --- signalling ------------------------------------------------------------------------------------------------
 
-    async def converse(self, url: str, token: str) -> None:
-        """Join, and answer until cancelled.
+    async def keep_alive(self) -> None:
+        """Say that this one is still there."""
+        await self._say(rtc.SignalRequest(ping=time.time_ns() // 1_000_000))
 
-        Raises:
-            Ended: The server has ended it.
-        """
-        parts = urlsplit(url)
-        query = urlencode({"access_token": token, "protocol": 15, "sdk": "go", "auto_subscribe": 0})
-        try:
-            with trio.fail_after(PATIENCE):
-                stream = await trio.open_tcp_stream(parts.hostname or "", parts.port or 80)
-            async with stream, trio.open_nursery() as nursery:
-                host = f"{parts.hostname}:{parts.port or 80}"
-                with trio.fail_after(PATIENCE):
-                    self._signal = await wrap_client_stream(
-                        nursery, stream, host, f"/rtc?{query}", message_queue_size=100
-                    )
-                self.tell()
-                nursery.start_soon(self._keep_alive)
-                while True:
-                    frame = await self._signal.get_message()
-                    if isinstance(frame, bytes):
-                        await self._handle(rtc.SignalResponse.FromString(frame))
-                    self.tell()
-        except* (OSError, trio.TooSlowError, HandshakeError, ConnectionClosed) as group:
-            raise Ended(f"{self.identity}: signalling ended: {first_of(group)!r}") from None
-
-    async def _keep_alive(self) -> None:
-        while True:
-            await trio.sleep(PING_EVERY)
-            await self._say(rtc.SignalRequest(ping=time.time_ns() // 1_000_000))
-
-    async def _handle(self, message: rtc.SignalResponse) -> None:
+    async def handle(self, frame: bytes | str) -> None:
+        """Act on a message of the server."""
+        if not isinstance(frame, bytes):
+            return
+        message = rtc.SignalResponse.FromString(frame)
         match message.WhichOneof("message"):
             case "offer":
                 peer = self.subscriber.peer
@@ -218,44 +178,13 @@ class Attendee(Waiting):
                 raise Ended(f"{self.identity}: the server has it leave: {message.leave.reason}")
 
     async def _say(self, request: rtc.SignalRequest) -> None:
-        await self.until(lambda: self._signal, "signalling")
-        assert self._signal is not None
-        try:
-            await self._signal.send_message(request.SerializeToString())
-        except ConnectionClosed as closed:
-            raise Ended(f"{self.identity}: signalling ended: {closed!r}") from None
+        await self.send(request.SerializeToString())
 
 
-@asynccontextmanager
-async def attend(
+def attend(
     url: str, key: tuple[str, str], identity: str, room: str, *, sock: CountingSocket, publishes: bool, feedback: bool
-) -> AsyncIterator[Attendee]:
+) -> AbstractAsyncContextManager[Attendee]:
     """Somebody in a room until the end of the block; what comes to them comes to `sock`."""
     grant = VideoGrant(room_join=True, room=room, can_publish=publishes)
     token = create_token(*key, now=time.time(), identity=identity, video=grant)
-    async with AsyncExitStack() as stack:
-        mux = UdpMux([sock], batched=False, wait_readable=sock.readable)
-        await stack.enter_async_context(mux.served())
-
-        def tell() -> None:
-            attendee.tell()
-
-        def over(why: str) -> None:
-            attendee.over(why)
-
-        subscriber = End(f"{identity}'s subscriber", mux, offerer=False, tell=tell, over=over, message=sock.take)
-        publisher = None
-        if publishes:
-            other = await stack.enter_async_context(UdpMux.open([sock.host], 0))
-            publisher = End(f"{identity}'s publisher", other, offerer=True, tell=tell, over=over)
-        attendee = Attendee(identity, subscriber, publisher)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(subscriber.run)
-            if publisher is not None:
-                nursery.start_soon(publisher.run)
-            nursery.start_soon(attendee.converse, url, token)
-            await attendee.arrive()
-            sock.attach(subscriber, Feedback(subscriber, sock) if feedback else None)
-            yield attendee
-            sock.detach()
-            nursery.cancel_scope.cancel()
+    return present(Attendee(identity, url, token), sock=sock, publishes=publishes, feedback=feedback)

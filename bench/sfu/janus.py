@@ -29,26 +29,22 @@ import json
 import shutil
 import socket
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import trio
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
-
-from bench.sfu.feedback import Feedback
-from bench.sfu.peer import PATIENCE, End, Ended, Waiting, first_of
-from bench.sfu.playing import Data, Outgoing, Picture, Quality, Sound, next_sender
-from bench.sfu.process import running, tail
+from bench.sfu.peer import Ended
+from bench.sfu.playing import Data, Picture, Quality, Sound, next_sender
+from bench.sfu.presence import Presence, present
+from bench.sfu.process import PATIENCE, running, tail
 from bench.sfu.servers import Measured
 from tests.clients.network import ADDRESS
-from triosfu.net.udp import UdpMux
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from bench.sfu.attendee import Somebody
     from bench.sfu.counting import CountingSocket
@@ -56,7 +52,7 @@ if TYPE_CHECKING:
 
 PORT = 8188
 PLUGIN = "janus.plugin.videoroom"
-KEEP_ALIVE_EVERY = 20.0  # seconds; Janus forgets a session after 60
+ALIVE = "alive"  # the transaction of what is not waited for
 UNLIMITED = 100_000_000  # bits per second that a publisher is allowed
 MOST = 10_000  # publishers in a room
 WORST, BEST = 0, 2  # substreams
@@ -146,17 +142,18 @@ def janus(*, loops: int = 0, rooms: int = 1) -> Iterator[Measured]:
             yield Measured("janus", ADDRESS, partial(attend, f"ws://{ADDRESS}:{PORT}"), process.pid)
 
 
-class Attendee(Waiting):
+class Attendee(Presence):
     """What one participant has."""
 
-    def __init__(self, identity: str, room: int, subscriber: End, publisher: End | None) -> None:
-        super().__init__(identity)
+    rids = False
+    subprotocols = ("janus-protocol",)
+    keep_alive_every = 20.0  # Janus forgets a session after 60
+
+    def __init__(self, identity: str, url: str, room: int) -> None:
+        super().__init__(identity, url, "/")
         self.feed = int(identity.removeprefix("one")) + 1
-        self.published: list[str] = []  # kinds, in the order of the sections
         self._room = room
-        self._subscriber, self._publisher = subscriber, publisher
-        self._way = None if publisher is None else Outgoing(publisher, rids=False)
-        self._signal: WebSocketConnection | None = None
+        self._has_offered = False
         self._numbers = count(1)
         self._replies: dict[str, dict[str, Any]] = {}  # by transaction
         self._session = 0
@@ -183,7 +180,7 @@ class Attendee(Waiting):
         handle = self._handles["subscriber"] = await self._attach()
         join = {"request": "join", "ptype": "subscriber", "room": self._room, "use_msid": False}
         reply = await self._ask(handle, {**join, "streams": [{"feed": feed.feed} for feed in feeds]})
-        peer = self._subscriber.peer
+        peer = self.subscriber.peer
         peer.accept_offer(reply["jsep"]["sdp"])
         answer = {"type": "answer", "sdp": peer.create_answer()}
         await self._ask(handle, {"request": "start"}, jsep=answer)
@@ -194,24 +191,18 @@ class Attendee(Waiting):
                 if stream["type"] == "video"
             ]
             await self._ask(handle, {"request": "configure", "streams": streams})
-        await self.until(lambda: self._subscriber.connected, "a peer connection to watch with")
+        await self.until(lambda: self.subscriber.connected, "a peer connection to watch with")
 
     async def arrive(self) -> None:
         """Wait until there is a session, and join the room if this one publishes."""
-        await self.until(lambda: self._signal, "signalling")
+        await self.connected()
         self._session = (await self._request({"janus": "create"}))["data"]["id"]
-        if self._publisher is not None:
+        if self.publishes:
             handle = self._handles["publisher"] = await self._attach()
             join = {"request": "join", "ptype": "publisher", "room": self._room, "id": self.feed}
             await self._ask(handle, join)
 
     # --- publishing ------------------------------------------------------------------------------------------------
-
-    @property
-    def way(self) -> Outgoing:
-        """Where its packets leave."""
-        assert self._way is not None, "only some publish"
-        return self._way
 
     async def _publish(self, kind: str, mime: str, qualities: Sequence[Quality]) -> Sender:
         way = self.way
@@ -221,11 +212,11 @@ class Attendee(Waiting):
         peer = way.end.peer
         peer.negotiation.add_sender(sender)
         offer = {"type": "offer", "sdp": way.offer()}
-        request = {"request": "configure" if self.published else "publish", "bitrate": UNLIMITED}
+        request = {"request": "configure" if self._has_offered else "publish", "bitrate": UNLIMITED}
         reply = await self._ask(self._handles["publisher"], request, jsep=offer)
+        self._has_offered = True
         peer.accept_answer(reply["jsep"]["sdp"])
         await self.until(lambda: sender.negotiated and way.end.connected, "an answer")
-        self.published.append(kind)
         way.learn()
         return sender
 
@@ -258,80 +249,29 @@ class Attendee(Waiting):
         return reply
 
     async def _say(self, message: dict[str, object]) -> None:
-        assert self._signal is not None
         if self._session:
             message["session_id"] = self._session
-        try:
-            await self._signal.send_message(json.dumps(message))
-        except ConnectionClosed as closed:
-            raise Ended(f"{self.identity}: signalling ended: {closed!r}") from None
+        await self.send(json.dumps(message))
 
-    async def converse(self, url: str) -> None:
-        """Connect, and take what Janus says until cancelled.
+    async def keep_alive(self) -> None:
+        """Say that this one is still there."""
+        await self._say({"janus": "keepalive", "transaction": ALIVE})
 
-        Raises:
-            Ended: Janus has ended it.
-        """
-        try:
-            with trio.fail_after(PATIENCE):
-                stream = await trio.open_tcp_stream(ADDRESS, PORT)
-            async with stream, trio.open_nursery() as nursery:
-                with trio.fail_after(PATIENCE):
-                    self._signal = await wrap_client_stream(
-                        nursery, stream, url.removeprefix("ws://"), "/", subprotocols=["janus-protocol"],
-                        message_queue_size=100,
-                    )  # fmt: skip
-                self.tell()
-                nursery.start_soon(self._keep_alive)
-                while True:
-                    self._handle(json.loads(await self._signal.get_message()))
-                    self.tell()
-        except* (OSError, trio.TooSlowError, HandshakeError, ConnectionClosed) as group:
-            raise Ended(f"{self.identity}: signalling ended: {first_of(group)!r}") from None
-
-    async def _keep_alive(self) -> None:
-        while True:
-            await trio.sleep(KEEP_ALIVE_EVERY)
-            await self._say({"janus": "keepalive", "transaction": "alive"})
-
-    def _handle(self, message: dict[str, Any]) -> None:
+    async def handle(self, frame: bytes | str) -> None:
+        """Act on a message of the server."""
+        message = json.loads(frame)
         match message["janus"]:
             case "ack":
                 pass
             case "timeout" | "hangup" | "detached":
                 raise Ended(f"{self.identity}: janus says {message['janus']} ({message.get('reason', '')})")
-            case _ if message.get("transaction", "alive") != "alive":
+            case _ if message.get("transaction", ALIVE) != ALIVE:
                 self._replies[message["transaction"]] = message
 
 
-@asynccontextmanager
-async def attend(
+def attend(
     url: str, identity: str, room: str, *, sock: CountingSocket, publishes: bool, feedback: bool
-) -> AsyncIterator[Attendee]:
+) -> AbstractAsyncContextManager[Attendee]:
     """Somebody in a room until the end of the block; what comes to them comes to `sock`."""
-    async with AsyncExitStack() as stack:
-        mux = UdpMux([sock], batched=False, wait_readable=sock.readable)
-        await stack.enter_async_context(mux.served())
-
-        def tell() -> None:
-            attendee.tell()
-
-        def over(why: str) -> None:
-            attendee.over(why)
-
-        subscriber = End(f"{identity}'s subscriber", mux, offerer=False, tell=tell, over=over)
-        publisher = None
-        if publishes:
-            other = await stack.enter_async_context(UdpMux.open([sock.host], 0))
-            publisher = End(f"{identity}'s publisher", other, offerer=True, tell=tell, over=over)
-        attendee = Attendee(identity, room_number(room), subscriber, publisher)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(subscriber.run)
-            if publisher is not None:
-                nursery.start_soon(publisher.run)
-            nursery.start_soon(attendee.converse, url)
-            await attendee.arrive()
-            sock.attach(subscriber, Feedback(subscriber, sock) if feedback else None)
-            yield attendee
-            sock.detach()
-            nursery.cancel_scope.cancel()
+    somebody = Attendee(identity, url, room_number(room))
+    return present(somebody, sock=sock, publishes=publishes, feedback=feedback)

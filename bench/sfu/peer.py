@@ -71,77 +71,6 @@ class Connection(PeerConnection):
         self.sender.receive_rtcp(reports, now)
 
 
-class End:
-    """A peer connection and who is behind it (a `PeerHandler`). `tell` is called whenever something has changed."""
-
-    def __init__(
-        self,
-        name: str,
-        mux: UdpMux,
-        *,
-        offerer: bool,
-        tell: Callable[[], None],
-        over: Callable[[str], None],
-        message: Callable[[bytes], None] | None = None,
-    ) -> None:
-        self.name, self.mux = name, mux
-        self.sections: set[str] = set()  # the mids in which something comes
-        self.channels: dict[str, DataChannel] = {}  # that are open
-        self._tell, self._over, self._message = tell, over, message
-        # With the extensions and the feedback of a connection for both ways, this answers as browsers do.
-        self.peer = Connection(
-            name=name, mux=mux, certificate=certificate(), handler=self, policy=MediaPolicy(transport_cc=offerer),
-            single=not offerer, offerer=offerer, rng=SystemRandom(), settings=SETTINGS,
-        )  # fmt: skip
-        # Only triosfu takes large packets; the server should see what it sees of others.
-        self.peer.negotiation.local = replace(self.peer.negotiation.local, max_packet_size=DEFAULT_MAX_PACKET_SIZE)
-
-    @property
-    def connected(self) -> bool:
-        """Whether media and data can travel."""
-        return self.peer.state is PeerState.CONNECTED
-
-    def send_rtcp(self, *compounds: bytes) -> None:
-        """Protect and send these at once."""
-        egress = self.mux.egress
-        egress.held = True
-        for compound in compounds:
-            self.peer.transport.send_rtcp(compound)
-        egress.held = False
-        egress.flush()
-
-    async def run(self) -> None:
-        """Keep it going until cancelled."""
-        await self.peer.run()
-
-    # --- what the peer connection tells ----------------------------------------------------------------------------
-
-    def peer_state_changed(self, peer: PeerConnection, state: PeerState, reason: str) -> None:
-        if state in {PeerState.FAILED, PeerState.CLOSED}:
-            self._over(f"the peer connection {self.name!r} {state.value}: {reason}")
-        self._tell()
-
-    def peer_incoming_track(self, peer: PeerConnection, section: Section) -> None:
-        self.sections.add(section.mid)
-        self._tell()
-
-    def peer_incoming_ended(self, peer: PeerConnection, section: Section) -> None:
-        self.sections.discard(section.mid)
-        self._tell()
-
-    def peer_channel_opened(self, peer: PeerConnection, channel: DataChannel) -> None:
-        self.channels[channel.label] = channel
-        self._tell()
-
-    def peer_channel_closed(self, peer: PeerConnection, channel: DataChannel, reason: str) -> None:
-        self.channels.pop(channel.label, None)
-        self._tell()
-
-    def peer_message(self, peer: PeerConnection, channel: DataChannel, data: bytes, binary: bool) -> None:
-        if self._message is not None:
-            self._message(data)
-
-
 class Waiting:
     """Somebody whom news wakes up, until it is over for them."""
 
@@ -179,3 +108,73 @@ class Waiting:
         while not self._why:
             await self._news.wait()
         raise Ended(f"{self.identity}: {self._why}")
+
+
+class End:
+    """A peer connection and who is behind it (a `PeerHandler`); `owner` hears of whatever has changed."""
+
+    def __init__(
+        self,
+        name: str,
+        mux: UdpMux,
+        *,
+        offerer: bool,
+        owner: Waiting,
+        message: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self.name, self.mux = name, mux
+        self.sections: set[str] = set()  # the mids in which something comes
+        self.channels: dict[str, DataChannel] = {}  # that are open
+        self._owner, self._message = owner, message
+        # With the extensions and the feedback of a connection for both ways, this answers as browsers do.
+        self.peer = Connection(
+            name=name, mux=mux, certificate=certificate(), handler=self, policy=MediaPolicy(transport_cc=offerer),
+            single=not offerer, offerer=offerer, rng=SystemRandom(), settings=SETTINGS,
+        )  # fmt: skip
+        # Only triosfu takes large packets; the server should see what it sees of others.
+        self.peer.negotiation.local = replace(self.peer.negotiation.local, max_packet_size=DEFAULT_MAX_PACKET_SIZE)
+
+    @property
+    def connected(self) -> bool:
+        """Whether media and data can travel."""
+        return self.peer.state is PeerState.CONNECTED
+
+    def send_rtcp(self, *compounds: bytes) -> None:
+        """Protect and send these at once."""
+        egress = self.mux.egress
+        egress.held = True
+        for compound in compounds:
+            self.peer.transport.send_rtcp(compound)
+        egress.held = False
+        egress.flush()
+
+    async def run(self) -> None:
+        """Keep it going until cancelled."""
+        await self.peer.run()
+
+    # --- what the peer connection tells ----------------------------------------------------------------------------
+
+    def peer_state_changed(self, peer: PeerConnection, state: PeerState, reason: str) -> None:
+        if state in {PeerState.FAILED, PeerState.CLOSED}:
+            self._owner.over(f"the peer connection {self.name!r} {state.value}: {reason}")
+        self._owner.tell()
+
+    def peer_incoming_track(self, peer: PeerConnection, section: Section) -> None:
+        self.sections.add(section.mid)
+        self._owner.tell()
+
+    def peer_incoming_ended(self, peer: PeerConnection, section: Section) -> None:
+        self.sections.discard(section.mid)
+        self._owner.tell()
+
+    def peer_channel_opened(self, peer: PeerConnection, channel: DataChannel) -> None:
+        self.channels[channel.label] = channel
+        self._owner.tell()
+
+    def peer_channel_closed(self, peer: PeerConnection, channel: DataChannel, reason: str) -> None:
+        self.channels.pop(channel.label, None)
+        self._owner.tell()
+
+    def peer_message(self, peer: PeerConnection, channel: DataChannel, data: bytes, binary: bool) -> None:
+        if self._message is not None:
+            self._message(data)

@@ -9,7 +9,7 @@ import pytest
 
 from bench.sfu.counting import ABSENT, CountingSocket, Stream, extension_at
 from bench.sfu.feedback import Feedback
-from bench.sfu.peer import End
+from bench.sfu.peer import End, Waiting
 from triosfu.net.udp import UdpMux
 from triosfu.rtp.rtcp import ReceiverReport, TransportFeedback, parse_compound
 from triosfu.rtp.wire import build_rtp
@@ -26,7 +26,7 @@ async def subscriber() -> AsyncIterator[tuple[Feedback, CountingSocket]]:
     sock = CountingSocket("127.0.0.1")
     try:
         mux = UdpMux([sock], batched=False, wait_readable=sock.readable)
-        end = End("one", mux, offerer=False, tell=lambda: None, over=lambda _: None)
+        end = End("one", mux, offerer=False, owner=Waiting("one"))
         sock.streams[77] = Stream(5, repairs=False)
         yield Feedback(end, sock), sock
         end.peer.close("over")

@@ -14,6 +14,7 @@ HEADING = (
     f"{'p50 ms':>8}{'p99':>8}{'p99.9':>8}{'kB/part':>9}{'kB/sub':>8}{'lost':>7}{'repaired':>13}"
 )
 KEPT_BUSY = 0.95  # of a core: above it the clients may be what limits
+LATE = 0.1  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Figures:
     repaired: int  # that then came
     cpu: float | None  # seconds of the server; None: it is not on this machine
     clients: float  # seconds of CPU of all clients together, who have one core
+    late: float  # seconds that a publisher was behind its time, at worst
     delays: tuple[float, float, float]  # seconds: p50, p99, p99.9
     participants: int
     subscriptions: int
@@ -51,6 +53,18 @@ class Figures:
     def per_cpu_second(self) -> float | None:
         """Packets for each second of the server's CPU."""
         return self.packets / self.cpu if self.cpu else None
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why this run may say more of the clients, or of the machine, than of the server."""
+        found = []
+        if self.clients > KEPT_BUSY * self.seconds:
+            found.append("the clients kept their core busy, and may be what limits")
+        if self.late > LATE:
+            found.append(
+                f"who publishes was up to {1000 * self.late:.0f} ms late: the machine had something else to do"
+            )
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
@@ -84,7 +98,7 @@ def together(runs: Sequence[Figures]) -> Figures:
     return Figures(
         server=first.server, scenario=first.scenario, size=first.size, seconds=of("seconds"),
         packets=round(of("packets")), octets=round(of("octets")), lost=round(of("lost")), asked=round(of("asked")),
-        repaired=round(of("repaired")), cpu=of("cpu"), clients=of("clients"),
+        repaired=round(of("repaired")), cpu=of("cpu"), clients=of("clients"), late=of("late"),
         delays=(
             median(run.delays[0] for run in runs),
             median(run.delays[1] for run in runs),

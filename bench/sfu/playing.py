@@ -260,10 +260,22 @@ class Data:
         self._channel.send_nowait(packet.SerializeToString())
 
 
-async def play(track: Sound | Picture | Data, *, after: float) -> None:
+class Punctuality:
+    """How late publishers were at worst: more than a moment says that the machine had something else to do."""
+
+    def __init__(self) -> None:
+        self.worst = 0.0  # seconds
+
+    def begin(self) -> None:
+        """Count from here on."""
+        self.worst = 0.0
+
+
+async def play(track: Sound | Picture | Data, *, after: float, punctuality: Punctuality) -> None:
     """Send for ever, in time; not all tracks begin at once."""
     due = trio.current_time() + after
     while True:
         await trio.sleep_until(due)
+        punctuality.worst = max(punctuality.worst, trio.current_time() - due)
         track.send()
         due += track.every

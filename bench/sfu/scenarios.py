@@ -13,7 +13,7 @@ import trio
 
 from bench.sfu.counting import CountingSocket, look_at_all
 from bench.sfu.figures import Figures
-from bench.sfu.playing import LAYERS, PICTURE, play
+from bench.sfu.playing import LAYERS, PICTURE, Punctuality, play
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -108,11 +108,12 @@ class Meeting:
             sockets.discard(sock)
             sock.close()
 
-    async def publish(self, nursery: trio.Nursery) -> None:
+    async def publish(self, nursery: trio.Nursery, punctuality: Punctuality) -> None:
         """Have those who send begin."""
-        await each([number for number in range(self._size) if self.publishes(number)], partial(self._begin, nursery))
+        publishing = [number for number in range(self._size) if self.publishes(number)]
+        await each(publishing, partial(self._begin, nursery, punctuality))
 
-    async def _begin(self, nursery: trio.Nursery, number: int) -> None:
+    async def _begin(self, nursery: trio.Nursery, punctuality: Punctuality, number: int) -> None:
         somebody = self.attendees[number]
         tracks: list[Sound | Picture | Data] = []
         if self.scenario.sound:
@@ -122,7 +123,8 @@ class Meeting:
         if self.scenario.data:
             tracks.append(await somebody.publish_data())
         for track in tracks:
-            nursery.start_soon(partial(play, track, after=track.every * (number * 0.61 % 1)))
+            after = track.every * (number * 0.61 % 1)
+            nursery.start_soon(partial(play, track, after=after, punctuality=punctuality))
 
     async def watch(self) -> None:
         """Have everybody subscribe to all others; in a meeting everybody looks at one of them."""
@@ -147,6 +149,7 @@ async def measure(server: Measured, name: str, size: int, habits: Habits) -> Fig
     _allow_descriptors()
     scenario = SCENARIOS[name]
     sockets: set[CountingSocket] = set()
+    punctuality = Punctuality()
     empty = server.use()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(look_at_all, sockets)
@@ -156,7 +159,7 @@ async def measure(server: Measured, name: str, size: int, habits: Habits) -> Fig
         for meeting in meetings:
             await meeting.gather(nursery, sockets)
         for meeting in meetings:
-            await meeting.publish(nursery)
+            await meeting.publish(nursery, punctuality)
         await trio.sleep(habits.settle)
         present = server.use()
         for meeting in meetings:
@@ -164,6 +167,7 @@ async def measure(server: Measured, name: str, size: int, habits: Habits) -> Fig
         await trio.sleep(habits.settle)
         for one in sockets:
             one.begin()
+        punctuality.begin()
         if habits.profile:
             command = f"py-spy record -p {server.pid} -d {habits.seconds:.0f} -r 250 -f raw -o {habits.profile}"
             nursery.start_soon(partial(trio.run_process, command.split(), capture_stdout=True, capture_stderr=True))
@@ -172,7 +176,7 @@ async def measure(server: Measured, name: str, size: int, habits: Habits) -> Fig
         after, took = server.use(), trio.current_time() - began
         own = time.process_time() - own
         figures = _figures(
-            (server.name, name, size), took, sockets, clients=own,
+            (server.name, name, size), took, sockets, clients=own, late=punctuality.worst,
             cpu=None if server.pid is None else after.cpu - before.cpu,
             memory=(empty, present, after), participants=size * habits.rooms,
         )  # fmt: skip
@@ -201,7 +205,7 @@ def _allow_descriptors() -> None:
 
 def _figures(
     what: tuple[str, str, int], seconds: float, sockets: set[CountingSocket], *, cpu: float | None, clients: float,
-    memory: tuple[Use, Use, Use], participants: int,
+    late: float, memory: tuple[Use, Use, Use], participants: int,
 ) -> Figures:  # fmt: skip
     streams = [stream for one in sockets for stream in one.streams.values()]
     delays = sorted(array("d", [delay for one in sockets for delay in one.delays]))
@@ -220,6 +224,7 @@ def _figures(
         repaired=sum(one.repaired for one in sockets),
         cpu=cpu,
         clients=clients,
+        late=late,
         delays=(quantile(0.5), quantile(0.99), quantile(0.999)),
         participants=participants,
         subscriptions=subscriptions,

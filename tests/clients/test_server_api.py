@@ -258,6 +258,7 @@ def test_a_backend_in_javascript(server: RunningServer) -> None:
         bob.room.on("disconnected", reasons.append)
         async with leaving((bob,)):
             await bob.join(server.url, server.token("bob", "node"), single=True)
+            early = server.token("bob", "node 2")
             publication = await bob.publish_microphone()
             command = ["node", str(BACKEND), server.url, KEY, SECRET, "node", "bob"]
             process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
@@ -288,7 +289,7 @@ def test_a_backend_in_javascript(server: RunningServer) -> None:
             assert bob.data == [("", b"data", True)]
             assert publication.muted
             with pytest.raises(rtc.ConnectError):
-                await bob.join(server.url, server.token("bob", "node 2"), single=True)
+                await bob.join(server.url, early, single=True)
 
     asyncio.run(asyncio.wait_for(run(), 30))
 

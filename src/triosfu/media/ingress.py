@@ -290,6 +290,11 @@ class Ingress:
     def wake(self, wake: Callable[[], None] | None) -> None:
         self._feedback.wake = wake
 
+    @property
+    def reports_due(self) -> bool:
+        """Whether `rtcp_to_send` has something."""
+        return bool(self._feedback.outbox)
+
     def next_timeout(self) -> float:
         """When `handle_timeout` has something to do."""
         return self._feedback.deadline

@@ -420,6 +420,15 @@ class PeerConnection:
         """Close: there is no path any more."""
         self.close(reason)
 
+    def transport_media(self, now: float) -> None:
+        """Forward; media changes no other core than this one."""
+        ingress = self.ingress
+        ingress.forward(now)
+        if ingress.reports_due:
+            self._drain(now)
+        else:
+            self._alarm.deadline = min(self._alarm.deadline, ingress.next_timeout())
+
     def transport_drain(self, now: float) -> None:
         """Drain after a batch of datagrams."""
         self._drain(now)

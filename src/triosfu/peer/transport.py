@@ -53,6 +53,9 @@ class TransportOwner(Protocol):
     def transport_ended(self, reason: str) -> None:
         """Learn that the transport cannot carry anything any more."""
 
+    def transport_media(self, now: float) -> None:
+        """Send on the media of a batch in which there was nothing else."""
+
     def transport_drain(self, now: float) -> None:
         """Drain all cores: a batch of datagrams has been taken in."""
 
@@ -82,6 +85,7 @@ class Transport:
         self._settings = settings
         self._rng = rng
         self._closed = False
+        self._touched = True  # by something else than media, in this batch
         self.counters: Counter[str] = Counter() if counters is None else counters
         self.ice = IceAgent(
             local=Credentials.generate(rng),
@@ -183,6 +187,7 @@ class Transport:
 
     def receive_stun(self, data: bytes, source: Address, local: Address, now: float) -> None:
         """Give one STUN message to ICE."""
+        self._touched = True
         try:
             self.ice.receive_datagram(data, source, local, now)
         except MalformedPacket:
@@ -190,6 +195,7 @@ class Transport:
 
     def receive_dtls(self, data: bytes, source: Address, now: float) -> None:  # noqa: ARG002  of the Route contract
         """Give one datagram from an ICE-validated tuple to DTLS."""
+        self._touched = True
         if self._closed:
             return
         if self._dtls is None:
@@ -222,6 +228,7 @@ class Transport:
 
     def receive_rtcp(self, data: bytes, now: float) -> None:
         """Unprotect one RTCP compound and pass it on."""
+        self._touched = True
         if self._inbound is None:
             self.counters["early_rtcp"] += 1
             return
@@ -233,9 +240,14 @@ class Transport:
         self._owner.transport_rtcp(compound, now)
 
     def end_of_batch(self, now: float) -> None:
-        """Drain the cores after a batch of datagrams."""
-        if not self._closed:
+        """Drain the cores that a batch of datagrams may have changed."""
+        if self._closed:
+            return
+        if self._touched:
+            self._touched = False
             self._owner.transport_drain(now)
+        else:
+            self._owner.transport_media(now)
 
     def receive_failed(self, error: Exception) -> None:
         """Pass on that the mux removed this transport because one of the methods above raised."""

@@ -323,6 +323,7 @@ class Subscriptions:
             self._owner.room.speakers.introduce(publication.publisher, to=self._owner)
             if self._owner.shape.subscriber_connected:
                 self._started(subscription, publication)
+        self._owner.shape.subscriber.drain_soon()  # the track may have set itself a time
 
     def _new_down(
         self, publication: Publication, sender: Sender, receiver: TrackReceiver, now: float, continuing: LeftOff | None
@@ -482,8 +483,7 @@ class Subscriptions:
         now = trio.current_time()
         if down is not None:
             down.set_disabled(not settings.enabled, now)
-            if not settings.enabled:
-                self._owner.shape.subscriber.drain_soon()
+            self._owner.shape.subscriber.drain_soon()
         if publication.kind != "video":
             return
         layers = publication.layers(mime)

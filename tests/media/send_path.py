@@ -33,6 +33,7 @@ class Recorder:
     def __init__(self) -> None:
         self.arena = memoryview(bytearray(2048 * 4))
         self.packets: list[RtpPacket] = []
+        self.vital: list[bool] = []  # which of them
         self._next = 0
 
     def reserve(self) -> int:
@@ -41,6 +42,7 @@ class Recorder:
 
     def commit_rtp(self, offset: int, length: int, vital: bool = False) -> None:
         self.packets.append(RtpPacket.parse(bytes(self.arena[offset : offset + length])))
+        self.vital.append(vital)
 
 
 class Path:

@@ -163,6 +163,25 @@ def test_what_comes_before_the_track_is_known_is_held_and_replayed_in_order() ->
     assert recorder.indexes[-1] == 5
 
 
+def test_a_batch_brings_packets_of_several_tracks_and_streams() -> None:
+    ingress, video, sound = new_ingress(), new_video(), new_audio()
+    seen, heard = Recorder(), Recorder()
+    ingress.add_track(video, mid="v", ssrcs=[1000, 1001], payload_types=VIDEO, extension_ids=EXTENSIONS)
+    ingress.add_track(sound, mid="a", ssrcs=[2000], payload_types=AUDIO, extension_ids=EXTENSIONS)
+    video.subscribe(seen)
+    sound.subscribe(heard)
+    for sequence in (1, 2):
+        ingress.receive_rtp(media(sequence), 0.0)
+        ingress.receive_rtp(media(sequence, ssrc=2000, payload_type=111), 0.0)
+        ingress.receive_rtp(media(sequence, ssrc=1001), 0.0)
+    assert seen.packets == heard.packets == []
+    ingress.forward(0.0)
+    assert [(packet.ssrc, packet.sequence) for packet in seen.packets] == [(1000, 1), (1000, 2), (1001, 1), (1001, 2)]
+    assert [packet.sequence for packet in heard.packets] == [1, 2]
+    ingress.forward(0.0)
+    assert len(seen.packets) == 4
+
+
 def test_old_media_is_not_replayed() -> None:
     ingress, receiver, recorder = new_ingress(), new_video(), Recorder()
     receiver.subscribe(recorder)

@@ -380,6 +380,16 @@ def test_audio_whose_numbers_jump_back_carries_on_though_each_looks_late() -> No
     assert len(path.media) == 1 + 21
 
 
+def test_all_packets_of_a_keyframe_are_vital_and_no_others() -> None:
+    path = Path()
+    path.publish(1, vp8(1, key=True), timestamp=0, marker=False)
+    path.publish(2, vp8(1, start=False), timestamp=0)
+    path.publish(3, vp8(2), timestamp=3000)
+    path.publish(4, vp8(3, key=True), timestamp=6000)
+    path.publish(5, vp8(4), timestamp=9000)
+    assert path.sink.vital == [True, True, False, True, False]
+
+
 @pytest.mark.parametrize("stop", ["muted", "disabled", "paused"])
 def test_a_hold_stops_the_stream_and_a_keyframe_resumes_it(stop: str) -> None:
     path = started()

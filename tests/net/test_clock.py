@@ -111,3 +111,18 @@ async def test_an_alarm_that_is_moved_ahead_for_ever_takes_little() -> None:
     for number in range(10_000):
         alarm.deadline = 1e9 - number
         assert len(clock) <= SWEEP_AT
+
+
+async def test_entries_that_others_have_replaced_go_with_their_time(autojump_clock: MockClock) -> None:
+    clock = Clock()
+    begin = trio.current_time()
+    alarm = Alarm(clock)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(clock.run)
+        nursery.start_soon(alarm.wait)
+        for at in (30.0, 20.0, 10.0):
+            alarm.deadline = begin + at
+        alarm.deadline = begin + 100
+        await trio.sleep(50)
+        assert len(clock) == 1
+        nursery.cancel_scope.cancel()

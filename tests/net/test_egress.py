@@ -193,6 +193,15 @@ def test_what_is_vital_waits_for_a_full_socket_and_goes_first_when_there_is_room
         assert egress.counters == {"send_full": 2}
 
 
+def test_what_was_vital_in_the_last_flush_is_not_so_in_the_next() -> None:
+    with full_after(1) as (egress, ours, destination):
+        queue(egress, b"keyframe", destination, keep=True)
+        egress.flush()
+        queue(egress, b"media", destination)
+        egress.flush()
+        assert (ours.taken, egress.counters, egress.held_back) == ([b"keyframe"], {"send_full": 1}, 0)
+
+
 def test_what_is_held_back_has_a_bound_and_an_end() -> None:
     with full_after(0) as (egress, ours, destination):
         for _ in range(MAX_HELD + 5):

@@ -146,6 +146,19 @@ async def test_media_goes_from_one_client_through_the_server_to_another() -> Non
         assert len(track.receiver.subscribers) == 1  # the test's own
 
 
+async def test_media_alone_arms_what_it_makes_due() -> None:
+    async with pair() as both:
+        published = both.offerer.publish("video", "video/VP8")
+        await both.connect()
+        peer = both.answerer.peer
+        before = peer.ingress.next_timeout()
+        both.offerer.send_rtp(published, 1, b"frame")
+        (track,) = both.answerer.tracks.values()
+        await both.answerer.until(lambda _: len(track.packets) == 1)
+        assert peer.ingress.next_timeout() < before
+        assert peer._alarm.deadline <= peer.ingress.next_timeout()
+
+
 async def test_media_goes_the_other_way_on_a_single_connection() -> None:
     async with pair(single=True) as both:
         up = both.offerer.publish()

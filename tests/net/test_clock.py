@@ -11,6 +11,7 @@ import trio.testing
 from triosfu.net.clock import SWEEP_AT, Alarm, Clock
 
 if TYPE_CHECKING:
+    import pytest
     from trio.testing import MockClock
 
 
@@ -103,6 +104,25 @@ async def test_an_alarm_that_is_cancelled_leaves_no_entry() -> None:
     for alarm in alarms:
         alarm.cancel()
     assert not clock
+
+
+async def test_the_end_of_many_alarms_looks_at_each_entry_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, looks = Clock(), 0
+    alarms = [Alarm(clock) for _ in range(1000)]
+    for alarm in alarms:
+        alarm.deadline = 1e9
+    is_meant = Alarm.is_meant
+
+    def counted(self: Alarm, at: float) -> bool:
+        nonlocal looks
+        looks += 1
+        return is_meant(self, at)
+
+    monkeypatch.setattr(Alarm, "is_meant", counted)
+    for alarm in alarms:
+        alarm.cancel()
+    assert not clock
+    assert looks < 4 * len(alarms)
 
 
 async def test_an_alarm_that_is_moved_ahead_for_ever_takes_little() -> None:

@@ -56,8 +56,9 @@ class Alarm:
 
     def cancel(self) -> None:
         """Ring no more: whoever it was for is gone."""
-        self._deadline = self._rings_at = math.inf
-        self._clock.sweep()
+        armed, self._deadline, self._rings_at = self._rings_at < math.inf, math.inf, math.inf
+        if armed:
+            self._clock.cancelled()
 
     def _abort(self, _raise: object) -> trio.lowlevel.Abort:
         self._task = None
@@ -85,6 +86,7 @@ class Clock:
         self._entries: list[tuple[float, int, Alarm]] = []  # heap; entries may be stale
         self._order = count()
         self._sweep_at = SWEEP_AT
+        self._cancelled = 0  # alarms since the last sweep
         self._sleep = trio.CancelScope()
 
     def __len__(self) -> int:
@@ -98,8 +100,15 @@ class Clock:
         heapq.heappush(self._entries, (at, next(self._order), alarm))
         self._sleep.deadline = min(self._sleep.deadline, at)
 
+    def cancelled(self) -> None:
+        """Note that an entry stands for nothing any more; half of them are dropped at once, or many ends were dear."""
+        self._cancelled += 1
+        if 2 * self._cancelled > len(self._entries):
+            self.sweep()
+
     def sweep(self) -> None:
         """Drop the entries that stand for nothing any more."""
+        self._cancelled = 0
         self._entries[:] = [entry for entry in self._entries if entry[2].is_meant(entry[0])]
         heapq.heapify(self._entries)
         self._sweep_at = max(SWEEP_AT, 2 * len(self._entries))

@@ -268,9 +268,9 @@ class Supervisor:
             if end is None or not self._ending:
                 process.kill()  # first: it has nothing to say about the end of its socket
             control.close()
+            lost = self.placement.gone(index)
             with trio.move_on_after(REAP, shield=True):
                 status = await self._reap(process)
-            lost = self.placement.gone(index)
             del self.workers[index]
             self._stir()
         if self._ending:

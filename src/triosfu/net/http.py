@@ -117,10 +117,9 @@ class Request:
         What repeated header fields had to say is in one (RFC 9110, section 5.3).
         """
         kept = [(name, value) for name, value in self.headers.items() if name not in OF_ONE_CONNECTION]
-        if self.wants_websocket:
-            kept += [("connection", "Upgrade"), ("upgrade", "websocket")]
-        else:
-            kept += [("connection", "close"), ("content-length", str(len(self.body)))]
+        upgrade = [("connection", "Upgrade"), ("upgrade", "websocket")]
+        kept += upgrade if self.wants_websocket else [("connection", "close")]
+        kept.append(("content-length", str(len(self.body))))
         version = "1.1" if "host" in self.headers else "1.0"
         lines = [f"{self.method} {self.target} HTTP/{version}", *(f"{name}: {value}" for name, value in kept), "", ""]
         return "\r\n".join(lines).encode("latin-1") + self.body

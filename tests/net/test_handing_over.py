@@ -102,7 +102,7 @@ async def test_a_websocket_goes_on_where_it_was(body: bytes) -> None:
         head = UPGRADE + (b"Content-Length: %d\r\n" % len(body) if body else b"") + b"\r\n"
         answer = await client.ask(head + body + TEXT)  # it did not wait for the answer
         assert answer.status == 101
-        assert await client.stream.receive_some() == b"\x81\x07and you"
+        assert await client.following() == b"\x81\x07and you"
         await client.send(TEXT)
         await client.stream.receive_some()
     assert heard == ["hello", "hello"]

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import trio
 from livekit import api
+from livekit.protocol import agent, models
 from livekit.protocol import room as room_messages
 
+from tests.agents.worker import connected, worker
 from tests.api.caller import token
 from tests.clients.agent_worker import agent_worker
 from tests.clients.browser import chromium
-from tests.clients.numbers import HEARD, all_heard, back, lost, patiently, talkers
+from tests.clients.child import Child
+from tests.clients.numbers import HEARD, InProcess, all_heard, back, lost, patiently, talkers
 from tests.clients.python_client import Participant, leaving
 from tests.clients.python_client import until as asyncio_until
 from tests.clients.server import KEY, SECRET, RunningServer, running_server
@@ -32,7 +35,7 @@ from tests.support.whip import request, whip
 from triosfu.cli.tasks import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from playwright.sync_api import Browser
 
@@ -45,6 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthW
 WORKERS = 2
 METRICS = 6790
 SERVICE = "/twirp/livekit.RoomService/"
+DISPATCHES = "/twirp/livekit.AgentDispatchService/"
 numbers = count(1)  # of rooms: a test that is tried once more finds nothing of its first attempt
 
 
@@ -55,6 +59,7 @@ class Several:
         self.running = running
         self.port = running.port
         self.url = running.url
+        self._keys = {KEY: SECRET}
         self._socket = socket
 
     @property
@@ -68,20 +73,45 @@ class Several:
     def tree(self) -> dict[str, Any]:
         return fetch(self._socket)
 
+    def processes(self) -> dict[int, tuple[int, dict[str, Any]]]:
+        """The worker processes that are there: pid and tree, by their numbers."""
+        found = {}
+        for task in self.tree()["nurseries"][-1]:
+            if match := re.fullmatch(r"worker process (\d+), pid (\d+)", task["name"]):
+                found[int(match[1])] = (int(match[2]), task)
+        return found
+
     def pids(self) -> list[int]:
-        """Of its worker processes, by their numbers."""
-        found = [re.fullmatch(r"worker process \d+, pid (\d+)", task["name"]) for task in self.tree()["nurseries"][-1]]
-        return [int(match[1]) for match in found if match is not None]
+        """Of those, by their numbers."""
+        return [pid for _, (pid, _) in sorted(self.processes().items())]
 
-    def rooms(self) -> list[set[str]]:
-        """Of each worker process."""
-        trees = self.tree()["nurseries"][-1]
-        return [{task["room"] for task in every(tree) if task["name"].startswith("room ")} for tree in trees]
-
-    def home(self, room: str) -> int:
+    def home(self, room: str) -> int | None:
         """The worker process that has a room."""
-        (index,) = [index for index, rooms in enumerate(self.rooms()) if room in rooms]
-        return index
+        name = f"room {room}"
+        trees = self.processes().items()
+        return next((index for index, (_, tree) in trees if any(task["name"] == name for task in every(tree))), None)
+
+    async def room_in(self, index: int) -> str:
+        """A new room in this worker process; the next one is for who does less, which depends on what was before."""
+        while True:
+            name = f"room {next(numbers)}"
+            assert (await self.call("CreateRoom", name=name)).status == 200
+            if self.home(name) == index:
+                return name
+
+    async def dispatch(self, room: str, agent_name: str) -> None:
+        """Ask for an agent."""
+        headers = {"Authorization": f"Bearer {token(room_admin=True, room=room)}", "Content_Type": "application/json"}
+        body = json.dumps({"room": room, "agent_name": agent_name})
+        answer = await request(self.port, "POST", f"{DISPATCHES}CreateDispatch", body, **headers)
+        assert answer.status == 200, answer
+
+    async def has_succeeded(self, room: str) -> bool:
+        """Whether the job that was asked for has."""
+        headers = {"Authorization": f"Bearer {token(room_admin=True, room=room)}", "Content_Type": "application/json"}
+        answer = await request(self.port, "POST", f"{DISPATCHES}ListDispatch", json.dumps({"room": room}), **headers)
+        jobs = [job for one in json.loads(answer.body)["agent_dispatches"] for job in one["state"]["jobs"]]
+        return [job["state"]["status"] for job in jobs] == ["JS_SUCCESS"]
 
     async def call(self, method: str, room: str = "", /, **body: object) -> Answer:
         """A call to the server API, in JSON, with a token that lets it do anything in `room`."""
@@ -123,6 +153,18 @@ def browser(server: Several) -> Iterator[Browser]:
         yield running
 
 
+def rooms_in(tree: dict[str, Any]) -> set[str]:
+    return {task["room"] for task in every(tree) if task["name"].startswith("room ")}
+
+
+async def patience(condition: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(100):
+        if await condition():
+            return
+        await trio.sleep(0.05)
+    raise AssertionError
+
+
 def is_running(pid: int) -> bool:
     """Whether a process is there and no zombie, which nobody may be there to bury."""
     try:
@@ -146,14 +188,8 @@ async def together(server: Several, stack: AsyncExitStack, room: str) -> tuple[C
 async def spread(server: Several) -> AsyncIterator[list[tuple[str, Client, Client]]]:
     """Two in a room of each worker process, by its number."""
     async with AsyncExitStack() as stack:
-        found: dict[int, tuple[str, Client, Client]] = {}
-        while len(found) < WORKERS:  # the next room is for who does less, which may be the same one by what was before
-            name = f"room {next(numbers)}"
-            assert (await server.call("CreateRoom", name=name)).status == 200
-            index = server.home(name)
-            if index not in found:
-                found[index] = (name, *await together(server, stack, name))
-        yield [found[index] for index in range(WORKERS)]
+        names = [await server.room_in(index) for index in range(WORKERS)]
+        yield [(name, *await together(server, stack, name)) for name in names]
     for name in await server.listed():
         assert (await server.call("DeleteRoom", room=name)).status == 200
 
@@ -233,7 +269,7 @@ async def test_a_participant_moves_to_a_room_of_its_own_process_only(
         new = f"{here} {number}"
         answer = await server.call("ForwardParticipant", here, room=here, identity="bob", destination_room=new)
         assert answer.status == 200, answer
-        assert new in server.rooms()[0]
+        assert server.home(new) == 0
     answer = await server.call("MoveParticipant", here, room=here, identity="alice", destination_room=new)
     assert answer.status == 200, answer
     await alice.until(lambda: bool(alice.seen("room_moved")))
@@ -279,6 +315,7 @@ async def test_who_is_stopped_holds_up_nobody_and_is_replaced(
     began = time.monotonic()
     await trio.sleep(2.2)
     async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(worker(server.server, agent_name="survivor"))
         for number in range(2):
             asked = time.monotonic()
             await together(server, stack, f"{began} while it is stopped {number}")
@@ -286,13 +323,46 @@ async def test_who_is_stopped_holds_up_nobody_and_is_replaced(
         await carol.say(b"nobody waits", to=dave)
         tasks = list(every(server.tree()))
         assert [task["bound"] for task in tasks if "does not answer" in task["name"]] in ([], ["deadline"])
-    for one in (alice, bob):
-        await one.until(lambda one=one: one.gone, within=8)  # type: ignore[misc]
-    assert 4 < time.monotonic() - began < 12
-    assert not is_running(stopped)
-    anew = partial(patiently, lambda: len(server.pids()) == WORKERS, "the process that is begun anew", seconds=10)
-    await trio.to_thread.run_sync(anew)
-    await server.listed()
+        for client in (alice, bob):
+            await client.until(lambda client=client: client.gone, within=8)  # type: ignore[misc]
+        assert 4 < time.monotonic() - began < 12
+        anew = partial(patiently, lambda: len(server.pids()) == WORKERS, "the process that is begun anew", seconds=10)
+        await trio.to_thread.run_sync(anew)
+        assert not is_running(stopped)
+        await server.dispatch(await server.room_in(0), "survivor")
+        await one.take()  # the agent worker has been introduced to the new process
+
+
+async def test_an_agent_worker_registers_once_and_all_processes_give_it_jobs(server: Several) -> None:
+    async with worker(server.server, agent_name="hand") as one:
+        jobs = []
+        for index in range(WORKERS):
+            room = await server.room_in(index)
+            await server.dispatch(room, "hand")
+            jobs.append((room, await one.take()))
+        for room, assigned in jobs:
+            assert assigned.job.room.name == room
+            done = agent.UpdateJobStatus(job_id=assigned.job.id, status=agent.JobStatus.JS_SUCCESS)
+            await one.say(update_job=done)
+            await patience(partial(server.has_succeeded, room))
+            assert (await server.call("DeleteRoom", room=room)).status == 200
+        await one.nothing_of("termination")
+        await one.nothing_of("register")
+        await one.say(simulate_job=agent.SimulateJobRequest(room=models.Room(name="imagined"), type=agent.JT_ROOM))
+        imagined = await one.take()
+        assert imagined.job.room.name == "imagined"
+        await one.nothing_of("availability")  # one process has imagined it
+
+
+async def test_an_agent_worker_that_is_refused_is_told_why(server: Several) -> None:
+    answer = await request(server.port, "GET", "/agent", Authorization=f"Bearer {token(room_join=True)}")
+    assert answer.status == 404
+    async with connected(server.server) as one:
+        await one.say(register=agent.RegisterWorkerRequest(agent_name="x" * 1000))
+        assert await one.closed() == (1008, "agent_name: longer than 256 characters")
+    async with connected(server.server) as one:
+        await one.socket.send_message("text")
+        assert (await one.closed())[0] == 1003
 
 
 def test_livekit_api_sees_one_server(server: Several) -> None:
@@ -321,9 +391,9 @@ def test_livekit_api_sees_one_server(server: Several) -> None:
 
 def test_an_agent_worker_has_jobs_in_rooms_of_all_processes(server: Several, artifacts: Path) -> None:
     """One unmodified livekit-agents worker; a process that is begun anew gives it jobs as well."""
-    with agent_worker(server.url, artifacts / "agents-several.log", AGENT_NAME="several") as worker:
+    with agent_worker(server.url, artifacts / "agents-several.log", AGENT_NAME="several") as theirs:
 
-        async def echo_in(room: str, calls: api.LiveKitAPI) -> None:
+        async def echo_in(room: str, calls: api.LiveKitAPI) -> int:
             alice = Participant("alice")
             async with leaving((alice,)):
                 wish = api.CreateRoomRequest(name=room, agents=[api.RoomAgentDispatch(agent_name="several")])
@@ -332,24 +402,22 @@ def test_an_agent_worker_has_jobs_in_rooms_of_all_processes(server: Several, art
                 await alice.publish_microphone()
                 heard = partial(lambda: any(many > 10 for many in alice.loud_frames.values()))
                 await asyncio_until(heard, seconds=20, what="an echo")
+            home = server.home(room)
+            assert home is not None
             await calls.room.delete_room(api.DeleteRoomRequest(room=room))
+            return home
 
         async def run() -> None:
-            await asyncio.to_thread(worker.wait_for, "registered", seconds=40)
+            await asyncio.to_thread(theirs.wait_for, "registered", seconds=40)
             async with api.LiveKitAPI(server.running.http, KEY, SECRET) as calls:
                 homes: set[int] = set()
                 while len(homes) < WORKERS:
                     room = f"agents {next(numbers)}"
-                    await calls.room.create_room(api.CreateRoomRequest(name=room))
-                    if server.home(room) in homes:
-                        continue
-                    homes.add(server.home(room))
-                    await calls.room.delete_room(api.DeleteRoomRequest(room=room))
-                    await echo_in(room, calls)
-            joined = worker.events("joined")
+                    homes.add(await echo_in(room, calls))
+            joined = theirs.events("joined")
             assert len(joined) >= WORKERS
-            await asyncio_until(lambda: len(worker.events("over")) == len(joined), seconds=10, what="the jobs' ends")
-            assert len(worker.registrations()) == 1
+            await asyncio_until(lambda: len(theirs.events("over")) == len(joined), seconds=10, what="the jobs' ends")
+            assert len(theirs.registrations()) == 1
 
         asyncio.run(asyncio.wait_for(run(), 80))
 
@@ -361,8 +429,16 @@ def test_who_dies_takes_its_rooms_along_and_their_clients_come_back(
     before = trio.run(scrape, METRICS)
     with ExitStack() as stack:
         hit = stack.enter_context(talkers(server.running, browser, "hit", artifacts, "wheel-single", "chromium-dual"))
-        spared = stack.enter_context(talkers(server.running, browser, "spared", artifacts, "wheel-dual"))
-        (home,) = [index for index, rooms in enumerate(server.rooms()) if any("hit" in room for room in rooms)]
+        homes = {name: index for index, (_, tree) in server.processes().items() for name in rooms_in(tree)}
+        (home,) = [index for name, index in homes.items() if name.startswith("hit-")]
+        room, spared = trio.run(server.room_in, 1 - home), {}
+        for name in ("first", "second"):
+            arguments = (server.url, server.running.token(name, room), "single")
+            child = Child("tests.clients.numbers_child", *arguments, log=artifacts / "spared_clients.log")
+            stack.callback(child.end)
+            spared[name] = InProcess(child)
+        patiently(lambda: all(one.child.events("ready") for one in spared.values()), "they have joined")
+        patiently(partial(all_heard, spared, HEARD), "they hear each other")
         killed, others = server.pids()[home], [pid for index, pid in enumerate(server.pids()) if index != home]
         for one in hit.values():
             one.pause()  # a message that is being sent when its connection ends holds the wheel up for 15 s
@@ -375,8 +451,9 @@ def test_who_dies_takes_its_rooms_along_and_their_clients_come_back(
         heard = {name: one.numbers() for name, one in hit.items()}
         patiently(partial(all_heard, hit, HEARD, beyond=heard), "they hear each other again")
         assert took < 10
-        if not any("spared" in room for room in server.rooms()[home]):
-            assert not lost(spared)
+        unhurt = {name: one.numbers() for name, one in spared.items()}
+        patiently(partial(all_heard, spared, HEARD, beyond=unhurt), "the others go on")
+        assert not lost(spared)
         patiently(lambda: len(server.pids()) == WORKERS, "the process that is begun anew")
         assert killed not in server.pids()
         assert set(others) <= set(server.pids())

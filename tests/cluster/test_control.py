@@ -71,12 +71,13 @@ async def test_a_full_socket_takes_nothing_and_nobody_waits(
             ours.tell({"kind": "told", "number": number})
         assert not ours.hand_over({"kind": "take"}, its.fileno())
         assert descriptors() == before  # not even a file for the data that did not go
+        for number in range(taken):
+            letter = await theirs.receive()
+            assert letter.number("lease") == number
+            letter.close()
+        assert not ours.hand_over({"kind": "take"}, its.fileno())  # there is room now, and others wait for it
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ours.run)
-            for number in range(taken):
-                letter = await theirs.receive()
-                assert letter.number("lease") == number
-                letter.close()
             for number in range(500):
                 assert (await theirs.receive()).said == {"kind": "told", "number": number}
             assert ours.hand_over({"kind": "take"}, its.fileno())

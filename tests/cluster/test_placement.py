@@ -63,9 +63,10 @@ def test_a_name_stays_while_a_request_for_it_is_on_its_way() -> None:
 def test_the_rooms_of_a_worker_that_is_gone_are_nowhere() -> None:
     placement = placed((0, 1))
     late = placement.lease("room", 1)
-    placement.held("room", 1)
+    placement.held("there", 1)
     placement.lease("other", 0)
-    assert placement.gone(1) == 1
+    assert placement.gone(1) == 1  # room; the other one was only on its way
+    assert placement.find("there") is None
     assert placement.find("room") is None
     placement.joined(1)
     placement.lease("room", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.net.connection import CancelAtStep
 from triosfu.cluster.control import Control, ControlClosed, Letter
 from triosfu.cluster.supervisor import LONGEST_PAUSE, MARGIN, MISSED, PING, START, Elsewhere, Supervisor
 from triosfu.errors import ConfigError
@@ -295,3 +297,31 @@ async def test_all_end_at_once_where_all_do_as_they_are_told(autojump_clock: Moc
         began = trio.current_time()
         await made.supervisor.end()
         assert trio.current_time() == began
+
+
+async def test_a_start_that_is_cancelled_at_any_step_leaves_no_process_and_no_descriptor() -> None:
+    before, step, cancelled = descriptors(), 0, True
+    while cancelled:
+        step += 1
+        async with trio.open_nursery() as nursery:
+            made = Stage(nursery)
+            with trio.CancelScope() as scope:
+                at = CancelAtStep(scope, step)
+                trio.lowlevel.add_instrument(at)
+                try:
+                    await nursery.start(made.supervisor.run)
+                finally:
+                    trio.lowlevel.remove_instrument(at)
+            cancelled = scope.cancelled_caught
+            nursery.cancel_scope.cancel()
+        assert all(process.over.is_set() for process in made.processes)
+        assert made.supervisor.workers == {}
+        assert len(made.supervisor.placement) == 0
+        for process in made.processes:
+            process.control.close()
+        assert descriptors() == before
+    assert step > 10
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  counted, not looked at

@@ -19,7 +19,7 @@ def of_worker(config: Config, index: int) -> Config:
     """The configuration of worker process `index` of `config.workers`.
 
     A single `rtc.udp_port` is the first one's, the next ones have those behind it; of a range each has an equal part.
-    So it is with `rtc.tcp_port`, which has no range.
+    So it is with `rtc.tcp_port`, which has no range; as it is none of `rtc.udp_port`, no worker has one number for both.
 
     Raises:
         ConfigError: There are not enough ports, or one of them is another's.
@@ -53,7 +53,4 @@ def _tcp_port(config: Config, index: int) -> int:
     port = first + index
     if port in {config.port, config.prometheus.port}:
         raise ConfigError(f"rtc.tcp_port: worker {index} would have {port}, the port of signalling, or of metrics")
-    udp = _udp_ports(config, index)
-    if udp.first <= port <= udp.last:  # ICE tells protocols apart by their ports
-        raise ConfigError(f"rtc.tcp_port: worker {index} would have {port}, which is one of its rtc.udp_port")
     return port

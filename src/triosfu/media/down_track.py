@@ -175,7 +175,7 @@ class DownTrack:
         """Stop for good, or until the next `bind`; the receiver feeds this track no more."""
         self._receiver.unsubscribe(self._forwarder)
         self._stop(Hold.UNBOUND, Change.RESUMED)
-        self._forwarder.sequencer.clear()
+        self._forwarder.forget()
         self._padding_at = self._silent_at = math.inf
 
     def left_off(self) -> LeftOff:

@@ -56,8 +56,6 @@ class Forwarder:
         "_marked",
         "_receiver",
         "_refused_since",
-        "_ring",
-        "_ring_mask",
         "_rng",
         "_rtx_sequence",
         "_sink",
@@ -115,7 +113,6 @@ class Forwarder:
         self._rng = rng
         self._stats = stats
         self._video = receiver.kind == "video"
-        self._ring, self._ring_mask = self.sequencer.ring, self.sequencer.mask
         self._marked: set[int] = set()  # sent with a marker that the publisher's packet does not have
         self._rtx_sequence = continuing.rtx_sequence if continuing else 2**15 + rng.randrange(2**14)
         # Packets of a temporal layer above the gate take the slow way; below 0 all do.
@@ -134,7 +131,7 @@ class Forwarder:
                 self._elsewhere(burst.packets[0], now)
             return
         shape = self.shape
-        parts = shape.parts if shape.burst is burst else shape.take(burst, self._receiver.extension_ids, now)
+        parts = shape.parts if shape.burst is burst else shape.take(burst, self._receiver.extension_ids)
         sink = self._sink
         sent = octets = 0
         for part in parts:
@@ -163,7 +160,7 @@ class Forwarder:
             if part.transport_at:
                 self._stamp(sink.arena, at, part, now)
             sink.commit_rtp(at, part.size, packet.vital)
-            self._ring[out & self._ring_mask] = self.last = packet
+            self.last = packet
             sent += 1
             octets += part.octets
         if sent:
@@ -172,7 +169,7 @@ class Forwarder:
 
     def _send(self, packet: RtpPacket, out: int, shifts: Shifts, now: float, marker: int = 0) -> None:
         """Send one packet that is not in order: what the loop above does, for one."""
-        part, sink = self.shape.part(packet, self._receiver.extension_ids, now), self._sink
+        part, sink = self.shape.part(packet, self._receiver.extension_ids, packet.arrival), self._sink
         at = sink.reserve()
         timestamp = (packet.timestamp + shifts.timestamp) & 0xFFFFFFFF
         kind = part.marker | marker | self.payload_type
@@ -182,7 +179,6 @@ class Forwarder:
         if part.transport_at:
             self._stamp(sink.arena, at, part, now)
         sink.commit_rtp(at, part.size, packet.vital)
-        self._ring[out & self._ring_mask] = packet
         self._stats.packets += 1
         self._stats.octets += part.octets
 
@@ -246,15 +242,14 @@ class Forwarder:
         self.sequencer.leave_out(first + shifts.sequence, packet.index + shifts.sequence)
         self._stats.left_out += missing
         if shape.primary_only:
-            part = shape.part(packet, self._receiver.extension_ids, now)
+            part = shape.part(packet, self._receiver.extension_ids, packet.arrival)
             found = [part.recovered(distance) for distance in range(min(missing, len(part.blocks) - 1), 0, -1)]
         else:
             # Some may have come already: they overtook the keyframe that this source began with.
             found = [self._receiver.packet(packet.spatial, index) for index in range(first, packet.index)]
         for there in found:
             if there is not None and there.ssrc == packet.ssrc and self._passes_late(there, shifts):
-                self._stats.left_out -= 1
-                self._send(there, there.index + shifts.sequence, shifts, now)
+                self._fill(there, there.index + shifts.sequence, shifts, now, made=shape.primary_only)
 
     def _late(self, packet: RtpPacket, now: float) -> bool:
         """Send a packet that others have overtaken, if it still has a place; whether its source must have restarted."""
@@ -268,12 +263,19 @@ class Forwarder:
             self._stale = munger.next_index, count
             return count >= MAX_STALE
         out = packet.index + shifts.sequence
-        if self._ring[out & self._ring_mask] is None:
-            if not self._passes_late(packet, shifts):
-                packet = _emptied(packet)  # its number is taken: without this it would be asked for in vain
-            self._stats.left_out -= 1
-            self._send(packet, out, shifts, now)
+        if self.sequencer.missing(out):
+            if self._passes_late(packet, shifts):
+                self._fill(packet, out, shifts, now)
+            else:
+                # Its number is taken: without this it would be asked for in vain.
+                self._fill(_emptied(packet), out, shifts, now, made=True)
         return False
+
+    def _fill(self, packet: RtpPacket, out: int, shifts: Shifts, now: float, *, made: bool = False) -> None:
+        """Send what was left out until now; `made`, if the receiver's buffer does not have it like this."""
+        self.sequencer.fill(out, packet if made else None)
+        self._stats.left_out -= 1
+        self._send(packet, out, shifts, now)
 
     def _passes_late(self, packet: RtpPacket, shifts: Shifts) -> bool:
         frame = packet.descriptor
@@ -417,6 +419,10 @@ class Forwarder:
         self.selector.current = NO_LAYER
         self._refused_since = math.inf
 
+    def forget(self) -> None:
+        """Send nothing again of what was sent so far."""
+        self.sequencer.clear(self.munger.next_out)
+
     # --- keyframes -------------------------------------------------------------------------------------------------
 
     @property
@@ -474,15 +480,24 @@ class Forwarder:
         """Send the packet with this number again, if it is in the history and was not resent too often or just now."""
         out = self.munger.unwrap(sequence)
         shifts = self.munger.sent(out)
-        packet = None if shifts is None else self.sequencer.resend(out, now, self._stats.rtt)
-        if packet is None or shifts is None:
+        if shifts is None:
             return False
-        self._repeat(packet, out, shifts, now)
-        return True
+        packet = self.sequencer.made(out) or self._receiver.sent(shifts.source, out - shifts.sequence)
+        if packet is None or not self.sequencer.may_resend(out, now, self._stats.rtt):
+            return False
+        return self._repeat(packet, out, shifts, now)
 
-    def _repeat(self, packet: RtpPacket, out: int, shifts: Shifts, now: float) -> None:
-        """Send `packet` as it was sent: in an RTX packet (RFC 4588, section 4), or again where there is no RTX."""
-        part, sink = self.shape.part(packet, self._receiver.extension_ids, now), self._sink
+    def _repeat(self, packet: RtpPacket, out: int, shifts: Shifts, now: float) -> bool:
+        """Send `packet` as it was sent: in an RTX packet (RFC 4588, section 4), or again where there is no RTX.
+
+        Without RTX it has the nonce of the first time, so it must be the same to the bit, or AES-GCM would give away
+        its authentication key (RFC 7714, section 9.1): such a packet cannot get a new transport-wide number.
+        """
+        repairs = self.rtx_ssrc is not None and self.rtx_payload_type is not None
+        part = self.shape.part(packet, self._receiver.extension_ids, now if repairs else packet.arrival)
+        if part.transport_at and not repairs:
+            return False
+        sink = self._sink
         at = sink.reserve()
         marker = part.marker | (MARKER if out in self._marked else 0)
         timestamp = (packet.timestamp + shifts.timestamp) % WRAP
@@ -503,6 +518,7 @@ class Forwarder:
         sink.commit_rtp(at, size)
         self._stats.resent_packets += 1
         self._stats.resent_octets += part.octets + moved
+        return True
 
     def pad(self, now: float) -> None:
         """Send a packet of nothing but padding, on a timeline that the media will continue."""
@@ -532,7 +548,6 @@ class Forwarder:
     def _insert(self, first: int, tail: bytes, timestamp: int) -> None:
         """Send a packet that no publisher has sent; it cannot be had again."""
         out = self.munger.insert()
-        self._ring[out & self._ring_mask] = None
         at = self._sink.reserve()
         packer(len(tail))(self._sink.arena, at, first, self.payload_type, out & 0xFFFF, timestamp, self.ssrc, tail)
         self._sink.commit_rtp(at, HEADER_SIZE + len(tail))

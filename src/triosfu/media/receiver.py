@@ -127,6 +127,13 @@ class TrackReceiver:
         stream = self.streams.get(spatial)
         return None if stream is None else stream.buffer.get(index)
 
+    def sent(self, source: int, index: int) -> RtpPacket | None:
+        """The packet `index` of the stream that has the SSRC `source`; None when it is not kept any more."""
+        for stream in self.streams.values():
+            if stream.ssrc == source:
+                return stream.buffer.get(index)
+        return None
+
     def sender_report(self, spatial: int) -> SenderReportInfo | None:
         """The last sender report of layer `spatial`; None before the first."""
         stream = self.streams.get(spatial)

@@ -87,7 +87,7 @@ class Model:
     """Publishes three layers through a path, and remembers what it did."""
 
     def __init__(self) -> None:
-        self.path = Path(layers=LAYERS)
+        self.path = self.make_path()
         self.layers = [Layer(n, 65500 - 3 * n, 0xFFFF0000 + 7 * n, 32760 - n) for n in range(LAYERS)]
         self.breaks = 0  # how often the room has interrupted the stream
         self.run_number = 0  # counts those, and changes of the layer that flows
@@ -103,6 +103,9 @@ class Model:
                 layer.timestamp + 3000,
                 layer.picture + 1,
             )
+
+    def make_path(self) -> Path:
+        return Path(layers=LAYERS)
 
     def run(self, script: list[Step]) -> None:
         for step in script:

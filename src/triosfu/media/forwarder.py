@@ -16,6 +16,7 @@ from triosfu.media.codecs.vp8 import Vp8Descriptor
 from triosfu.media.codecs.vp9 import Vp9Descriptor
 from triosfu.media.handover import NONE, Left, LeftOff, continue_numbers, continue_time, leave
 from triosfu.media.hunt import KeyframeHunt
+from triosfu.media.lanes import STALLED, Lane
 from triosfu.media.layers import NO_LAYER, TOP, ScalableFilter, SimulcastSelector, TemporalFilter
 from triosfu.media.munger import Munger
 from triosfu.media.sequencer import Sequencer
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from triosfu.media.shape import Part
     from triosfu.media.sink import MediaSink
 
-STALLED = 1.0  # seconds without a packet while other layers flow: the layer has gone
 ALIVE = 0.25  # seconds; a layer with a packet this fresh still flows
 LAYER_PATIENCE = 1.0  # seconds that switch points are refused because timestamps do not fit yet
 LULL = 0.1  # seconds without a packet, after which a sound had paused anyway
@@ -64,6 +64,7 @@ class Forwarder:
         "_video",
         "change",
         "hunt",
+        "lane",
         "last",
         "layered",
         "munger",
@@ -110,6 +111,7 @@ class Forwarder:
         self._left: Left | None = continuing.last if continuing else None
         self._receiver = receiver
         self._sink = sink
+        self.lane = None if sink.compiled is None else Lane(sink.compiled)
         self._rng = rng
         self._stats = stats
         self._video = receiver.kind == "video"
@@ -122,8 +124,8 @@ class Forwarder:
 
     # --- the hot path ----------------------------------------------------------------------------------------------
 
-    def forward(self, burst: Burst, now: float) -> None:
-        """Send on those packets of `burst` that the subscriber should get."""
+    def forward(self, burst: Burst, now: float, start: int = 0) -> None:
+        """Send on those packets of `burst`, from the one numbered `start` on, that the subscriber should get."""
         munger = self.munger
         shifts = munger.current
         if burst.source != shifts.source and not (self.open and (burst.keyframe or not self._video)):
@@ -134,7 +136,7 @@ class Forwarder:
         parts = shape.parts if shape.burst is burst else shape.take(burst, self._receiver.extension_ids)
         sink = self._sink
         sent = octets = 0
-        for part in parts:
+        for part in parts[start:] if start else parts:
             packet = part.packet
             index = packet.index
             if index != munger.next_index or packet.ssrc != shifts.source or packet.temporal > self._gate:
@@ -166,6 +168,51 @@ class Forwarder:
         if sent:
             self._stats.packets += sent
             self._stats.octets += octets
+
+    # --- the same, compiled ----------------------------------------------------------------------------------------
+
+    def take(self, burst: Burst, now: float, start: int = 0) -> None:
+        """Forward `burst` from the packet numbered `start` on; the kernel has sent it so far, and may go on then."""
+        lane = self.lane
+        if lane is None:
+            self.forward(burst, now)
+            return
+        self._take_back(burst.packets[start - 1] if start else None)
+        self.forward(burst, now, start)
+        last, shifts = self.last, self.munger.current
+        if last is not None and self.open and self._gate >= 0 and shifts.source == last.ssrc:
+            lane.arm(
+                shifts,
+                next_index=self.munger.next_index,
+                ssrc=self.ssrc,
+                payload_type=self.payload_type,
+                gate=self._gate,
+                arrival=last.arrival,
+            )
+
+    def settle(self) -> None:
+        """Know what the kernel has sent; before anybody reads the numbers or the statistics."""
+        if self.lane is not None:
+            self._take_back(None)
+
+    def disarm(self) -> None:
+        """The same, and have the kernel send nothing more until a burst has gone through Python; before any change."""
+        if self.lane is not None:
+            self._take_back(None)
+            self.lane.record.armed = 0
+
+    def _take_back(self, last: RtpPacket | None) -> None:
+        """Take over the lane's numbers; `last` is the packet sent last, if it is not the newest of its source."""
+        if self.lane is None or not self.lane.record.went:
+            return
+        record, stats = self.lane.record, self._stats
+        self.munger.next_index = record.next_index
+        stats.packets += record.packets
+        stats.octets += record.octets
+        record.went = record.packets = record.octets = 0
+        self.last = last or self._receiver.newest(record.source) or self.last
+
+    # --- one packet ------------------------------------------------------------------------------------------------
 
     def _send(self, packet: RtpPacket, out: int, shifts: Shifts, now: float, marker: int = 0) -> None:
         """Send one packet that is not in order: what the loop above does, for one."""
@@ -407,12 +454,14 @@ class Forwarder:
 
     def left_off(self) -> LeftOff:
         """Where this stream stands; call it after `detach`."""
+        self.settle()
         # The next track has another publisher and another clock: only the numbers themselves go on.
         last = None if self._left is None else replace(self._left, source=NONE, spatial=NONE, timestamp_shift=0)
         return LeftOff(self.munger.next_out, self._rtx_sequence, last, self._stats)
 
     def detach(self) -> None:
         """Leave the source: the next one begins at a keyframe, or with audio's next packet."""
+        self.disarm()
         self._leave()
         self.last = None
         self.munger.stop()
@@ -421,6 +470,7 @@ class Forwarder:
 
     def forget(self) -> None:
         """Send nothing again of what was sent so far."""
+        self.settle()
         self.sequencer.clear(self.munger.next_out)
 
     # --- keyframes -------------------------------------------------------------------------------------------------
@@ -436,6 +486,7 @@ class Forwarder:
 
     def look(self, now: float) -> None:
         """Look again at what is wanted and what the publisher sends; ask for a keyframe if one is needed."""
+        self.settle()
         self.selector.retarget(self._receiver.available)
         flowing = None
         if self.last is not None and now - self.last.arrival < STALLED:
@@ -461,6 +512,7 @@ class Forwarder:
 
     def set_gate(self) -> None:
         """Decide which packets may take the fast way; again whenever a filter or a wish changes."""
+        self.disarm()
         if self.layered is not None or self.hunt.renewing:
             self._gate = -1
         elif self.temporal is not None:
@@ -478,6 +530,7 @@ class Forwarder:
 
     def resend(self, sequence: int, now: float) -> bool:
         """Send the packet with this number again, if it is in the history and was not resent too often or just now."""
+        self.settle()
         out = self.munger.unwrap(sequence)
         shifts = self.munger.sent(out)
         if shifts is None:
@@ -522,6 +575,7 @@ class Forwarder:
 
     def pad(self, now: float) -> None:
         """Send a packet of nothing but padding, on a timeline that the media will continue."""
+        self.disarm()
         left = self._left
         if left is None:
             timestamp = 2**31 + self._rng.randrange(2**30)
@@ -535,6 +589,7 @@ class Forwarder:
 
         The publisher's next packet goes on from its own clock.
         """
+        self.disarm()
         left = self._left
         if left is None:
             return

@@ -233,12 +233,18 @@ class Straight:
         forward(path.now)
 
 
+VP8_SHORT = bytes([0x90, 0xF0, 0x7F, 0xFF, 0x1F, 0])  # a keyframe; seven bits of picture id, and numbers about to wrap
 H264_KEY = b"\x67" + bytes(30)
 
 
 @pytest.mark.parametrize(
     ("mime", "payload"),
-    [("audio/opus", b"sound"), ("video/VP8", vp8(0x1234, key=True, tl0=0xFF)), ("video/H264", H264_KEY)],
+    [
+        ("audio/opus", b"sound"),
+        ("video/VP8", vp8(0x1234, key=True, tl0=0xFF)),
+        ("video/VP8", VP8_SHORT),
+        ("video/H264", H264_KEY),
+    ],
 )
 @pytest.mark.parametrize("count", [1, PARTS, PARTS + 1, SLOTS + 5])
 def test_bursts_of_any_length_do_not_pass_through_python(

@@ -30,6 +30,8 @@ from triosfu.srtp import Inbound, Outbound, SrtpKeys, SrtpProfile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("packet_path")
+
 
 @pytest.fixture(params=[True, False], ids=["batched", "plain"])
 def batched(request: pytest.FixtureRequest) -> bool:

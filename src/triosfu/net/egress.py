@@ -137,6 +137,11 @@ class Egress:
         return None if self.kernel_queue is None else self.kernel_queue.kernel
 
     @property
+    def segmented(self) -> bool:
+        """Whether runs of datagrams to one address leave as one message."""
+        return any(isinstance(outlet, BatchedOutlet) and outlet.segmented for _, outlet in self._outlets)
+
+    @property
     def queued(self) -> int:
         """Datagrams that wait for a flush."""
         return len(self._queued)

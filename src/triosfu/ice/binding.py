@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from triosfu.stun.wire import TRANSACTION_SIZE, U32, U64, Attribute, Kind, Message, StunError, Template, pack_xor_address
+from triosfu.stun.wire import (
+    TRANSACTION_SIZE,
+    U32,
+    U64,
+    Attribute,
+    Kind,
+    Message,
+    StunError,
+    Template,
+    pack_xor_address,
+)
 
 if TYPE_CHECKING:
     from triosfu.ice.candidate import Address

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from triosfu.grid import on_grid
+
 if TYPE_CHECKING:
     from random import Random
 
@@ -44,7 +46,7 @@ class Consent:
         self._disconnected_after = disconnected_after
         self._failed_after = failed_after
         self._draw(now)
-        self._ask_at = now + self._patience
+        self._ask_at = on_grid(now + self._patience)
 
     def _about(self, seconds: float) -> float:
         # Random, so that the checks of many peers do not fall into step (RFC 7675, section 5.1).
@@ -60,7 +62,7 @@ class Consent:
         ended, self.silent = self.silent, False
         self.heard_at = now
         if self._interval < math.inf:
-            self._ask_at = min(now + self._patience, self._ask_by)
+            self._ask_at = on_grid(min(now + self._patience, self._ask_by))
         return ended
 
     def answered(self, now: float) -> bool:
@@ -85,7 +87,7 @@ class Consent:
         if now < self._ask_at:
             return False
         self._draw(now)
-        self._ask_at = now + self._about(self._interval / 3)
+        self._ask_at = on_grid(now + self._about(self._interval / 3))
         return True
 
     def next_timeout(self) -> float:

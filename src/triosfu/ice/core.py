@@ -266,12 +266,24 @@ class IceAgent:
 
     def datagrams_to_send(self) -> list[Transmit]:
         """Take what is to be sent."""
+        if not self._outbox:
+            return []
         drained = list(self._outbox)
         self._outbox.clear()
         return drained
 
+    @property
+    def has_news(self) -> bool:
+        """Whether anything has happened but that tuples were validated."""
+        for event in self._events:  # noqa: SIM110  asked after each datagram: any() would cost a generator
+            if not isinstance(event, TupleValidated):
+                return True
+        return False
+
     def events(self) -> list[Event]:
         """Take what has happened."""
+        if not self._events:
+            return []
         drained, self._events = self._events, []
         return drained
 
@@ -310,9 +322,7 @@ class IceAgent:
             pair.wanted |= usual.nominated and not self.controlling
             self._answer_with_check(pair, now)
 
-    def _judge(
-        self, message: Message, generation: Generation, source: Address, destination: Address
-    ) -> Usual | None:
+    def _judge(self, message: Message, generation: Generation, source: Address, destination: Address) -> Usual | None:
         """What an authenticated request says; None if it cannot be served, and has been refused."""
         key = generation.local.key
         priority = message.number(Attribute.PRIORITY)

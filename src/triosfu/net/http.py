@@ -258,7 +258,8 @@ class HttpServer:
         finally:
             connection.release()
             self.connection_shares.give_back(who)
-            await trio.aclose_forcefully(stream)
+            if not connection.handed_over:
+                await trio.aclose_forcefully(stream)
 
 
 class _Refused(TriosfuError):
@@ -282,6 +283,7 @@ class _Connection:
         self._who = who  # holds what this connection does
         self._buffer = bytearray()  # read and not yet given to h11
         self._held = 0  # our share of server.buffered
+        self.handed_over = False  # to a WebSocket, which closes the stream
 
     async def serve(self) -> None:
         patience = self._limits.header_deadline
@@ -314,14 +316,16 @@ class _Connection:
         self.release()
         if isinstance(answer, Upgrade):
             self._server.counters["websockets"] += 1
-            await WebSocket(
+            websocket = WebSocket(
                 self._stream,
                 key=request.headers["sec-websocket-key"],
                 extensions=request.headers.get("sec-websocket-extensions", ""),
                 leading=bytes(self._buffer),
                 limits=answer.limits,
                 counters=self._server.counters,
-            ).serve(answer.handler)
+            )
+            self.handed_over = True
+            await websocket.serve(answer.handler)
             return False
         await self._write(protocol, answer, head_only=request.method == "HEAD")
         if protocol.our_state is h11.DONE and protocol.their_state is h11.DONE:

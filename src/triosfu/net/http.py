@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-READ_SIZE: Final = 65536
+READ_SIZE: Final = 16384  # below what the C library maps anew for each read (`cli.allocator`)
+INCOMPLETE: Final = 65536  # bytes that h11 keeps of a chunk's header or trailers
 LITTLE: Final = 64  # of all connections, one in so many is little for one address
 # The kernel gives up a connection whose data is not acknowledged for so long. With a WebSocket's ping interval before
 # it, that is how a client is noticed that vanishes before it has a transport: in the 20 s promised for every client.
@@ -300,7 +301,7 @@ class _Connection:
     async def _exchange(self, patience: float) -> bool:
         """Read one request and answer it; false if it was the connection's last."""
         # h11's objects live for one exchange: what it has read too much comes back to the buffer.
-        protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=READ_SIZE)
+        protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=INCOMPLETE)
         try:
             if not await self._read_head(patience):
                 return False

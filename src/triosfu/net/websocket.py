@@ -39,7 +39,7 @@ ABNORMAL: Final = 1006  # RFC 6455, section 7.4.1: never on the wire, "gone with
 MESSAGE_TOO_BIG: Final = 1009
 INTERNAL_ERROR: Final = 1011
 TRY_AGAIN_LATER: Final = 1013
-READ_SIZE: Final = 65536
+READ_SIZE: Final = 16384  # below what the C library maps anew for each read (`cli.allocator`)
 WRITE_SIZE: Final = 65536  # frames are gathered up to this size before they are written
 
 WebSocketHandler = Callable[["WebSocket"], Awaitable[None]]
@@ -193,7 +193,11 @@ class WebSocket:
         finally:
             self._wire.over = True
             self._taken.close()
-            await trio.aclose_forcefully(self._wire.stream)
+            stream = self._wire.stream
+            if isinstance(stream, trio.SocketStream):
+                stream.socket.close()
+            else:
+                await trio.aclose_forcefully(stream)
 
     async def _converse(self) -> None:
         """Read, write and ping until the conversation is over and all of it is in the outbox."""
@@ -251,7 +255,11 @@ class WebSocket:
         if event.message_finished:
             parts, self._parts, self._size = self._parts, [], 0
             empty: str | bytes = "" if isinstance(event, TextMessage) else b""
-            await self._taken.send(empty.join(parts))  # type: ignore[arg-type]  # all are of one kind
+            message = empty.join(parts)  # type: ignore[arg-type]  # all are of one kind
+            try:
+                self._taken.send_nowait(message)  # to wait for the next bytes is checkpoint enough
+            except trio.WouldBlock:
+                await self._taken.send(message)
 
     def _end(self, code: int, reason: str) -> None:
         """The client has closed, or has made a mistake that ends this: answer with the same code, and read no more."""
@@ -268,6 +276,7 @@ class WebSocket:
     async def _write(self, conversation: trio.CancelScope) -> None:
         while not self._wire.over:
             self._frame()
+            self._wire.calm()  # whatever has stirred it until now is looked at here
             if self._closing is not None and not self._queue:
                 code, reason = self._closing
                 self._say(CloseConnection(code=code, reason=reason))
@@ -334,9 +343,13 @@ class _Wire:
         self._stirred.set()
 
     async def wait(self) -> None:
-        """Wait until somebody called `wake` since the last wait."""
+        """Wait until somebody called `wake` since the last `calm`."""
         await self._stirred.wait()
-        self._stirred = trio.Event()
+
+    def calm(self) -> None:
+        """Forget who called `wake` before."""
+        if self._stirred.is_set():
+            self._stirred = trio.Event()
 
     async def flush(self) -> None:
         """Write the outbox. If that fails, takes too long or is cancelled, nothing is ever written again.

@@ -220,7 +220,7 @@ class Participant:
                 async with trio.open_nursery() as nursery:
                     for peer in self.shape.peers:
                         nursery.start_soon(peer.run, peer.turn, name=f"peer {peer.name}")
-                    nursery.start_soon(self.deadlines.run, name=f"deadlines {self.sid}")
+                    await self.deadlines.run()
         except* Exception as error:  # noqa: BLE001  whatever it is, it is this participant's alone
             self.failed("running", error)  # a cancellation that came with it goes on
         finally:

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 class ReceiveSettings:
     """What an operator may choose about received tracks; one value serves all of a server."""
 
-    buffer_video: int = 500  # packets per layer that can be asked for again
+    buffer_video: int = 500  # packets per layer that can be asked for again, for as long as `media.buffer` says
     buffer_audio: int = 200
     keyframe_distance: tuple[float, float, float] = (0.5, 1.0, 1.0)  # least seconds between requests, by layer
     levels: LevelSettings = field(default_factory=LevelSettings)

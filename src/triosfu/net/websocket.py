@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Tex
 from wsproto.utilities import generate_accept_token
 
 from triosfu.errors import TriosfuError
+from triosfu.grid import on_grid
 from triosfu.net.deflate import Deflate
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ ABNORMAL: Final = 1006  # RFC 6455, section 7.4.1: never on the wire, "gone with
 MESSAGE_TOO_BIG: Final = 1009
 INTERNAL_ERROR: Final = 1011
 TRY_AGAIN_LATER: Final = 1013
-READ_SIZE: Final = 65536
+READ_SIZE: Final = 16384  # below what the C library maps anew for each read (`cli.allocator`)
 WRITE_SIZE: Final = 65536  # frames are gathered up to this size before they are written
 
 WebSocketHandler = Callable[["WebSocket"], Awaitable[None]]
@@ -191,7 +194,11 @@ class WebSocket:
         finally:
             self._wire.over = True
             self._taken.close()
-            await trio.aclose_forcefully(self._wire.stream)
+            stream = self._wire.stream
+            if isinstance(stream, trio.SocketStream):
+                stream.socket.close()
+            else:
+                await trio.aclose_forcefully(stream)
 
     async def _converse(self) -> None:
         """Read, write and ping until the conversation is over and all of it is in the outbox."""
@@ -204,11 +211,15 @@ class WebSocket:
         """Send pings: data must move for a vanished client's connection to break.
 
         Unless there is a deadline, a ping that is not answered is neither repeated nor held against the client: the
-        kernel gives such a connection up.
+        kernel gives such a connection up. And none is needed while something else is written: most clients ask for an
+        answer of ours as often.
         """
         number = 0
+        interval, needed = self._limits.ping_interval, self._limits.pong_deadline < math.inf
         while True:
-            await trio.sleep(self._limits.ping_interval)
+            await trio.sleep_until(on_grid((trio.current_time() if needed else self._wire.written_at) + interval))
+            if not needed and trio.current_time() < self._wire.written_at + interval:
+                continue
             number += 1
             self._ping, self._ponged = number.to_bytes(4, "big"), trio.Event()
             self._say(Ping(payload=self._ping))
@@ -249,7 +260,11 @@ class WebSocket:
         if event.message_finished:
             parts, self._parts, self._size = self._parts, [], 0
             empty: str | bytes = "" if isinstance(event, TextMessage) else b""
-            await self._taken.send(empty.join(parts))  # type: ignore[arg-type]  # all are of one kind
+            message = empty.join(parts)  # type: ignore[arg-type]  # all are of one kind
+            try:
+                self._taken.send_nowait(message)  # to wait for the next bytes is checkpoint enough
+            except trio.WouldBlock:
+                await self._taken.send(message)
 
     def _end(self, code: int, reason: str) -> None:
         """The client has closed, or has made a mistake that ends this: answer with the same code, and read no more."""
@@ -259,18 +274,22 @@ class WebSocket:
 
     def _say(self, event: Event) -> None:
         """Put a frame into the outbox, unless nothing may follow what is there."""
-        if not self._wire.over and self._protocol.state in {ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING}:
+        state = self._protocol.state
+        if not self._wire.over and (state is ConnectionState.OPEN or state is ConnectionState.REMOTE_CLOSING):
             self._wire.append(self._protocol.send(event))
 
     async def _write(self, conversation: trio.CancelScope) -> None:
         while not self._wire.over:
             self._frame()
+            self._wire.calm()  # whatever has stirred it until now is looked at here
             if self._closing is not None and not self._queue:
                 code, reason = self._closing
                 self._say(CloseConnection(code=code, reason=reason))
                 break
             await self._wire.flush()
-            if not self._queue:
+            if self._queue:
+                await trio.lowlevel.checkpoint()  # to flush what a socket takes at once is none
+            else:
                 await self._wire.wait()
         conversation.cancel()
 
@@ -290,6 +309,7 @@ class _Wire:
         self.over = False  # nothing more is read or accepted for writing
         self.size = 0  # bytes in the outbox
         self.unanswered = 0  # bytes read since the handler last took a message
+        self.written_at = trio.current_time()  # or will have been, if the connection takes it
         self._limits = limits
         self._outbox: list[bytes] = []
         self._stirred = trio.Event()
@@ -315,6 +335,7 @@ class _Wire:
         """Add a whole frame to what is to be written."""
         self._outbox.append(data)
         self.size += len(data)
+        self.written_at = trio.current_time()
         if self.size > self._limits.queue_bytes + self._limits.message:  # pongs, to a client that reads none
             self._break()
         self.wake()
@@ -329,21 +350,32 @@ class _Wire:
         self._stirred.set()
 
     async def wait(self) -> None:
-        """Wait until somebody called `wake` since the last wait."""
+        """Wait until somebody called `wake` since the last `calm`."""
         await self._stirred.wait()
-        self._stirred = trio.Event()
+
+    def calm(self) -> None:
+        """Forget who called `wake` before."""
+        if self._stirred.is_set():
+            self._stirred = trio.Event()
 
     async def flush(self) -> None:
-        """Write the outbox. If that fails, takes too long or is cancelled, nothing is ever written again."""
+        """Write the outbox. If that fails, takes too long or is cancelled, nothing is ever written again.
+
+        No checkpoint if the socket takes all of it at once, as it does with nearly everything that is said.
+        """
         if self._broken or not self._outbox:
             return
         data = b"".join(self._outbox)
         self._outbox.clear()
         self.size = 0
         self._broken = True
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            taken = _take_at_once(self.stream, data)
+            if taken == len(data):
+                self._broken = False
+                return
             with trio.move_on_after(self._limits.write_deadline) as scope:
-                await self.stream.send_all(data)
+                await self.stream.send_all(data[taken:])
             self._broken = scope.cancelled_caught
         if self._broken:
             self.end()
@@ -361,6 +393,22 @@ class _Wire:
     def _break(self) -> None:
         self._broken = True
         self.end()
+
+
+def _take_at_once(stream: trio.abc.Stream, data: bytes) -> int:
+    """How many bytes of `data` a socket has taken without waiting; 0 of other streams, and where sockets are no files.
+
+    trio's own way costs a turn of the event loop for each write.
+
+    Raises:
+        OSError: The connection is broken.
+    """
+    if not isinstance(stream, trio.SocketStream) or sys.platform == "win32":
+        return 0
+    try:
+        return os.write(stream.socket.fileno(), data)
+    except BlockingIOError:
+        return 0
 
 
 def _accepted(key: str, deflate: Deflate | None) -> bytes:

@@ -6,8 +6,9 @@ its methods are synchronous. After every call that may change a core its owner c
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from triosfu.dtls.core import ApplicationData, Closed, Connected, DtlsConnection, Fingerprint, Role
 from triosfu.errors import MalformedPacket, PeerError
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 WITHOUT_CONSENT = {IceState.CHECKING, IceState.FAILED}  # while no pair is selected (RFC 7675, section 5.1)
 MAX_EARLY_DTLS = 8  # datagrams kept for a handshake that waits for the peer's description
 MAX_DTLS_TRIES = 3  # handshakes against one ICE session; a mismatch may be an attacker's race (RFC 8827, section 6.5)
+
+
+class Touched:
+    """What something may have changed: that has to be drained, and what follows from it. Bits: an enum is slow."""
+
+    NOTHING: Final = 0  # but the media's way from its publisher to its subscribers
+    ICE: Final = 1
+    MEDIA: Final = 2  # what the two sides of media report
+    ALL: Final = 4  # DTLS, SCTP, and everything else with them
 
 
 class TransportOwner(Protocol):
@@ -57,8 +67,8 @@ class TransportOwner(Protocol):
     def transport_media(self, now: float) -> None:
         """Send on the media of a batch in which there was nothing else."""
 
-    def transport_drain(self, now: float) -> None:
-        """Drain all cores: a batch of datagrams has been taken in."""
+    def transport_drain(self, touched: int, now: float) -> None:
+        """Drain what a batch of datagrams may have changed: see `Touched`."""
 
     def transport_failed(self, error: Exception) -> None:
         """Learn that one of our own cores raised what it must not; the mux has already let go of this transport."""
@@ -86,7 +96,7 @@ class Transport:
         self._settings = settings
         self._rng = rng
         self._closed = False
-        self._touched = True  # by something else than media, in this batch
+        self._touched = Touched.ALL  # in this batch
         self.counters: Counter[str] = Counter() if counters is None else counters
         self.ice = IceAgent(
             local=Credentials.generate(rng),
@@ -185,8 +195,11 @@ class Transport:
 
     def next_timeout(self) -> float:
         """The earliest deadline of ICE and DTLS."""
-        ice = self.ice.next_timeout()
-        return ice if self._dtls is None else min(ice, self._dtls.next_timeout())
+        return min(self.ice.next_timeout(), self.dtls_timeout())
+
+    def dtls_timeout(self) -> float:
+        """The deadline of DTLS alone."""
+        return math.inf if self._dtls is None else self._dtls.next_timeout()
 
     def handle_timeout(self, now: float) -> None:
         """Let ICE and DTLS act on time having passed."""
@@ -198,7 +211,7 @@ class Transport:
 
     def receive_stun(self, data: bytes, source: Address, local: Address, now: float) -> None:
         """Give one STUN message to ICE."""
-        self._touched = True
+        self._touched |= Touched.ICE
         try:
             self.ice.receive_datagram(data, source, local, now)
         except MalformedPacket:
@@ -206,7 +219,7 @@ class Transport:
 
     def receive_dtls(self, data: bytes, source: Address, now: float) -> None:  # noqa: ARG002  of the Route contract
         """Give one datagram from an ICE-validated tuple to DTLS."""
-        self._touched = True
+        self._touched |= Touched.ALL
         if self._closed:
             return
         if self._dtls is None:
@@ -239,7 +252,7 @@ class Transport:
 
     def receive_rtcp(self, data: bytes, now: float) -> None:
         """Unprotect one RTCP compound and pass it on."""
-        self._touched = True
+        self._touched |= Touched.MEDIA
         if self._inbound is None:
             self.counters["early_rtcp"] += 1
             return
@@ -254,9 +267,10 @@ class Transport:
         """Drain the cores that a batch of datagrams may have changed."""
         if self._closed:
             return
-        if self._touched:
-            self._touched = False
-            self._owner.transport_drain(now)
+        touched = self._touched
+        if touched:
+            self._touched = Touched.NOTHING
+            self._owner.transport_drain(touched, now)
         else:
             self._owner.transport_media(now)
 
@@ -277,6 +291,27 @@ class Transport:
     # The owner may close this transport while it is told of an event. The events behind that one are void then: a
     # tuple bound for them would stay in the mux for ever.
 
+    def drain_checks(self) -> bool:
+        """Send what ICE has to send, if nothing else has come of it than that a known tuple has proved itself again.
+
+        Otherwise nothing has happened, and the answer is False: `drain` has to act on it.
+        """
+        ice = self.ice
+        if self._closed or not self._dtls_begun or self.destination is None or ice.has_news:
+            return False
+        for event in ice.events():
+            if isinstance(event, TupleValidated):  # as `has_news` has promised
+                self._bind(event)
+        for transmit in ice.datagrams_to_send():
+            self._mux.egress.send(transmit.data, self._destination(transmit.source, transmit.destination))
+        return True
+
+    def _bind(self, event: TupleValidated) -> None:
+        if event.local in self._stream_locals:
+            self._mux.bind_stream(event.remote, event.local, self)
+        else:
+            self._mux.bind(event.remote, self, proven=event.proven)
+
     def _drain_ice(self, now: float) -> bool:
         events = self.ice.events()
         for event in events:
@@ -284,10 +319,7 @@ class Transport:
                 return True
             match event:
                 case TupleValidated(local=local, remote=remote, proven=proven):
-                    if local in self._stream_locals:
-                        self._mux.bind_stream(remote, local, self)
-                    else:
-                        self._mux.bind(remote, self, proven=proven)
+                    self._bind(event)
                     # A request alone may be a copy with a forged source: nothing goes there before it has answered.
                     # A lite agent never asks; its peer's word has to do (RFC 8445, section 2.5).
                     if self.destination is None and (proven or self.ice.lite):

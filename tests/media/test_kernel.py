@@ -16,12 +16,14 @@ from tests.media.test_send_path import LAYERS, Model, steps
 from triosfu.kernel import installed
 from triosfu.media.codecs import DEPENDENCY_DESCRIPTOR
 from triosfu.media.down_track import DownTrack
-from triosfu.media.lanes import PARTS, lane_record, part_record
+from triosfu.media.forwarder import Forwarder
+from triosfu.media.lanes import PARTS, STALLED, lane_record, part_record
+from triosfu.media.layers import NO_LAYER
 from triosfu.media.shape import ABS_CAPTURE_TIME, ABS_SEND_TIME, TRANSPORT_SEQUENCE
 from triosfu.net.batch import SLOT
 from triosfu.net.egress import SLOTS, Destination, Egress
 from triosfu.peer.sink import TransportSink
-from triosfu.rtp.wire import RtpPacket
+from triosfu.rtp.wire import RtpPacket, build_rtp
 from triosfu.srtp import Inbound, Outbound, SrtpKeys, SrtpProfile
 from triosfu.srtp.binding import InPlaceSession
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tests.media.test_send_path import Step
+    from triosfu.media.burst import Burst
 
 pytestmark = pytest.mark.skipif(installed() is None, reason="the kernel is not installed")
 
@@ -287,8 +290,96 @@ def test_what_libsrtp_refuses_is_dropped_and_counted() -> None:
     assert len(one.subscribers[0].sent) == 3
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_while_nothing_is_connected_packets_are_dropped_and_counted(compiled: bool) -> None:
+    one = Straight(compiled=compiled, mime="audio/opus", subscribers=2, extension_ids={})
+    one.burst(100, 3, b"sound")
+    first, second = (subscriber.sink for subscriber in one.subscribers)
+    first.outbound = None
+    second.destination = None
+    one.burst(103, 2, b"sound")
+    assert (first.dropped, second.dropped) == (2, 2)
+    assert [len(subscriber.sent) for subscriber in one.subscribers] == [3, 3]
+
+
 def test_the_records_are_laid_out_as_in_c() -> None:
     kernel = installed()
     assert kernel is not None
     assert kernel.ffi.sizeof("struct lane") == lane_record.size
     assert kernel.ffi.sizeof("struct part") == part_record.size
+
+
+def layered(*, compiled: bool) -> Straight:
+    """Three layers, of which the highest flows."""
+    one = Straight(compiled=compiled, mime="video/VP8", extension_ids={})
+    for number in (100, 101):
+        one.path.now += 1 / 30
+        for layer in range(LAYERS):
+            one.burst(number, 1, VP8_SHORT, layer=layer)
+            one.path.report(layer, number * 3000)
+    return one
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_layer_that_has_dried_up_is_left(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = layered(compiled=compiled)
+    delta = bytes([*VP8_SHORT[:-1], 1])
+    with monkeypatch.context() as patched:
+        if compiled:
+            patched.setattr("triosfu.media.forwarder.Forwarder.forward", None)
+        for number in range(102, 142):  # more than a second, in which the others change nothing
+            one.path.now += 1 / 30
+            for layer in range(LAYERS):
+                one.burst(number, 1, delta, layer=layer)
+    assert {track.current_layer for track in one.tracks} == {LAYERS - 1}
+    one.path.now += STALLED + 0.01
+    one.burst(142, 1, delta, layer=0)
+    assert {track.current_layer for track in one.tracks} == {NO_LAYER}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_sound_goes_on_from_another_source(compiled: bool) -> None:
+    one = Straight(compiled=compiled, mime="audio/opus", extension_ids={})
+    for number in (1, 2, 3):
+        one.burst(number, 1, b"sound")
+    receiver = one.path.receiver
+    again = RtpPacket.parse(build_rtp(ssrc=7, payload_type=96, sequence=9, timestamp=9, payload=b"again"))
+    again.index, again.spatial = 9, 0
+    receiver.deliver(again, one.path.now)
+    receiver.forward(one.path.now)
+    assert [packet.payload for packet in one.subscribers[0].packets] == [b"sound"] * 3 + [b"again"]
+
+
+def count_taken(patched: pytest.MonkeyPatch) -> list[int]:
+    """How many packets of each burst Python forwards."""
+    taken: list[int] = []
+    forward = Forwarder.forward
+
+    def counting(forwarder: Forwarder, burst: Burst, now: float, start: int = 0) -> None:
+        taken.append(len(burst.packets) - start)
+        forward(forwarder, burst, now, start)
+
+    patched.setattr(Forwarder, "forward", counting)
+    return taken
+
+
+def test_what_python_has_taken_over_it_finishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first packets of a long burst end with one that is late; the kernel could go on behind it, and must not."""
+    outcomes = []
+    for compiled in (False, True):
+        one = layered(compiled=compiled)
+        one.burst(103, 1, VP8_SHORT, layer=LAYERS - 1)
+        forward, one.path.ingress.forward = one.path.ingress.forward, lambda now: None  # type: ignore[method-assign]
+        one.burst(104, PARTS - 1, VP8_SHORT, layer=LAYERS - 1)
+        one.burst(102, 1, VP8_SHORT, layer=LAYERS - 1)
+        one.burst(103 + PARTS, 10, VP8_SHORT, layer=LAYERS - 1)
+        one.path.ingress.forward = forward  # type: ignore[method-assign]
+        with monkeypatch.context() as patched:
+            taken = count_taken(patched)
+            if compiled:
+                forward(one.path.now)
+                assert taken == [11] * len(one.tracks)
+        forward(one.path.now)
+        one.egress.flush()
+        outcomes.append((one.wire.sent, [replace(track.stats) for track in one.tracks]))
+    assert outcomes[0] == outcomes[1]

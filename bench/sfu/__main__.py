@@ -9,6 +9,8 @@ of the rounds count, and the ratio of each pair.
 Scenarios, by how many are in the room:
 
     audio    one speaks (Opus, 50 packets a second), all others listen
+    quiet    one who speaks is silent (a packet each 400 ms, as with DTX), all others listen: what is left is what
+             participants cost whether they hear anything or not
     video    one is seen (VP8, 2 Mbit/s in 240 packets a second), all others watch
     meeting  all speak and are seen in three qualities; everybody looks at one other in the best, at the rest in the
              worst, and hears all
@@ -147,6 +149,9 @@ def run(options: argparse.Namespace, commit: str, lines: TextIO | None, runs: li
                         figures = trio.run(measure, measured, name, size, habits)
                     runs.append(figures)
                     print(figures, flush=True)
+                    if SCENARIOS[name].silent and figures.cpu is not None:
+                        each = 1e6 * figures.cpu / figures.seconds / size / options.rooms
+                        print(f"  {each:.0f} µs of CPU a second for each participant")
                     for doubt in figures.doubts:
                         print(f"  {doubt}", flush=True)
                     if lines is not None:

@@ -121,7 +121,8 @@ STEPS = st.one_of(
 def story(steps: list[Any], *, forgetful: bool) -> list[object]:
     """All that an agent tells; one that is forgetful reads every message as if it were the first."""
     one, told, numbers = agent(), list[object](), count()
-    now, said, asked = 0.0, {"source": SOURCES[0]}, list[Any]()
+    now, asked = 0.0, list[Any]()
+    said: dict[str, Any] = {"source": SOURCES[0]}
     for step in steps:
         if forgetful:
             one._usual, one._usual_answer, one._transactions._template = None, NOTHING, None
@@ -147,7 +148,7 @@ def story(steps: list[Any], *, forgetful: bool) -> list[object]:
                     told.append(str(error))
         else:
             said = said if step == "again" else step
-            arguments = {name: value for name, value in said.items() if name != "source"}
+            arguments: dict[str, Any] = {name: value for name, value in said.items() if name != "source"}
             one.receive_datagram(check(next(numbers), **arguments), said["source"], SOCKET, now)
         sent = one.datagrams_to_send()
         asked += [transmit for transmit in sent if transmit.data[:2] == b"\0\1"]

@@ -32,6 +32,8 @@ from triosfu.sdp.sections import Sender
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from triosfu.rtp.rtcp import RtcpPacket
+
 SSRC = 4712
 
 
@@ -115,7 +117,7 @@ class Show:
 
     def comment(self) -> None:
         block = ReportBlock(SSRC, 0, 0, self.sequence, 0, 0, 0)
-        for packets in (
+        said: tuple[list[RtcpPacket], ...] = (
             [ReceiverReport(1, (block,))],
             [ReceiverReport(1, (block,)), Remb(1, 1_000_000, (SSRC,))],
             [SenderReport(4711, 1 << 40, 1, 1, 1, (block,))],
@@ -124,7 +126,8 @@ class Show:
             [Fir(1, ((SSRC, self.sequence & 0xFF),))],
             [TransportFeedback(1, SSRC, 0, 1, 1, 1, ((0, 4),))],
             [Xr(1, (ReceiverReferenceTime(1 << 40),))],
-        ):
+        )
+        for packets in said:
             self.both.answerer.peer._transport.send_rtcp(build_compound(packets))
 
 

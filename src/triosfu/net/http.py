@@ -25,6 +25,7 @@ import structlog
 import trio
 
 from triosfu.errors import ConfigError, TriosfuError, UsageError
+from triosfu.net.clock import Clock
 from triosfu.net.shares import Shares, holder
 from triosfu.net.websocket import WebSocket, WebSocketHandler, WebSocketLimits
 
@@ -205,6 +206,8 @@ class HttpServer:
         self.cross_origin = cross_origin
         self.limits = limits or Limits()
         self.counters: Counter[str] = counters if counters is not None else Counter()
+        self.clock = Clock()
+        """Keeps the time of the WebSockets, within `serve`."""
         asked = self.limits
         self.connection_shares = Shares(asked.connections, little=max(1, asked.connections // LITTLE))
         self.buffer_shares = Shares(asked.buffered, little=max(asked.head + asked.body, asked.buffered // LITTLE))
@@ -227,6 +230,7 @@ class HttpServer:
     ) -> None:
         """Answer every request on `listeners`, until cancelled; what is closed then, see `serve_http`."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.clock.run, name="clock of websockets")
             task_status.started()
             await trio.serve_listeners(self.serve_socket, list(listeners), handler_nursery=nursery)
 
@@ -324,6 +328,7 @@ class _Connection:
                 leading=bytes(self._buffer),
                 limits=answer.limits,
                 counters=self._server.counters,
+                clock=self._server.clock,
             )
             self.handed_over = True
             await websocket.serve(answer.handler)

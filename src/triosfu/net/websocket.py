@@ -28,10 +28,13 @@ from wsproto.utilities import generate_accept_token
 
 from triosfu.errors import TriosfuError
 from triosfu.grid import on_grid
+from triosfu.net.clock import Alarm
 from triosfu.net.deflate import Deflate
 
 if TYPE_CHECKING:
     from collections import Counter
+
+    from triosfu.net.clock import Clock
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +45,8 @@ INTERNAL_ERROR: Final = 1011
 TRY_AGAIN_LATER: Final = 1013
 READ_SIZE: Final = 16384  # below what the C library maps anew for each read (`cli.allocator`)
 WRITE_SIZE: Final = 65536  # frames are gathered up to this size before they are written
+
+QUIET: Final = 1.5  # ping intervals without a word of ours, after which there is a ping
 
 WebSocketHandler = Callable[["WebSocket"], Awaitable[None]]
 
@@ -80,8 +85,12 @@ class WebSocket:
         leading: bytes = b"",
         limits: WebSocketLimits | None = None,
         counters: Counter[str],
+        clock: Clock,
     ) -> None:
-        """Accept the request of `stream`, which had these Sec-WebSocket fields; the bytes `leading` came after it."""
+        """Accept the request of `stream`, which had these Sec-WebSocket fields; the bytes `leading` came after it.
+
+        Pings are sent while `clock` runs.
+        """
         self._limits = limits or WebSocketLimits()
         self._counters = counters
         deflate = Deflate.accept_one_of(extensions, most=self._limits.message)
@@ -98,8 +107,9 @@ class WebSocket:
         self._taken, self._arrived = trio.open_memory_channel[str | bytes](1)
         self._parts: list[str | bytes | bytearray] = []  # of the message that is arriving
         self._size = 0  # of these, in bytes
-        self._ping = b""  # the payload of the last one
-        self._ponged = trio.Event()
+        self._pings = 0
+        self._unanswered_since: float | None = None  # the last one
+        self._alarm = Alarm(clock, self._keep_alive)
         self._reading: trio.CancelScope | None = None
         # Shielded, so that a cancelled handler still gets its goodbye out; `close`, which `serve` always calls,
         # gives it its deadline.
@@ -193,6 +203,7 @@ class WebSocket:
                 await self._wire.finish(self._limits.flush)
         finally:
             self._wire.over = True
+            self._alarm.cancel()
             self._taken.close()
             stream = self._wire.stream
             if isinstance(stream, trio.SocketStream):
@@ -204,31 +215,44 @@ class WebSocket:
         """Read, write and ping until the conversation is over and all of it is in the outbox."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, nursery.cancel_scope)
-            nursery.start_soon(self._read)
-            await self._keep_alive()
+            self._alarm.deadline = self._ping_at()
+            await self._read()
 
-    async def _keep_alive(self) -> None:
-        """Send pings: data must move for a vanished client's connection to break.
+    def _ping_at(self) -> float:
+        """When to send the next ping: data must move for a vanished client's connection to break.
 
-        Unless there is a deadline, a ping that is not answered is neither repeated nor held against the client: the
-        kernel gives such a connection up. And none is needed while something else is written: most clients ask for an
+        Where nobody waits for the answers, none is needed while something else is written: most clients ask for an
         answer of ours as often.
         """
-        number = 0
-        interval, needed = self._limits.ping_interval, self._limits.pong_deadline < math.inf
-        while True:
-            await trio.sleep_until(on_grid((trio.current_time() if needed else self._wire.written_at) + interval))
-            if not needed and trio.current_time() < self._wire.written_at + interval:
-                continue
-            number += 1
-            self._ping, self._ponged = number.to_bytes(4, "big"), trio.Event()
-            self._say(Ping(payload=self._ping))
-            with trio.move_on_after(self._limits.pong_deadline) as patience:
-                await self._ponged.wait()
-            if patience.cancelled_caught:
-                self._counters["pings_unanswered"] += 1
-                self.close(GOING_AWAY, "ping not answered")
-                return  # `close` has set the deadline
+        limits = self._limits
+        if limits.pong_deadline < math.inf:
+            return on_grid(trio.current_time() + limits.ping_interval)
+        return on_grid(self._wire.written_at + QUIET * limits.ping_interval)
+
+    def _keep_alive(self) -> None:
+        """Send a ping if it is time for one.
+
+        Unless there is a deadline, one that is not answered is neither repeated nor held against the client: the
+        kernel gives such a connection up.
+        """
+        now = trio.current_time()
+        if self.closed:
+            return
+        if self._unanswered_since is not None:
+            self._counters["pings_unanswered"] += 1
+            self.close(GOING_AWAY, "ping not answered")
+        elif self._limits.pong_deadline == math.inf and now < (at := self._ping_at()):
+            self._alarm.deadline = at
+        else:
+            self._pings += 1
+            self._unanswered_since = now
+            self._say(Ping(payload=self._pings.to_bytes(4, "big")))
+            self._alarm.deadline = now + self._limits.pong_deadline
+
+    def _ponged(self, payload: bytes) -> None:
+        if self._unanswered_since is not None and payload == self._pings.to_bytes(4, "big"):
+            self._unanswered_since = None
+            self._alarm.deadline = self._ping_at()
 
     async def _read(self) -> None:
         """Take what the client says, to its end. What comes after a message waits until that one is received."""
@@ -241,8 +265,8 @@ class WebSocket:
                         await self._take(event)
                     elif isinstance(event, Ping):
                         self._say(event.response())
-                    elif isinstance(event, Pong) and event.payload == self._ping:
-                        self._ponged.set()
+                    elif isinstance(event, Pong):
+                        self._ponged(event.payload)
                     elif isinstance(event, CloseConnection):
                         self._end(event.code, event.reason or "")
                     if self._wire.over:

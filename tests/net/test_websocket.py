@@ -327,6 +327,20 @@ async def test_a_ping_goes_out_every_five_seconds(autojump_clock: MockClock) -> 
         nursery.cancel_scope.cancel()
 
 
+async def test_no_ping_goes_out_while_something_else_does(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        client = Raw(nursery, echo)
+        await client.upgrade()
+        for _ in range(20):
+            await trio.sleep(4)
+            await client.stream.send_all(masked(Opcode.TEXT, b"still there?"))
+            assert (await client.stream.receive_some())[0] == 0x81
+        spoke_at = trio.current_time()
+        assert (await client.stream.receive_some())[0] == 0x89
+        assert trio.current_time() == pytest.approx(spoke_at + 5)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_client_that_never_answers_pings_stays(autojump_clock: MockClock) -> None:
     async def session(socket: WebSocket) -> None:
         await trio.sleep(3600)

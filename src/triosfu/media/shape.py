@@ -120,10 +120,10 @@ class Shape:
         """Whether a subscriber with these identifiers gets the same bytes."""
         return (self.primary_only, self.delay, self.extension_ids) == (primary_only, delay, extension_ids)
 
-    def take(self, burst: Burst, publisher_ids: Mapping[str, int], now: float) -> list[Part]:
-        """Make the parts of all packets of `burst`, as sent at `now`."""
+    def take(self, burst: Burst, publisher_ids: Mapping[str, int]) -> list[Part]:
+        """Make the parts of all packets of `burst`, as sent when they came."""
         self.burst = burst
-        self.parts = [self.part(packet, publisher_ids, now) for packet in burst.packets]
+        self.parts = [self.part(packet, publisher_ids, packet.arrival) for packet in burst.packets]
         return self.parts
 
     def part(self, packet: RtpPacket, publisher_ids: Mapping[str, int], now: float) -> Part:

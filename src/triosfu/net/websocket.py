@@ -27,6 +27,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Tex
 from wsproto.utilities import generate_accept_token
 
 from triosfu.errors import TriosfuError
+from triosfu.grid import on_grid
 from triosfu.net.deflate import Deflate
 
 if TYPE_CHECKING:
@@ -210,11 +211,15 @@ class WebSocket:
         """Send pings: data must move for a vanished client's connection to break.
 
         Unless there is a deadline, a ping that is not answered is neither repeated nor held against the client: the
-        kernel gives such a connection up.
+        kernel gives such a connection up. And none is needed while something else is written: most clients ask for an
+        answer of ours as often.
         """
         number = 0
+        interval, needed = self._limits.ping_interval, self._limits.pong_deadline < math.inf
         while True:
-            await trio.sleep(self._limits.ping_interval)
+            await trio.sleep_until(on_grid((trio.current_time() if needed else self._wire.written_at) + interval))
+            if not needed and trio.current_time() < self._wire.written_at + interval:
+                continue
             number += 1
             self._ping, self._ponged = number.to_bytes(4, "big"), trio.Event()
             self._say(Ping(payload=self._ping))
@@ -304,6 +309,7 @@ class _Wire:
         self.over = False  # nothing more is read or accepted for writing
         self.size = 0  # bytes in the outbox
         self.unanswered = 0  # bytes read since the handler last took a message
+        self.written_at = trio.current_time()  # or will have been, if the connection takes it
         self._limits = limits
         self._outbox: list[bytes] = []
         self._stirred = trio.Event()
@@ -329,6 +335,7 @@ class _Wire:
         """Add a whole frame to what is to be written."""
         self._outbox.append(data)
         self.size += len(data)
+        self.written_at = trio.current_time()
         if self.size > self._limits.queue_bytes + self._limits.message:  # pongs, to a client that reads none
             self._break()
         self.wake()

@@ -47,6 +47,15 @@ static int write_packet(uint8_t *packet, const struct lane *lane, const struct p
     return HEADER_SIZE + (int)part->tail_length;
 }
 
+/* Write the transport-wide sequence number `at` its place, and remember under it a packet of `size` bytes. */
+static void stamp(uint8_t *at, struct log *log, uint32_t size, double now) {
+    uint32_t number = *log->next & 0xFFFF, slot = number & log->mask;
+    *log->next = (number + 1) & 0xFFFF;
+    log->at[slot] = now;
+    log->sizes[slot] = size;
+    put16(at, number);
+}
+
 /* Send `burst` along `lanes`, from the lane and part `at` on, into `queue`. Where a lane is not straight, it and the part
  * are noted in `left`, and it is not armed any more. Returns 1 when the queue is full, with `at` where to go on, and 0
  * at the end. */
@@ -68,7 +77,7 @@ int kernel_forward(void *protect_function, struct queue *queue, struct lane **la
             struct sink *sink = lane->sink;
             for (; place < burst->count; place++) {
                 const struct part *part = burst->parts + place;
-                if (part->index != lane->next_index || part->temporal > lane->gate || part->unusual)
+                if (part->index != lane->next_index || part->temporal > lane->gate || (part->transport_at && !lane->log))
                     break;
                 if (queue->queued == queue->slots) {
                     at->lane = number;
@@ -78,6 +87,8 @@ int kernel_forward(void *protect_function, struct queue *queue, struct lane **la
                 uint32_t slot = queue->queued;
                 char *packet = queue->arena + (size_t)slot * queue->slot_size;
                 int length = write_packet((uint8_t *)packet, lane, part, burst->tails);
+                if (part->transport_at)
+                    stamp((uint8_t *)packet + part->transport_at, lane->log, (uint32_t)length, burst->now);
                 if (protect(sink->session, packet, &length)) {
                     sink->refused++;
                 } else {

@@ -25,6 +25,13 @@ struct queue { /* the slots of the egress arena, in use from the first on */
     uint32_t queued;
 };
 
+struct log { /* the packets of one transport by their transport-wide sequence numbers */
+    double *at;
+    uint32_t *sizes;
+    uint32_t *next;
+    uint32_t mask;
+};
+
 struct lane { /* the straight way from one source to one subscriber */
     uint32_t armed; /* 0: Python has to look at each packet */
     uint32_t source;
@@ -42,6 +49,7 @@ struct lane { /* the straight way from one source to one subscriber */
     uint8_t went; /* something was sent since Python looked last */
     uint32_t packets;
     struct sink *sink;
+    struct log *log;
     double arrival; /* of the packet sent last */
     uint64_t octets;
 };
@@ -65,8 +73,7 @@ struct part { /* what all subscribers of one shape get of one packet */
     uint8_t marker;
     uint8_t temporal;
     uint8_t vital;
-    uint8_t unusual; /* Python has to write it */
-    uint8_t padding[3];
+    uint16_t transport_at; /* where the transport-wide sequence number goes; 0 without one */
     double arrival;
 };
 

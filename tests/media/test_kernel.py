@@ -19,6 +19,7 @@ from triosfu.media.down_track import DownTrack
 from triosfu.media.forwarder import Forwarder
 from triosfu.media.lanes import PARTS, STALLED, lane_record, part_record
 from triosfu.media.layers import NO_LAYER
+from triosfu.media.sender import Sender
 from triosfu.media.shape import ABS_CAPTURE_TIME, ABS_SEND_TIME, TRANSPORT_SEQUENCE
 from triosfu.net.batch import SLOT
 from triosfu.net.egress import SLOTS, Destination, Egress
@@ -187,7 +188,8 @@ def outcome(model: EgressModel) -> object:
     tracks = [path.track, *path.others]
     stats = [replace(track.stats) for track in tracks]
     places = [(track.current_layer, track.left_off()) for track in tracks]
-    return path.wire.sent, stats, places, [subscriber.sink.dropped for subscriber in path.subscribers]
+    logged = [list(numbers) for numbers in path.sender.sent_log.arrays()]
+    return path.wire.sent, stats, places, logged, [subscriber.sink.dropped for subscriber in path.subscribers]
 
 
 @settings(max_examples=60, deadline=None)
@@ -222,6 +224,7 @@ class Straight:
                 cname="c",
             )
             track.bind(payload_types={mime: MEDIA}, rtx_payload_types={}, extension_ids=extension_ids, now=0.0)
+            Sender(rng=Random(number), now=0.0).add(track)  # a transport of its own
             self.tracks.append(track)
 
     def burst(self, first: int, count: int, payload: bytes, *, layer: int = 0) -> None:
@@ -256,7 +259,9 @@ def test_bursts_of_any_length_do_not_pass_through_python(
     outcomes = []
     for compiled in (False, True):
         with monkeypatch.context() as patched:
-            one = Straight(compiled=compiled, mime=mime, extension_ids={DEPENDENCY_DESCRIPTOR: 4})
+            one = Straight(
+                compiled=compiled, mime=mime, extension_ids={DEPENDENCY_DESCRIPTOR: 4, TRANSPORT_SEQUENCE: 5}
+            )
             video = mime != "audio/opus"
             for number in (100, 101):  # when the layer has changed, all numbers have to be shifted
                 one.path.now += 1 / 30
@@ -382,4 +387,18 @@ def test_what_python_has_taken_over_it_finishes(monkeypatch: pytest.MonkeyPatch)
         forward(one.path.now)
         one.egress.flush()
         outcomes.append((one.wire.sent, [replace(track.stats) for track in one.tracks]))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_without_a_log_the_place_of_the_number_stays_empty() -> None:
+    outcomes = []
+    for compiled in (False, True):
+        one = Straight(compiled=compiled, mime="audio/opus", extension_ids={TRANSPORT_SEQUENCE: 5})
+        one.burst(100, 3, b"sound")
+        for track in one.tracks:
+            track.log_sent(None)
+        for number in range(103, 106):
+            one.burst(number, 1, b"sound")
+        one.egress.flush()
+        outcomes.append(one.wire.sent)
     assert outcomes[0] == outcomes[1]

@@ -193,7 +193,7 @@ class DownTrack:
 
     def log_sent(self, log: SentLog | None) -> None:
         """Number packets for transport-wide feedback in `log`, that of the subscriber's transport."""
-        self._forwarder.sent_log = log
+        self._forwarder.log_sent(log)
 
     def _shared_shape(self, extension_ids: Mapping[str, int], *, primary_only: bool) -> Shape:
         """The shape that another subscriber with the same identifiers already uses, or a new one."""

@@ -181,6 +181,7 @@ class Forwarder:
         self.forward(burst, now, start)
         last, shifts = self.last, self.munger.current
         if last is not None and self.open and self._gate >= 0 and shifts.source == last.ssrc:
+            lane.number_in(self.sent_log if self.shape.numbered else None)
             lane.arm(
                 shifts,
                 next_index=self.munger.next_index,
@@ -467,6 +468,11 @@ class Forwarder:
         self.munger.stop()
         self.selector.current = NO_LAYER
         self._refused_since = math.inf
+
+    def log_sent(self, log: SentLog | None) -> None:
+        """Number packets for transport-wide feedback in `log`."""
+        self.disarm()
+        self.sent_log = log
 
     def forget(self) -> None:
         """Send nothing again of what was sent so far."""

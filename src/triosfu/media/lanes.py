@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 from triosfu.media.codecs.vp8 import Vp8Descriptor
+from triosfu.media.sent_log import REMEMBERED
 from triosfu.media.shape import HEADER_SIZE, MAX_PACKET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from triosfu.kernel import Record
     from triosfu.media.burst import Burst
     from triosfu.media.forwarder import Forwarder
     from triosfu.media.munger import Shifts
     from triosfu.media.receiver import Subscriber, TrackReceiver
+    from triosfu.media.sent_log import SentLog
     from triosfu.media.shape import Part, Shape
     from triosfu.media.sink import CompiledQueue, CompiledSink
 
@@ -30,14 +33,14 @@ PARTS = 64  # of a burst, at a time
 TAIL = MAX_PACKET - HEADER_SIZE  # bytes of each, at most
 
 # struct lane and struct part of kernel/records.h
-lane_record = struct.Struct("@IIqqIiiiiIBBbBIQdQ")
-part_record = struct.Struct("@qIIIIHHHBBBBBBBBBBB3xd")
+lane_record = struct.Struct("@IIqqIiiiiIBBbBIQQdQ")
+part_record = struct.Struct("@qIIIIHHHBBBBBBBBBBHd")
 
 
 class Lane:
     """The numbers of one forwarder as the kernel uses them."""
 
-    __slots__ = ("_bytes", "_sink_address", "queue", "record", "sink")
+    __slots__ = ("_bytes", "_log", "_log_address", "_log_arrays", "_sink_address", "queue", "record", "sink")
 
     def __init__(self, sink: CompiledSink) -> None:
         self.sink = sink
@@ -46,6 +49,29 @@ class Lane:
         self.record = ffi.new("struct lane *")
         self._bytes = memoryview(ffi.buffer(self.record))
         self._sink_address = int(ffi.cast("uintptr_t", sink.record))
+        self._log: SentLog | None = None
+        self._log_arrays: tuple[Record, ...] = ()  # holds them where they are
+        self._log_address = 0
+
+    def number_in(self, log: SentLog | None) -> None:
+        """Number packets for transport-wide feedback in `log`, from the next `arm` on."""
+        if log is self._log:
+            return
+        ffi = self.queue.kernel.ffi
+        self._log, self._log_arrays, self._log_address = log, (), 0
+        if log is not None:
+            at, sizes, following = (ffi.from_buffer(numbers) for numbers in log.arrays())
+            record = ffi.new(
+                "struct log *",
+                {
+                    "at": ffi.cast("double *", at),
+                    "sizes": ffi.cast("uint32_t *", sizes),
+                    "next": ffi.cast("uint32_t *", following),
+                    "mask": REMEMBERED - 1,
+                },
+            )
+            self._log_arrays = at, sizes, following, record
+            self._log_address = int(ffi.cast("uintptr_t", record))
 
     def arm(self, shifts: Shifts, *, next_index: int, ssrc: int, payload_type: int, gate: int, arrival: float) -> None:
         """Have the kernel go on from the packet `next_index` of the source of `shifts`."""
@@ -68,6 +94,7 @@ class Lane:
             0,
             0,
             self._sink_address,
+            self._log_address,
             arrival,
             0,
         )
@@ -172,7 +199,7 @@ class _Parts:
                 part.marker,
                 packet.temporal,
                 packet.vital,
-                part.transport_at > 0,
+                part.transport_at,
                 packet.arrival,
             )
         return len(parts)

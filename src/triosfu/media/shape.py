@@ -116,6 +116,11 @@ class Shape:
         self._pairs_from: Mapping[str, int] = {}
         self._pairs: dict[int, tuple[int, bool]] = {}
 
+    @property
+    def numbered(self) -> bool:
+        """Whether packets carry transport-wide sequence numbers."""
+        return TRANSPORT_SEQUENCE in self.extension_ids
+
     def matches(self, extension_ids: Mapping[str, int], *, primary_only: bool, delay: bytes = b"") -> bool:
         """Whether a subscriber with these identifiers gets the same bytes."""
         return (self.primary_only, self.delay, self.extension_ids) == (primary_only, delay, extension_ids)

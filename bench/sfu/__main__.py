@@ -31,9 +31,10 @@ What it has grown by after the third, and while all is counted, divided by the s
 beyond the base, and mean little with few participants: allocators take memory by the piece. With Janus a peer
 connection for watching comes only with the subscription, and is counted there.
 
-Subscribers give feedback as browsers do: a receiver report for each stream and second, REMB each second or
-transport-wide feedback each 100 ms, whichever the server negotiates. `--loss 1` has them drop one percent and ask for
-it by NACK.
+Subscribers give feedback as browsers do, and as often (`feedback.py`): a receiver report each five seconds for a sound
+and each second for a picture, REMB twice a second for pictures, or transport-wide feedback each 100 ms, whichever the
+server negotiates; an ICE check each 2.5 s and a ping each 5 s. `--loss 1` has them drop one percent and ask for it by
+NACK.
 
 Examples, for docs/performance.md, on a machine with nothing else to do:
 

@@ -1,10 +1,11 @@
-"""What a join costs the server, and whether anything is left of it: `python -m bench.joins [--joins N] [--at-once N]`.
+"""What a join costs the server, and whether anything is left of it: `python -m bench.joins`; `--help` has the options.
 
 Real peers join (`tests/support/client.py`: ICE, DTLS, SRTP and SCTP over sockets), publish a track, hear the one that
 is there, and leave: one after the other with two peer connections, then with one, where they are heard instead, then
-many at once, in rooms of ten. The server runs by the command line in a process of its own, whose CPU time is counted,
-less what it spends on who stays. At the end its tasks, descriptors and memory must be where they were; if they are not,
-the exit code is 1.
+many at once, in rooms of ten. `--storm N` has N begin within one second, in rooms of ten where all publish and hear the
+others: the figure is when the last of them is connected, open for data and has its first media. The server runs by the
+command line in a process of its own, whose CPU time is counted, less what it spends on who stays. At the end its tasks,
+descriptors and memory must be where they were; if they are not, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -88,6 +89,35 @@ class Meeting:
         async with self.joined(f"one{number}", f"{ROOM}{number // 10}", single=bool(number % 2)) as client:
             await client.leave()
 
+    async def storm(self, number: int) -> tuple[float, list[float]]:
+        """Processor seconds for clients that begin within one second and stay, and when each had everything."""
+        before, began = cpu(self.server), trio.current_time()
+        times: list[float] = []
+        async with trio.open_nursery() as nursery:
+            for each in range(number):
+                nursery.start_soon(self._one_of_storm, each, began, number, times)
+        return cpu(self.server) - before, sorted(times)
+
+    async def _one_of_storm(self, each: int, began: float, number: int, times: list[float]) -> None:
+        """Join a room of ten, have everything, play until all others have it, too, and leave."""
+        await trio.sleep_until(began + each / number)
+        async with self.joined(f"storm{each}", f"{ROOM} storm {each // 10}", single=False) as client:
+            for sequence in range(round(PATIENCE / EVERY)):
+                client.publisher.send_rtp(client.track, sequence & 0xFFFF, SOUND)
+                heard = bool(client.sounds)
+                client.forget()
+                if heard:
+                    break
+                with trio.move_on_after(EVERY):
+                    await client.until(lambda: bool(client.sounds))
+            times.append(trio.current_time() - began)
+            while len(times) < number:
+                sequence += 1
+                client.publisher.send_rtp(client.track, sequence & 0xFFFF, SOUND)
+                client.forget()
+                await trio.sleep(EVERY)
+            await client.leave()
+
     async def play(self) -> None:
         """Send sound for ever, and keep little of what comes."""
         for sequence in range(1 << 30):
@@ -119,7 +149,7 @@ async def idle_share(server: RunningServer) -> float:
     return (cpu(server) - before) / 2
 
 
-async def run(server: RunningServer, joins: int, together: int, *, warm: int = WARM) -> bool:
+async def run(server: RunningServer, joins: int, together: int, storm: int = 0, *, warm: int = WARM) -> bool:
     """All of it, with a line for each figure; whether nothing is left."""
     async with join(Elsewhere(server.url).server, STAYS, room=ROOM) as stays, trio.open_nursery() as nursery:
         await stays.ready()
@@ -129,6 +159,8 @@ async def run(server: RunningServer, joins: int, together: int, *, warm: int = W
             await meeting.in_a_row(warm // 2, single=single)
         if together:
             await meeting.at_once(together)
+        if storm:
+            await meeting.storm(storm)
         share = await idle_share(server)
         before = counts(server)
         print(f"before: {before}; who stays costs {1000 * share:.1f} ms of each second", flush=True)
@@ -141,6 +173,12 @@ async def run(server: RunningServer, joins: int, together: int, *, warm: int = W
             spent, took = await meeting.at_once(together)
             each = 1000 * (spent - share * took) / together
             print(f"{together} joins at once: {each:.1f} ms of CPU each, in {took:.0f} s", flush=True)
+        if storm:
+            spent, times = await meeting.storm(storm)
+            half, last = times[len(times) // 2], times[-1]
+            each = 1000 * spent / storm
+            print(f"{storm} joins within a second: half have everything after {half:.2f} s, all after {last:.2f} s")
+            print(f"  {each:.1f} ms of CPU each, until all have left", flush=True)
         with trio.move_on_after(GONE):
             while not clean(counts(server), before):  # noqa: ASYNC110  it is another process
                 await trio.sleep(0.5)
@@ -159,12 +197,13 @@ def clean(after: Counts, before: Counts) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of a join, and what is left of it.")
     parser.add_argument("--joins", type=int, default=300, help="one after the other")
-    parser.add_argument("--at-once", type=int, default=0)
+    parser.add_argument("--at-once", type=int, default=0, help="that come and go together (default: none)")
+    parser.add_argument("--storm", type=int, default=0, help="that begin within one second (default: none)")
     options = parser.parse_args()
     enter_own_network()
     os.environ["LIVEKIT_CONFIG"] = "room: {departure_timeout: 1}"
     with TemporaryDirectory() as folder, running_server(Path(folder) / "server.log") as server:
-        fine = trio.run(run, server, options.joins, options.at_once)
+        fine = trio.run(run, server, options.joins, options.at_once, options.storm)
     sys.exit(not fine)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STAMP = struct.Struct("!4sQI")  # mark, nanoseconds since 1970, number
 MARK = b"bnch"
 SOUND_EVERY, SOUND_CLOCK = 0.02, 48_000
+SILENCE_EVERY = 0.4  # seconds, of Opus with DTX
 FRAME_EVERY, PICTURE_CLOCK = 1 / 30, 90_000
 KEYFRAME_EVERY = 300  # frames, if nobody asks for one
 KEYFRAME_AFTER = 9  # frames from one to the next that is asked for: libwebrtc waits 300 ms
@@ -169,11 +170,10 @@ class Reports:
 
 
 class Sound:
-    """A track of Opus."""
-
-    every = SOUND_EVERY
+    """A track of Opus; `every` so many seconds a packet, which is seldom where nobody speaks (DTX)."""
 
     def __init__(self, way: Outgoing, sender: Sender) -> None:
+        self.every = SOUND_EVERY
         self._way, self._sender = way, sender
         self._sequence = 0
         self._rest = bytes(SOUND - STAMP.size)
@@ -182,7 +182,7 @@ class Sound:
     def send(self) -> None:
         """One packet."""
         self._sequence += 1
-        timestamp = round(self._sequence * SOUND_EVERY * SOUND_CLOCK)
+        timestamp = round(self._sequence * self.every * SOUND_CLOCK)
         payload = STAMP.pack(MARK, time.time_ns(), self._sequence) + self._rest
         self._way.send(self._sender, self._sequence, timestamp, payload)
         self._way.flush()

@@ -13,7 +13,7 @@ import trio
 
 from bench.sfu.counting import CountingSocket, look_at_all
 from bench.sfu.figures import Figures
-from bench.sfu.playing import LAYERS, PICTURE, Punctuality, play
+from bench.sfu.playing import LAYERS, PICTURE, SILENCE_EVERY, Punctuality, play
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -37,6 +37,7 @@ class Scenario:
     sizes: tuple[int, ...]  # how many are in it
     everybody: bool = False  # publishes, or only one
     sound: bool = False
+    silent: bool = False  # whoever would speak says nothing
     picture: bool = False
     simulcast: bool = False
     data: bool = False
@@ -44,6 +45,7 @@ class Scenario:
 
 SCENARIOS: Mapping[str, Scenario] = {
     "audio": Scenario("one who speaks", (10, 50, 100, 200, 500), sound=True),
+    "quiet": Scenario("one who says nothing", (10, 100, 300), sound=True, silent=True),
     "video": Scenario("one picture of 2 Mbit/s", (10, 30, 100, 200, 300), picture=True),
     "meeting": Scenario(
         "all speak and are seen", (5, 10, 20), everybody=True, sound=True, picture=True, simulcast=True
@@ -117,7 +119,10 @@ class Meeting:
         somebody = self.attendees[number]
         tracks: list[Sound | Picture | Data] = []
         if self.scenario.sound:
-            tracks.append(await somebody.publish_sound())
+            sound = await somebody.publish_sound()
+            tracks.append(sound)
+            if self.scenario.silent:
+                sound.every = SILENCE_EVERY
         if self.scenario.picture:
             tracks.append(await somebody.publish_picture(LAYERS if self.scenario.simulcast else (PICTURE,)))
         if self.scenario.data:

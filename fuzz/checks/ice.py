@@ -11,7 +11,16 @@ from triosfu.errors import MalformedPacket, UsageError
 from triosfu.ice import binding
 from triosfu.ice.candidate import Candidate
 from triosfu.ice.checklist import MAX_PAIRS
-from triosfu.ice.core import MAX_OUTBOX, Credentials, IceAgent, IceState, SelectedPair, StateChanged, Transmit
+from triosfu.ice.core import (
+    MAX_OUTBOX,
+    NOTHING,
+    Credentials,
+    IceAgent,
+    IceState,
+    SelectedPair,
+    StateChanged,
+    Transmit,
+)
 from triosfu.ice.state import TRANSITIONS
 from triosfu.ice.transactions import MAX_TRANSACTIONS
 from triosfu.stun.wire import Attribute, Kind, Message, StunError, pack_xor_address
@@ -32,14 +41,24 @@ MOVES = {(before, after) for (before, _), after in TRANSITIONS.items()}
 
 def check_ice_agent(data: bytes) -> None:
     """Operations of an agent's owner, and of a peer that knows the password, or does not."""
-    Story(Script(data)).run()
+    story = Story(Script(data))
+    story.run()
+    forgetful = Story(Script(data), forgetful=True)
+    forgetful.run()
+    assert story.told == forgetful.told
 
 
 class Story:
-    """One agent, and what is known of it from outside."""
+    """One agent, and what is known of it from outside.
 
-    def __init__(self, script: Script) -> None:
+    One that is forgetful reads every message as if it were the first, and makes each anew. That must be no difference.
+    """
+
+    def __init__(self, script: Script, *, forgetful: bool = False) -> None:
         self.script = script
+        self.forgetful = forgetful
+        self.told: list[object] = []
+        self.asked: tuple[bytes, Address, Address] | None = None  # the last good check
         self.now = 0.0
         what = script.number()
         self.lite = bool(what & 1)
@@ -58,7 +77,7 @@ class Story:
         steps = (
             self.time_passes, self.time_passes, self.peer_asks, self.peer_asks, self.peer_answers, self.peer_answers,
             self.stranger_asks, self.anything_arrives, self.candidate, self.credentials, self.restart, self.role,
-            self.local_candidate, self.an_old_one_again, self.close,
+            self.local_candidate, self.an_old_one_again, self.close, self.peer_asks_again,
         )  # fmt: skip
         while self.script:
             steps[self.script.number() % len(steps)]()
@@ -92,7 +111,19 @@ class Story:
             parsed = Message.parse(request)
             odd = (*parsed.attributes, (self.script.number(), self.script.chunk()))
             request = Message(parsed.kind, parsed.transaction, odd).serialize(key=local.key)
-        self.arrives(request, source, SOCKETS[what >> 2 & 1])
+        self.asked = request, source, SOCKETS[what >> 2 & 1]
+        self.arrives(*self.asked)
+
+    def peer_asks_again(self) -> None:
+        """The same as before in another transaction, signed with the password of now or with any."""
+        if self.asked is None:
+            return
+        request, source, destination = self.asked
+        what = self.script.number()
+        message = Message.parse(request)
+        key = CREDENTIALS[what >> 1 & 3].key if what & 8 else self.agent.local.key
+        again = Message(message.kind, bytes([*bytes(11), what]), message.attributes)
+        self.arrives(again.serialize(key=key), self.address() if what & 1 else source, destination)
 
     def stranger_asks(self) -> None:
         """The same with another password: nothing may come of it."""
@@ -222,7 +253,13 @@ class Story:
 
     def look(self) -> list[Transmit]:
         """Drain the agent and check what it tells."""
-        for event in self.agent.events():
+        events = self.agent.events()
+        told = events, self.agent.state, self.agent.selected, self.agent.rtt, self.agent.dropped.copy()
+        self.told.append((*told, self.agent.next_timeout()))
+        if self.forgetful:
+            self.agent._usual, self.agent._usual_answer = None, NOTHING  # noqa: SLF001
+            self.agent._transactions._template = None  # noqa: SLF001
+        for event in events:
             if isinstance(event, StateChanged):
                 assert (self.state, event.state) in MOVES
                 self.state = event.state
@@ -231,6 +268,7 @@ class Story:
         assert self.state is self.agent.state
         sent = self.agent.datagrams_to_send()
         assert len(sent) <= MAX_OUTBOX
+        self.told.append(sent)
         if self.state is IceState.CLOSED:
             assert sent == []
             assert self.agent.next_timeout() == math.inf

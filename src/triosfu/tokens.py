@@ -13,6 +13,7 @@ import json
 import math
 import time
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import jwt
@@ -479,6 +480,7 @@ _READERS: Final[Mapping[str, Callable[[str, object], object]]] = {  # by a field
 }
 
 
+@cache
 def _camel(name: str) -> str:
     head, *rest = name.split("_")
     return head + "".join(word.capitalize() for word in rest)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 EVERY = {"publisher cancelled", "connection cancelled", "participant cancelled", "room cancelled", "server cancelled"}
-STRIDE = 1 if os.environ.get("EVERY_STEP") else 7
+STRIDE = 1 if os.environ.get("EVERY_STEP") else 6
 assert {stop.name for stop in STOPS} > EVERY
 PAIRS = [
     (scenario, stop)
@@ -86,11 +86,11 @@ def clock() -> MockClock:
 async def test_what_is_stopped_at_any_step_is_gone_and_nobody_else_notices(
     scenario: Scenario, stop: Stop, clock: MockClock
 ) -> None:
-    assert await check_within_a_server(scenario, stop, steps_of(scenario, stop)) >= 15
+    assert await check_within_a_server(scenario, stop, steps_of(scenario, stop)) >= 10
 
 
 @pytest.mark.parametrize(("scenario", "stop"), cases(server=True))
 async def test_a_server_stopped_at_any_step_is_gone_and_its_clients_know(
     scenario: Scenario, stop: Stop, clock: MockClock
 ) -> None:
-    assert await check_server(scenario, stop, steps_of(scenario, stop)) >= 15
+    assert await check_server(scenario, stop, steps_of(scenario, stop)) >= 10

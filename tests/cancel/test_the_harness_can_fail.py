@@ -87,7 +87,7 @@ def a_connection_that_stays_when_cancelled(patch: pytest.MonkeyPatch) -> None:
 
     async def run(self: PeerConnection, turn: int = 0) -> None:
         with self._scope:
-            await self._keep_time(turn)
+            await self._alarm.wait()
 
     patch.setattr(PeerConnection, "run", run)
 

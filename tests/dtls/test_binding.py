@@ -58,6 +58,20 @@ def test_both_ways_are_the_same(public: bool) -> None:
     refuses(far, ends[0].bio_read(1 << 16), SSL.ZeroReturnError)
 
 
+@pytest.mark.parametrize("public", WAYS)
+def test_both_ways_tell_all_that_was_written(public: bool) -> None:
+    ends = connected()
+    near = records_of(ends[0], public=public)
+    assert near.written() == b""
+    for _ in range(6):
+        ends[0].send(bytes(1000))
+    written = near.written()
+    assert len(written) > 6000
+    assert near.written() == b""
+    ends[1].bio_write(written)
+    assert [ends[1].recv(1 << 14) for _ in range(6)] == [bytes(1000)] * 6
+
+
 def refuses(records: Records, record: bytes, error: type[SSL.Error]) -> None:
     with pytest.raises(error) as caught:
         records.open(record)

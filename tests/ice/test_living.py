@@ -58,7 +58,7 @@ def test_the_selected_pair_is_checked_at_random_times() -> None:
     [
         (2.5, True, 2.5, 4.9),  # as libwebrtc does
         (math.inf, True, 2.5, 3.9),  # one that only answers
-        (math.inf, False, 0.8, 1.3),  # one that is gone
+        (math.inf, False, 0.8, 1.35),  # one that is gone
         (2.5, False, 0.8, 4.9),  # one whose answers get lost
     ],
 )

@@ -121,9 +121,8 @@ async def test_a_frame_right_behind_the_request_is_not_lost() -> None:
     async with trio.open_nursery() as nursery:
         client = Raw(nursery, echo, more=masked(Opcode.TEXT, b"early"))
         await client.upgrade()
-        assert await client.stream.receive_some() == b"\x81\x05early"
         await client.stream.send_all(masked(Opcode.CLOSE, b"\x03\xe8"))
-        assert await client.read_to_end() == [(8, b"\x03\xe8")]
+        assert await client.read_to_end() == [(1, b"early"), (8, b"\x03\xe8")]
 
 
 async def test_messages_queued_before_the_handshake_are_sent_after_it() -> None:
@@ -311,19 +310,35 @@ async def test_a_flood_of_pings_from_one_who_reads_no_pongs_is_bounded(autojump_
         assert trio.current_time() < 1
 
 
-async def test_a_ping_goes_out_every_five_seconds(autojump_clock: MockClock) -> None:
+async def test_a_ping_goes_out_when_nothing_else_has_for_seven_seconds_and_a_half(autojump_clock: MockClock) -> None:
     async def session(socket: WebSocket) -> None:
         with pytest.raises(WebSocketClosed):
             await socket.receive()
 
     async with trio.open_nursery() as nursery:
         client = Raw(nursery, session)
+        nursery.start_soon(client.server.clock.run)
         await client.upgrade()
         for number in range(1, 4):
             ping = await client.stream.receive_some()
             assert ping[0] == 0x89
-            assert trio.current_time() == pytest.approx(5 * number)
+            assert trio.current_time() == pytest.approx(7.5 * number)
             await client.stream.send_all(masked(Opcode.PONG, bytes(ping[2:])))
+        nursery.cancel_scope.cancel()
+
+
+async def test_no_ping_goes_out_while_something_else_does(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        client = Raw(nursery, echo)
+        nursery.start_soon(client.server.clock.run)
+        await client.upgrade()
+        for _ in range(20):
+            await trio.sleep(5.3)
+            await client.stream.send_all(masked(Opcode.TEXT, b"still there?"))
+            assert (await client.stream.receive_some())[0] == 0x81
+        spoke_at = trio.current_time()
+        assert (await client.stream.receive_some())[0] == 0x89
+        assert trio.current_time() == pytest.approx(spoke_at + 7.5, abs=0.1)
         nursery.cancel_scope.cancel()
 
 
@@ -334,8 +349,10 @@ async def test_a_client_that_never_answers_pings_stays(autojump_clock: MockClock
 
     async with trio.open_nursery() as nursery:
         client = Raw(nursery, session)
+        nursery.start_soon(client.server.clock.run)
         await client.upgrade()
         assert [opcode for opcode, _ in await client.read_to_end()] == [9, 1, 8]
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("answers", [False, True])
@@ -352,6 +369,7 @@ async def test_with_a_deadline_for_pongs_a_client_that_sends_none_is_cut_off(
 
     async with trio.open_nursery() as nursery:
         client = Raw(nursery, session, limits)
+        nursery.start_soon(client.server.clock.run)
         await client.upgrade()
         for _ in range(10 if answers else 1):
             ping = await client.stream.receive_some()

@@ -155,7 +155,7 @@ async def test_media_alone_arms_what_it_makes_due() -> None:
         (track,) = both.answerer.tracks.values()
         peer = both.answerer.peer
         for count, sequence in enumerate((1, 2, 4), 1):  # each a batch of its own
-            peer._alarm.deadline = math.inf
+            peer._alarm.deadline = peer._media_at = math.inf
             both.offerer.send_rtp(published, sequence, b"sound")
             with trio.fail_after(LIMIT):
                 while len(track.packets) < count:

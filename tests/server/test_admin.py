@@ -72,7 +72,7 @@ async def test_a_busy_server_has_no_wait_without_a_bound(tmp_path: Path) -> None
     waiting = [task for task in peers if task["bound"] == "deadline"]
     assert waiting
     assert {task["waits_on"] for task in waiting} == {"Alarm.wait"}
-    assert {task["where"] for task in waiting} == {"triosfu.peer.connection:PeerConnection._keep_time"}
+    assert {task["where"] for task in waiting} == {"triosfu.peer.connection:PeerConnection.run"}
     assert all(task["deadline_in"] < 60 and task["since"] < 60 for task in waiting)
     assert {task["where"]: task["reason"] for task in told if task["bound"] == "declared"}.items() <= DECLARED.items()
 

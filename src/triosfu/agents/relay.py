@@ -24,6 +24,7 @@ from triosfu.agents.core import FINAL
 from triosfu.agents.workers import MALFORMED, PONG, UNSUPPORTED, YIELD_EVERY, admitted, decode
 from triosfu.cluster.supervisor import Elsewhere
 from triosfu.errors import MalformedPacket
+from triosfu.net.clock import Clock
 from triosfu.net.http import Headers, Request, Response, Upgrade
 from triosfu.net.websocket import WebSocket, WebSocketClosed, WebSocketLimits
 
@@ -56,6 +57,8 @@ class AgentRelay:
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.connected = 0
+        self.clock = Clock()
+        """Keeps the time of the links; its `run` is the server's to start."""
         self._keys = keys
         self._supervisor = supervisor
         self._limits = WebSocketLimits(message=message_size, pong_deadline=PONG)
@@ -183,7 +186,9 @@ class _Relayed:
             if opened is not None:
                 stream, leading = opened
                 counters = self.relay.counters
-                link = WebSocket(stream, key=None, leading=leading, limits=self.limits, counters=counters)
+                link = WebSocket(
+                    stream, key=None, leading=leading, limits=self.limits, counters=counters, clock=self.relay.clock
+                )
                 await link.serve(lambda link: self._talk(worker, link))
         finally:
             del self.links[worker]

@@ -68,6 +68,8 @@ class Post:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.control.run, name="control")
+                for door in doors.values():
+                    nursery.start_soon(door.clock.run, name="clock of websockets")
                 task_status.started()
                 while True:
                     letter = await self.control.receive()

@@ -91,7 +91,7 @@ class RtcConfig:
     stun_servers: tuple[str, ...] = ()  # host:port, told to clients
     turn_servers: tuple[TurnServer, ...] = ()
     datachannel_slow_threshold: Count = 0  # bits a second; senders of data wait for readers that take more, 0 for none
-    packet_buffer_size_video: _PacketCount = 500  # packets kept for retransmission
+    packet_buffer_size_video: _PacketCount = 500  # packets kept for retransmission, for a second at most
     packet_buffer_size_audio: _PacketCount = 200
     pli_throttle: PliThrottle = PliThrottle()
 

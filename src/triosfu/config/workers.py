@@ -19,7 +19,7 @@ def of_worker(config: Config, index: int) -> Config:
     """The configuration of worker process `index` of `config.workers`.
 
     A single `rtc.udp_port` is the first one's, the next ones have those behind it; of a range each has an equal part.
-    So it is with `rtc.tcp_port`, which has no range. As that is none of `rtc.udp_port`, no worker has one number for both.
+    So it is with `rtc.tcp_port`, which has no range. As that is none of `rtc.udp_port`, no worker has both on one.
 
     Raises:
         ConfigError: There are not enough ports, or one of them is another's.

@@ -14,6 +14,7 @@ from OpenSSL import SSL
 
 PARTS = ("_ssl", "_into_ssl", "_from_ssl", "_raise_ssl_error")
 FUNCTIONS = ("SSL_write", "SSL_read", "BIO_write", "BIO_read")
+READ = 4096  # bytes asked of a BIO at once: most flights; a much larger buffer is a mapping of its own each time
 EXPANSION = 128  # bytes that a record adds to its data: header, nonce and tag are 37, or 64 with an older cipher
 
 
@@ -28,6 +29,9 @@ class Records(Protocol):
 
     def open(self, record: bytes) -> bytes:
         """The data that one whole record carries."""
+
+    def written(self) -> bytes:
+        """What OpenSSL has written and nobody has read yet, of the handshake too; empty when there is nothing."""
 
 
 class PublicRecords:
@@ -45,6 +49,15 @@ class PublicRecords:
         """The data that one whole record carries."""
         self._connection.bio_write(record)
         return bytes(self._connection.recv(len(record)))
+
+    def written(self) -> bytes:
+        """What OpenSSL has written and nobody has read yet."""
+        chunks: list[bytes] = []
+        try:
+            while True:
+                chunks.append(self._connection.bio_read(READ))
+        except SSL.WantReadError:
+            return b"".join(chunks)
 
 
 class DirectRecords:
@@ -79,6 +92,17 @@ class DirectRecords:
             self._connection._raise_ssl_error(self._ssl, length)
         data: bytes = self._unpack(buffer, length)
         return data
+
+    def written(self) -> bytes:
+        """What OpenSSL has written and nobody has read yet."""
+        chunks: list[bytes] = []
+        while True:
+            buffer = self._buffer("char[]", READ)
+            length = self._lib.BIO_read(self._from, buffer, READ)
+            if length > 0:
+                chunks.append(self._unpack(buffer, length))
+            if length < READ:
+                return b"".join(chunks)
 
 
 def direct_available() -> bool:

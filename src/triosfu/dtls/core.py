@@ -42,7 +42,6 @@ MAX_EARLY = 8  # datagrams kept for `start`
 MAX_FINAL_ANSWERS = 32  # repetitions of our last flight for a peer that seems not to have it
 MAX_MESSAGE = 2**14  # bytes of one record's content
 EVERYTHING = 2**16  # records; OpenSSL itself keeps a hundred that overtook the end of the handshake
-READ = 2**16  # bytes asked of a BIO at once: more than any flight
 
 
 class Role(Enum):
@@ -278,12 +277,8 @@ class DtlsConnection:
 
     def _written(self) -> list[Record]:
         """What OpenSSL wants to send. It writes whole records only."""
-        chunks: list[bytes] = []
-        try:
-            while True:
-                chunks.append(self._ssl.bio_read(READ))
-        except SSL.WantReadError:
-            return split(b"".join(chunks)) if chunks else []
+        written = self._records.written()
+        return split(written) if written else []
 
     # --- connected -------------------------------------------------------------------------------------------------
 

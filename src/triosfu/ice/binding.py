@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from triosfu.stun.wire import U32, U64, Attribute, Kind, Message, StunError, pack_xor_address
+from triosfu.stun.wire import (
+    TRANSACTION_SIZE,
+    U32,
+    U64,
+    Attribute,
+    Kind,
+    Message,
+    StunError,
+    Template,
+    pack_xor_address,
+)
 
 if TYPE_CHECKING:
     from triosfu.ice.candidate import Address
@@ -36,6 +46,20 @@ def request(
     nominating: bool,
 ) -> bytes:
     """A check: an authenticated binding request that tells our role and asks for, or demands, this pair."""
+    return requests(
+        local=local,
+        remote=remote,
+        priority=priority,
+        controlling=controlling,
+        tie_breaker=tie_breaker,
+        nominating=nominating,
+    ).message(transaction)
+
+
+def requests(
+    *, local: Credentials, remote: Credentials, priority: int, controlling: bool, tie_breaker: int, nominating: bool
+) -> Template:
+    """The checks that say this."""
     role = Attribute.ICE_CONTROLLING if controlling else Attribute.ICE_CONTROLLED
     attributes = [
         (Attribute.USERNAME, f"{remote.ufrag}:{local.ufrag}".encode()),
@@ -44,13 +68,28 @@ def request(
     ]
     if nominating:
         attributes.append((Attribute.USE_CANDIDATE, b""))
-    return Message(Kind.REQUEST, transaction, tuple(attributes)).serialize(key=remote.key)
+    return Template(Kind.REQUEST, tuple(attributes), remote.key)
+
+
+def ufrag_of(request: Message) -> str | None:
+    """The ufrag whose owner is asked; MalformedPacket if the USERNAME is no text."""
+    username = request.text(Attribute.USERNAME) or ""
+    ufrag, colon, _ = username.partition(":")
+    return ufrag if colon else None
 
 
 def success(to: Message, source: Address, key: bytes) -> bytes:
     """The answer to a good check: tells the peer from where we saw it come."""
     mapped = (Attribute.XOR_MAPPED_ADDRESS, pack_xor_address(source, to.transaction))
     return Message(Kind.SUCCESS, to.transaction, (mapped,)).serialize(key=key)
+
+
+def successes(source: Address, key: bytes) -> Template | None:
+    """The answers to good checks from one address; None for IPv6, where the address is masked by the transaction."""
+    if ":" in source[0]:
+        return None
+    mapped = (Attribute.XOR_MAPPED_ADDRESS, pack_xor_address(source, bytes(TRANSACTION_SIZE)))
+    return Template(Kind.SUCCESS, (mapped,), key)
 
 
 def refusal(to: Message, error: StunError, key: bytes, unknown: tuple[int, ...] = ()) -> bytes:

@@ -137,8 +137,11 @@ class Checklist:
             pair = next(iter(self._triggered))
             del self._triggered[pair]
             return pair
-        waiting = (pair for pair in self if pair.state is PairState.WAITING)
-        return max(waiting, key=lambda pair: pair.priority, default=None)
+        best: Pair | None = None
+        for pair in self._pairs.values():
+            if pair.state is PairState.WAITING and (best is None or pair.priority > best.priority):
+                best = pair
+        return best
 
     def best_valid(self, now: float, *, heard_since: float = -math.inf) -> Pair | None:
         """The best of the pairs that work, and on which the peer spoke lately if that is asked for."""
@@ -157,7 +160,12 @@ class Checklist:
     @property
     def has_work(self) -> bool:
         """Whether a check is waiting to be sent."""
-        return bool(self._triggered) or any(pair.state is PairState.WAITING for pair in self)
+        if self._triggered:
+            return True
+        for pair in self._pairs.values():  # noqa: SIM110  asked after each datagram: any() would cost a generator
+            if pair.state is PairState.WAITING:
+                return True
+        return False
 
     @property
     def busy(self) -> int:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from triosfu.grid import on_grid
+
 if TYPE_CHECKING:
     from random import Random
 
@@ -43,19 +45,24 @@ class Consent:
         self._interval = interval  # math.inf: never ask
         self._disconnected_after = disconnected_after
         self._failed_after = failed_after
-        self._asked_at = now
-        self._ask_at = now + self._about(interval)
+        self._draw(now)
+        self._ask_at = on_grid(now + self._patience)
 
     def _about(self, seconds: float) -> float:
         # Random, so that the checks of many peers do not fall into step (RFC 7675, section 5.1).
         return seconds * self._rng.uniform(0.8, 1.2)
+
+    def _draw(self, asked_at: float) -> None:
+        """Leave to chance when, after what is asked at `asked_at`, to ask again."""
+        self._patience = self._about(self._interval)  # with a peer that says nothing
+        self._ask_by = asked_at + self._about(CONSENT_EVERY)  # whatever it says
 
     def heard(self, now: float) -> bool:
         """Note something authenticated on the pair. Returns whether it ended a silence."""
         ended, self.silent = self.silent, False
         self.heard_at = now
         if self._interval < math.inf:
-            self._ask_at = min(now + self._about(self._interval), self._asked_at + self._about(CONSENT_EVERY))
+            self._ask_at = on_grid(min(now + self._patience, self._ask_by))
         return ended
 
     def answered(self, now: float) -> bool:
@@ -79,8 +86,8 @@ class Consent:
         """Whether a check is to be sent now; if so, the next one is scheduled, for when there is no answer."""
         if now < self._ask_at:
             return False
-        self._asked_at = now
-        self._ask_at = now + self._about(self._interval / 3)
+        self._draw(now)
+        self._ask_at = on_grid(now + self._about(self._interval / 3))
         return True
 
     def next_timeout(self) -> float:

@@ -26,6 +26,7 @@ from triosfu.ice.nomination import follows, to_nominate
 from triosfu.ice.role import Role, Verdict
 from triosfu.ice.state import IceState, On, after
 from triosfu.ice.transactions import PACE, Purpose, Transaction, Transactions
+from triosfu.ice.usual import Usual
 from triosfu.stun import wire
 from triosfu.stun.wire import Attribute, Kind, Message
 
@@ -50,6 +51,7 @@ LITE_PATIENCE: Final = 10.0  # the same for a lite agent: it cannot ask, and som
 MIN_CONSENT: Final = 15.0  # a pair whose consent ends sooner is checked again before it is used
 MAX_EARLY_CANDIDATES: Final = 64
 MAX_OUTBOX: Final = 256
+NOTHING: Final = Message(Kind.INDICATION, bytes(wire.TRANSACTION_SIZE))  # like which no datagram is
 
 
 class IceAgent:
@@ -107,6 +109,8 @@ class IceAgent:
         self._nominate_at = math.inf
         self._nominating: Pair | None = None
         self._path: Path | None = None
+        self._usual: Usual | None = None
+        self._usual_answer = NOTHING
         self._outbox: deque[Transmit] = deque(maxlen=MAX_OUTBOX)
         self._events: list[Event] = []
 
@@ -225,11 +229,14 @@ class IceAgent:
         Raises:
             MalformedPacket: It is not STUN, or its attributes are nonsense. Nothing has changed.
         """
-        message = Message.parse(data)
+        usual = self._usual
+        message = usual.again(data) if usual is not None else None
+        if message is None:
+            usual, message = None, self._usual_answer.parse_again(data) or Message.parse(data)
         if self.state in (IceState.FAILED, IceState.CLOSED) or message.method != wire.BINDING or source[1] == 0:
             self.dropped["unwanted"] += 1
         elif message.kind is Kind.REQUEST:
-            self._receive_request(message, source, destination, now)
+            self._receive_request(message, usual, source, destination, now)
         elif message.kind is not Kind.INDICATION:
             self._receive_response(message, source, destination, now)
         self._send_next_check(now)
@@ -259,12 +266,24 @@ class IceAgent:
 
     def datagrams_to_send(self) -> list[Transmit]:
         """Take what is to be sent."""
+        if not self._outbox:
+            return []
         drained = list(self._outbox)
         self._outbox.clear()
         return drained
 
+    @property
+    def has_news(self) -> bool:
+        """Whether anything has happened but that tuples were validated."""
+        for event in self._events:  # noqa: SIM110  asked after each datagram: any() would cost a generator
+            if not isinstance(event, TupleValidated):
+                return True
+        return False
+
     def events(self) -> list[Event]:
         """Take what has happened."""
+        if not self._events:
+            return []
         drained, self._events = self._events, []
         return drained
 
@@ -279,43 +298,54 @@ class IceAgent:
 
     # Requests: what the peer asks (RFC 8445, section 7.3)
 
-    def _receive_request(self, message: Message, source: Address, destination: Address, now: float) -> None:
-        generation = self._generation_of(message)
+    def _receive_request(
+        self, message: Message, usual: Usual | None, source: Address, destination: Address, now: float
+    ) -> None:
+        generation = self._generation_of(binding.ufrag_of(message) if usual is None else usual.ufrag)
         if generation is None or not message.signed_with(generation.local.key):
             # No answer: it would go to whoever stands in the source address.
             self.dropped["unauthenticated"] += 1
             return
+        if usual is None or usual.controlling is not self.controlling:
+            usual = self._judge(message, generation, source, destination)
+            if usual is None:
+                return
+        self._outbox.append(Transmit(usual.answer(message, source, generation.local.key), destination, source))
+        self._events.append(TupleValidated(destination, source, proven=self.lite))  # a lite agent asks nothing
+        path = self._path
+        if path is not None and path.pair.addresses == (destination, source) and path.consent.heard(now):
+            self._move(On.HEARD)
+        if generation is self._generation:
+            pair = generation.pair_of_request(source, destination, usual.priority)
+            pair.heard_at = now
+            pair.probed |= not usual.nominated
+            pair.wanted |= usual.nominated and not self.controlling
+            self._answer_with_check(pair, now)
+
+    def _judge(self, message: Message, generation: Generation, source: Address, destination: Address) -> Usual | None:
+        """What an authenticated request says; None if it cannot be served, and has been refused."""
         key = generation.local.key
         priority = message.number(Attribute.PRIORITY)
         verdict = Verdict.AGREED if self.lite else self._role.judge(message)
         unknown = message.unknown(binding.UNDERSTOOD)
         if unknown:
             self._send(binding.refusal(message, binding.UNKNOWN_ATTRIBUTE, key, unknown), destination, source)
-            return
+            return None
         if verdict is Verdict.THEY_CHANGE:
             self._send(binding.refusal(message, binding.ROLE_CONFLICT, key), destination, source)
-            return
+            return None
         if verdict is Verdict.WE_CHANGE and self._role.gives_way():
             self._switch_role()
-        self._send(binding.success(message, source, key), destination, source)
-        self._events.append(TupleValidated(destination, source, proven=self.lite))  # a lite agent asks nothing
-        path = self._path
-        if path is not None and path.pair.addresses == (destination, source) and path.consent.heard(now):
-            self._move(On.HEARD)
-        if generation is self._generation:
-            pair = generation.pair_of_request(source, destination, priority)
-            pair.heard_at = now
-            nominated = message.get(Attribute.USE_CANDIDATE) is not None
-            pair.probed |= not nominated
-            pair.wanted |= nominated and not self.controlling
-            self._answer_with_check(pair, now)
+        nominated = message.get(Attribute.USE_CANDIDATE) is not None
+        usual = Usual(message, generation.local.ufrag, priority, nominated=nominated, controlling=self.controlling)
+        if verdict is Verdict.AGREED:
+            self._usual = usual
+        return usual
 
-    def _generation_of(self, message: Message) -> Generation | None:
+    def _generation_of(self, ufrag: str | None) -> Generation | None:
         """Whose local ufrag the request names; the peer's own half proves nothing (RFC 8445, section 7.3)."""
-        username = message.text(Attribute.USERNAME) or ""
-        ufrag, colon, _ = username.partition(":")
         for generation in self._generations():
-            if colon and generation.local.ufrag == ufrag:
+            if generation.local.ufrag == ufrag:
                 return generation
         return None
 
@@ -350,6 +380,7 @@ class IceAgent:
             raise MalformedPacket("ice: a response without what it should tell")
         # RFC 8445 has success tell the mapped address. FFmpeg's WHIP client leaves it out; the key proves it no less.
         mapped = message.address(Attribute.XOR_MAPPED_ADDRESS) if succeeded else None
+        self._usual_answer = message
         self._transactions.close(transaction)
         if transaction.generation not in self._generations():
             return
@@ -536,6 +567,7 @@ class IceAgent:
         self._stop_nominating()
         self._leave_path()
         self._give_up_at = math.inf
+        self._usual, self._usual_answer = None, NOTHING
         self._transactions.clear()
         self._move(on)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import string
+from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
@@ -11,7 +11,6 @@ from triosfu.errors import MalformedPacket
 if TYPE_CHECKING:
     from random import Random
 
-ALPHABET: Final = string.ascii_letters + string.digits + "+/"
 UFRAG_SIZE: Final = 8  # 48 bits: unique in a process, and not worth guessing
 PWD_SIZE: Final = 24  # 144 bits
 
@@ -38,7 +37,8 @@ class Credentials:
     @classmethod
     def generate(cls, rng: Random) -> Self:
         """Fresh credentials; in production `rng` is a SystemRandom."""
-        return cls("".join(rng.choices(ALPHABET, k=UFRAG_SIZE)), "".join(rng.choices(ALPHABET, k=PWD_SIZE)))
+        text = b64encode(rng.randbytes((UFRAG_SIZE + PWD_SIZE) * 6 // 8)).decode()  # its alphabet is that of ice-char
+        return cls(text[:UFRAG_SIZE], text[UFRAG_SIZE:])
 
     @property
     def key(self) -> bytes:

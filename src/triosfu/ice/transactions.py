@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from random import Random
 
     from triosfu.ice.checklist import Pair
+    from triosfu.ice.credentials import Credentials
     from triosfu.ice.generation import Generation
     from triosfu.ice.role import Role
+    from triosfu.stun.wire import Template
 
 PACE: Final = 0.05  # Ta: seconds between the checks of one agent; RFC 8445, section 14.2
 FIRST_TIMEOUT: Final = 0.5  # RTO, at least; RFC 8445, section 14.3
@@ -72,6 +74,8 @@ class Transactions:
         self._rng = rng
         self._prefix = prefix
         self._open: dict[bytes, Transaction] = {}
+        self._said: tuple[object, ...] = ()  # by the last check
+        self._template: Template | None = None
 
     def __len__(self) -> int:
         return len(self._open)
@@ -83,15 +87,7 @@ class Transactions:
         if generation.remote is None:
             raise UsageError("ice: a check needs the peer's credentials")
         identifier = self._prefix + self._rng.randbytes(TRANSACTION_SIZE - len(self._prefix))
-        request = binding.request(
-            identifier,
-            local=generation.local,
-            remote=generation.remote,
-            priority=reflexive_priority(pair.local),
-            controlling=role.controlling,
-            tie_breaker=role.tie_breaker,
-            nominating=purpose is Purpose.NOMINATION,
-        )
+        request = self._like_the_last(generation.local, generation.remote, pair, role, purpose).message(identifier)
         timeout = max(FIRST_TIMEOUT, PACE * generation.checklist.busy)
         transaction = Transaction(
             identifier,
@@ -110,6 +106,24 @@ class Transactions:
         self._open[identifier] = transaction
         return transaction, oldest
 
+    def _like_the_last(
+        self, local: Credentials, remote: Credentials, pair: Pair, role: Role, purpose: Purpose
+    ) -> Template:
+        """What to ask with; most checks ask for consent, and say what the one before has said."""
+        nominating = purpose is Purpose.NOMINATION
+        said = local, remote, pair.local, role.controlling, role.tie_breaker, nominating
+        if self._template is None or self._said != said:
+            self._said = said
+            self._template = binding.requests(
+                local=local,
+                remote=remote,
+                priority=reflexive_priority(pair.local),
+                controlling=role.controlling,
+                tie_breaker=role.tie_breaker,
+                nominating=nominating,
+            )
+        return self._template
+
     def get(self, identifier: bytes) -> Transaction | None:
         """The open one with this id."""
         return self._open.get(identifier)
@@ -126,9 +140,12 @@ class Transactions:
     def clear(self) -> None:
         """Forget all."""
         self._open.clear()
+        self._template = None
 
     def pop_expired(self, now: float) -> list[Transaction]:
         """Close and return those for which no answer counts any more."""
+        if not self._open:
+            return []
         expired = [transaction for transaction in self._open.values() if transaction.expires_at <= now]
         for transaction in expired:
             del self._open[transaction.id]
@@ -140,4 +157,6 @@ class Transactions:
 
     def next_timeout(self) -> float:
         """When the first of them needs attention."""
+        if not self._open:
+            return math.inf
         return min((min(each.resend_at, each.expires_at) for each in self._open.values()), default=math.inf)

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from triosfu.errors import UsageError
+from triosfu.grid import on_grid
 from triosfu.media.estimate import Estimate
 from triosfu.media.sent_log import SentLog
 from triosfu.rtp.rtcp import (
@@ -52,7 +53,7 @@ class Sender:
         self._tracks: dict[int, DownTrack] = {}
         self._by_rtx: dict[int, DownTrack] = {}
         # Reports of many subscribers that joined together need not be one burst.
-        self._report_at = now + rng.uniform(0.2, 1.0) * REPORT_EVERY
+        self._report_at = on_grid(now + rng.uniform(0.2, 1.0) * REPORT_EVERY)
         self._references: dict[int, tuple[int, float]] = {}  # ssrc -> middle of the NTP time, when it came
         self._fir_numbers: dict[int, int] = {}
         self._outbox: list[bytes] = []
@@ -162,7 +163,8 @@ class Sender:
             if now >= track.next_timeout():
                 track.handle_timeout(now)
         if now >= self._report_at and (self._tracks or self._references):
-            self._report_at = now + REPORT_EVERY
+            following = self._report_at + REPORT_EVERY
+            self._report_at = following if following > now else on_grid(now + REPORT_EVERY)
             self._report(now)
 
     def rtcp_to_send(self) -> list[bytes]:

@@ -209,7 +209,7 @@ class ReceiveStream:
         return self.reception.report(self.ssrc, now)
 
     def handle_timeout(self, now: float) -> None:
-        """Ask for what is missing, and look whether the layer is alive."""
+        """Ask for what is missing, look whether the layer is alive, and let go of packets that are too old."""
         feedback = self._feedback
         given_up = self.nacks.given_up
         if numbers := self.nacks.due(now, feedback.rtt):
@@ -219,6 +219,7 @@ class ReceiveStream:
             self.request_keyframe(now)
         if self.keyframes.due(now):
             feedback.outbox.append(Pli(feedback.ssrc, self.ssrc))
+        self.buffer.expire(now)
         tracker = self.tracker
         if now >= tracker.next_timeout() and tracker.handle_timeout(self.packets, self.bytes, now):
             self._receiver.layer_changed()

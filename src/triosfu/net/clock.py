@@ -1,8 +1,11 @@
 """One sleep for the timers of all peer connections.
 
 A cancel scope is a fine alarm clock for one task, and a dear one for thousands: each expiry throws an exception through
-the task that it wakes. Here one task sleeps towards the earliest of all deadlines, and has trio run those whose time
-has come, many at once. A timer stays what it is: an entry in a table, which its owner moves (docs/cancellation.md, 7).
+the task that it wakes. Here one task sleeps towards the earliest of all deadlines, and calls those whose time has come,
+one after the other, for `BUDGET` seconds at most before others have their turn. A timer stays what it is: an entry in a
+table, which its owner moves (docs/cancellation.md, 7).
+
+Whose time need not be exact rounds it up (`triosfu.grid`): then one wake-up is for many.
 """
 
 from __future__ import annotations
@@ -10,25 +13,37 @@ from __future__ import annotations
 import heapq
 import math
 from itertools import count
+from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SWEEP_AT = 64  # entries
+BUDGET = 0.003  # seconds of work in a row, before sockets and signalling have their turn
+
+log = structlog.get_logger(__name__)
 
 
 class Alarm:
-    """The one timer of one task: `deadline` may be moved at any time, by anybody; `wait` returns once it has passed."""
+    """One timer: `deadline` may be moved at any time, by anybody; once it has passed, `action` is called.
 
-    __slots__ = ("_clock", "_deadline", "_rings_at", "_task")
+    The action is synchronous. It is called once for each deadline, and may set the next one. It must not raise: what it
+    raises is a bug, is logged and counted, and is no more than the end of this alarm.
+    """
 
-    def __init__(self, clock: Clock) -> None:
+    __slots__ = ("_action", "_clock", "_deadline", "_rings_at")
+
+    def __init__(self, clock: Clock, action: Callable[[], None]) -> None:
         self._clock = clock
+        self._action = action
         self._deadline = self._rings_at = math.inf
-        self._task: trio.lowlevel.Task | None = None
 
     @property
     def deadline(self) -> float:
-        """When `wait` returns; `math.inf` for never."""
+        """When the action is called; `math.inf` for never."""
         return self._deadline
 
     @deadline.setter
@@ -40,19 +55,8 @@ class Alarm:
             self._clock.ring(self, at)
 
     async def wait(self) -> None:
-        """Wait until the deadline has passed, or `wake` was called; one task at a time.
-
-        Cancelled, it has changed nothing.
-        """
-        self.deadline = self._deadline  # it may have rung already, and nobody was there
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
-
-    def wake(self) -> None:
-        """Have `wait` return now, if somebody waits."""
-        task, self._task = self._task, None
-        if task is not None:
-            trio.lowlevel.reschedule(task)
+        """Wait until cancelled; meanwhile the action is called whenever it is time. This is where its owner waits."""
+        await trio.sleep_forever()
 
     def cancel(self) -> None:
         """Ring no more: whoever it was for is gone."""
@@ -60,27 +64,24 @@ class Alarm:
         if armed:
             self._clock.cancelled()
 
-    def _abort(self, _raise: object) -> trio.lowlevel.Abort:
-        self._task = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
     def is_meant(self, at: float) -> bool:
         """Whether the clock's entry for `at` stands for this alarm; another one may have taken its place."""
         return at == self._rings_at
 
     def rings(self, at: float, until: float) -> None:
-        """Wake the waiting task if it is due by `until`; the clock's entry for `at` is used up."""
+        """Act if it is due by `until`; the clock's entry for `at` is used up."""
         if not self.is_meant(at):
             return
         self._rings_at = math.inf
         if self._deadline <= until:
-            self.wake()
+            self._deadline = math.inf
+            self._action()
         else:
             self.deadline = self._deadline
 
 
 class Clock:
-    """Wakes the tasks that wait for their alarms; `run` belongs to whoever owns the sockets."""
+    """Calls what alarms are for; `run` belongs to whoever owns the sockets."""
 
     def __init__(self) -> None:
         self._entries: list[tuple[float, int, Alarm]] = []  # heap; entries may be stale
@@ -88,6 +89,8 @@ class Clock:
         self._sweep_at = SWEEP_AT
         self._cancelled = 0  # alarms since the last sweep
         self._sleep = trio.CancelScope()
+        self.failed = 0
+        """Actions that raised, which is a bug."""
 
     def __len__(self) -> int:
         """How many entries there are; of an alarm that was moved ahead the later ones stay until the next sweep."""
@@ -119,8 +122,15 @@ class Clock:
         while True:
             with trio.CancelScope(deadline=entries[0][0] if entries else math.inf) as self._sleep:
                 await trio.sleep_forever()
-            now = trio.current_time()
-            while entries and entries[0][0] <= now:
+            now = began = trio.current_time()
+            for _ in range(len(entries)):  # an alarm that is set to the past has its turn, and no more than that
+                if not entries or entries[0][0] > now or now - began >= BUDGET:
+                    break
                 at, _, alarm = heapq.heappop(entries)
-                alarm.rings(at, now)
+                try:
+                    alarm.rings(at, now)
+                except Exception:
+                    log.exception("bug", doing="alarm")
+                    self.failed += 1
+                now = trio.current_time()
             await trio.lowlevel.checkpoint()

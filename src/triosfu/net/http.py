@@ -25,6 +25,7 @@ import structlog
 import trio
 
 from triosfu.errors import ConfigError, TriosfuError, UsageError
+from triosfu.net.clock import Clock
 from triosfu.net.shares import Shares, holder
 from triosfu.net.websocket import WebSocket, WebSocketHandler, WebSocketLimits
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-READ_SIZE: Final = 65536
+READ_SIZE: Final = 16384  # below what the C library maps anew for each read (`cli.allocator`)
+INCOMPLETE: Final = 65536  # bytes that h11 keeps of a chunk's header or trailers
 LITTLE: Final = 64  # of all connections, one in so many is little for one address
 # The kernel gives up a connection whose data is not acknowledged for so long. With a WebSocket's ping interval before
 # it, that is how a client is noticed that vanishes before it has a transport: in the 20 s promised for every client.
@@ -233,6 +235,8 @@ class HttpServer:
         self.cross_origin = cross_origin
         self.limits = limits or Limits()
         self.counters: Counter[str] = counters if counters is not None else Counter()
+        self.clock = Clock()
+        """Keeps the time of the WebSockets, within `serve`."""
         asked = self.limits
         self.connection_shares = Shares(asked.connections, little=max(1, asked.connections // LITTLE))
         self.buffer_shares = Shares(asked.buffered, little=max(asked.head + asked.body, asked.buffered // LITTLE))
@@ -255,6 +259,7 @@ class HttpServer:
     ) -> None:
         """Answer every request on `listeners`, until cancelled; what is closed then, see `serve_http`."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.clock.run, name="clock of websockets")
             task_status.started()
             await trio.serve_listeners(self.serve_socket, list(listeners), handler_nursery=nursery)
 
@@ -302,7 +307,8 @@ class HttpServer:
         finally:
             connection.release()
             self.connection_shares.give_back(who)
-            await trio.aclose_forcefully(stream)
+            if not connection.handed_over:
+                await trio.aclose_forcefully(stream)
 
 
 class _Refused(TriosfuError):
@@ -329,6 +335,7 @@ class _Connection:
         self._who = who  # holds what this connection does
         self._buffer = bytearray()  # read and not yet given to h11
         self._held = 0  # our share of server.buffered
+        self.handed_over = False  # to a WebSocket, which closes the stream
 
     async def serve(self, leading: bytes) -> None:
         patience = self._limits.header_deadline
@@ -357,7 +364,7 @@ class _Connection:
     async def _exchange(self, patience: float) -> bool:
         """Read one request and answer it; false if it was the connection's last."""
         # h11's objects live for one exchange: what it has read too much comes back to the buffer.
-        protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=READ_SIZE)
+        protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=INCOMPLETE)
         try:
             if not await self._read_head(patience):
                 return False
@@ -378,14 +385,17 @@ class _Connection:
         self.release()
         if isinstance(answer, Upgrade):
             self._server.counters["websockets"] += 1
-            await WebSocket(
+            websocket = WebSocket(
                 self._stream,
                 key=request.headers["sec-websocket-key"],
                 extensions=request.headers.get("sec-websocket-extensions", ""),
                 leading=bytes(self._buffer),
                 limits=answer.limits,
                 counters=self._server.counters,
-            ).serve(answer.handler)
+                clock=self._server.clock,
+            )
+            self.handed_over = True
+            await websocket.serve(answer.handler)
             return False
         await self._write(protocol, answer, head_only=request.method == "HEAD")
         if protocol.our_state is h11.DONE and protocol.their_state is h11.DONE:

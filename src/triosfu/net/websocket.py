@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -25,10 +27,14 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Tex
 from wsproto.utilities import generate_accept_token
 
 from triosfu.errors import TriosfuError
+from triosfu.grid import on_grid
+from triosfu.net.clock import Alarm
 from triosfu.net.deflate import Deflate
 
 if TYPE_CHECKING:
     from collections import Counter
+
+    from triosfu.net.clock import Clock
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +43,10 @@ ABNORMAL: Final = 1006  # RFC 6455, section 7.4.1: never on the wire, "gone with
 MESSAGE_TOO_BIG: Final = 1009
 INTERNAL_ERROR: Final = 1011
 TRY_AGAIN_LATER: Final = 1013
-READ_SIZE: Final = 65536
+READ_SIZE: Final = 16384  # below what the C library maps anew for each read (`cli.allocator`)
 WRITE_SIZE: Final = 65536  # frames are gathered up to this size before they are written
+
+QUIET: Final = 1.5  # ping intervals without a word of ours, after which there is a ping
 
 WebSocketHandler = Callable[["WebSocket"], Awaitable[None]]
 
@@ -77,10 +85,11 @@ class WebSocket:
         leading: bytes = b"",
         limits: WebSocketLimits | None = None,
         counters: Counter[str],
+        clock: Clock,
     ) -> None:
         """Accept the request of `stream`, which had these Sec-WebSocket fields; the bytes `leading` came after it.
 
-        Without a `key` it was this side that asked, and it has had its answer.
+        Without a `key` it was this side that asked, and it has had its answer. Pings are sent while `clock` runs.
         """
         self._limits = limits or WebSocketLimits()
         self._counters = counters
@@ -100,8 +109,9 @@ class WebSocket:
         self._taken, self._arrived = trio.open_memory_channel[str | bytes](1)
         self._parts: list[str | bytes | bytearray] = []  # of the message that is arriving
         self._size = 0  # of these, in bytes
-        self._ping = b""  # the payload of the last one
-        self._ponged = trio.Event()
+        self._pings = 0
+        self._unanswered_since: float | None = None  # the last one
+        self._alarm = Alarm(clock, self._keep_alive)
         self._reading: trio.CancelScope | None = None
         # Shielded, so that a cancelled handler still gets its goodbye out; `close`, which `serve` always calls,
         # gives it its deadline.
@@ -195,34 +205,56 @@ class WebSocket:
                 await self._wire.finish(self._limits.flush)
         finally:
             self._wire.over = True
+            self._alarm.cancel()
             self._taken.close()
-            await trio.aclose_forcefully(self._wire.stream)
+            stream = self._wire.stream
+            if isinstance(stream, trio.SocketStream):
+                stream.socket.close()
+            else:
+                await trio.aclose_forcefully(stream)
 
     async def _converse(self) -> None:
         """Read, write and ping until the conversation is over and all of it is in the outbox."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, nursery.cancel_scope)
-            nursery.start_soon(self._read)
-            await self._keep_alive()
+            self._alarm.deadline = self._ping_at()
+            await self._read()
 
-    async def _keep_alive(self) -> None:
-        """Send pings: data must move for a vanished client's connection to break.
+    def _ping_at(self) -> float:
+        """When to send the next ping: data must move for a vanished client's connection to break.
 
-        Unless there is a deadline, a ping that is not answered is neither repeated nor held against the client: the
+        Where nobody waits for the answers, none is needed while something else is written: most clients ask for an
+        answer of ours as often.
+        """
+        limits = self._limits
+        if limits.pong_deadline < math.inf:
+            return on_grid(trio.current_time() + limits.ping_interval)
+        return on_grid(self._wire.written_at + QUIET * limits.ping_interval)
+
+    def _keep_alive(self) -> None:
+        """Send a ping if it is time for one.
+
+        Unless there is a deadline, one that is not answered is neither repeated nor held against the client: the
         kernel gives such a connection up.
         """
-        number = 0
-        while True:
-            await trio.sleep(self._limits.ping_interval)
-            number += 1
-            self._ping, self._ponged = number.to_bytes(4, "big"), trio.Event()
-            self._say(Ping(payload=self._ping))
-            with trio.move_on_after(self._limits.pong_deadline) as patience:
-                await self._ponged.wait()
-            if patience.cancelled_caught:
-                self._counters["pings_unanswered"] += 1
-                self.close(GOING_AWAY, "ping not answered")
-                return  # `close` has set the deadline
+        now = trio.current_time()
+        if self.closed:
+            return
+        if self._unanswered_since is not None:
+            self._counters["pings_unanswered"] += 1
+            self.close(GOING_AWAY, "ping not answered")
+        elif self._limits.pong_deadline == math.inf and now < (at := self._ping_at()):
+            self._alarm.deadline = at
+        else:
+            self._pings += 1
+            self._unanswered_since = now
+            self._say(Ping(payload=self._pings.to_bytes(4, "big")))
+            self._alarm.deadline = now + self._limits.pong_deadline
+
+    def _ponged(self, payload: bytes) -> None:
+        if self._unanswered_since is not None and payload == self._pings.to_bytes(4, "big"):
+            self._unanswered_since = None
+            self._alarm.deadline = self._ping_at()
 
     async def _read(self) -> None:
         """Take what the client says, to its end. What comes after a message waits until that one is received."""
@@ -235,8 +267,8 @@ class WebSocket:
                         await self._take(event)
                     elif isinstance(event, Ping):
                         self._say(event.response())
-                    elif isinstance(event, Pong) and event.payload == self._ping:
-                        self._ponged.set()
+                    elif isinstance(event, Pong):
+                        self._ponged(event.payload)
                     elif isinstance(event, CloseConnection):
                         self._end(event.code, event.reason or "")
                     if self._wire.over:
@@ -254,7 +286,11 @@ class WebSocket:
         if event.message_finished:
             parts, self._parts, self._size = self._parts, [], 0
             empty: str | bytes = "" if isinstance(event, TextMessage) else b""
-            await self._taken.send(empty.join(parts))  # type: ignore[arg-type]  # all are of one kind
+            message = empty.join(parts)  # type: ignore[arg-type]  # all are of one kind
+            try:
+                self._taken.send_nowait(message)  # to wait for the next bytes is checkpoint enough
+            except trio.WouldBlock:
+                await self._taken.send(message)
 
     def _end(self, code: int, reason: str) -> None:
         """The client has closed, or has made a mistake that ends this: answer with the same code, and read no more."""
@@ -264,18 +300,22 @@ class WebSocket:
 
     def _say(self, event: Event) -> None:
         """Put a frame into the outbox, unless nothing may follow what is there."""
-        if not self._wire.over and self._protocol.state in {ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING}:
+        state = self._protocol.state
+        if not self._wire.over and (state is ConnectionState.OPEN or state is ConnectionState.REMOTE_CLOSING):
             self._wire.append(self._protocol.send(event))
 
     async def _write(self, conversation: trio.CancelScope) -> None:
         while not self._wire.over:
             self._frame()
+            self._wire.calm()  # whatever has stirred it until now is looked at here
             if self._closing is not None and not self._queue:
                 code, reason = self._closing
                 self._say(CloseConnection(code=code, reason=reason))
                 break
             await self._wire.flush()
-            if not self._queue:
+            if self._queue:
+                await trio.lowlevel.checkpoint()  # to flush what a socket takes at once is none
+            else:
                 await self._wire.wait()
         conversation.cancel()
 
@@ -295,6 +335,7 @@ class _Wire:
         self.over = False  # nothing more is read or accepted for writing
         self.size = 0  # bytes in the outbox
         self.unanswered = 0  # bytes read since the handler last took a message
+        self.written_at = trio.current_time()  # or will have been, if the connection takes it
         self._limits = limits
         self._outbox: list[bytes] = []
         self._stirred = trio.Event()
@@ -320,6 +361,7 @@ class _Wire:
         """Add a whole frame to what is to be written."""
         self._outbox.append(data)
         self.size += len(data)
+        self.written_at = trio.current_time()
         if self.size > self._limits.queue_bytes + self._limits.message:  # pongs, to a client that reads none
             self._break()
         self.wake()
@@ -334,21 +376,32 @@ class _Wire:
         self._stirred.set()
 
     async def wait(self) -> None:
-        """Wait until somebody called `wake` since the last wait."""
+        """Wait until somebody called `wake` since the last `calm`."""
         await self._stirred.wait()
-        self._stirred = trio.Event()
+
+    def calm(self) -> None:
+        """Forget who called `wake` before."""
+        if self._stirred.is_set():
+            self._stirred = trio.Event()
 
     async def flush(self) -> None:
-        """Write the outbox. If that fails, takes too long or is cancelled, nothing is ever written again."""
+        """Write the outbox. If that fails, takes too long or is cancelled, nothing is ever written again.
+
+        No checkpoint if the socket takes all of it at once, as it does with nearly everything that is said.
+        """
         if self._broken or not self._outbox:
             return
         data = b"".join(self._outbox)
         self._outbox.clear()
         self.size = 0
         self._broken = True
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            taken = _take_at_once(self.stream, data)
+            if taken == len(data):
+                self._broken = False
+                return
             with trio.move_on_after(self._limits.write_deadline) as scope:
-                await self.stream.send_all(data)
+                await self.stream.send_all(data[taken:])
             self._broken = scope.cancelled_caught
         if self._broken:
             self.end()
@@ -366,6 +419,22 @@ class _Wire:
     def _break(self) -> None:
         self._broken = True
         self.end()
+
+
+def _take_at_once(stream: trio.abc.Stream, data: bytes) -> int:
+    """How many bytes of `data` a socket has taken without waiting; 0 of other streams, and where sockets are no files.
+
+    trio's own way costs a turn of the event loop for each write.
+
+    Raises:
+        OSError: The connection is broken.
+    """
+    if not isinstance(stream, trio.SocketStream) or sys.platform == "win32":
+        return 0
+    try:
+        return os.write(stream.socket.fileno(), data)
+    except BlockingIOError:
+        return 0
 
 
 def _accepted(key: str, deflate: Deflate | None) -> bytes:

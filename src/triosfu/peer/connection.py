@@ -2,7 +2,9 @@
 
 It holds no protocol rule. Datagrams come in through `Transport`, media goes to `Ingress` and `Sender`, SCTP to
 `DataChannels`, descriptions to `Negotiation`; after every call that changes any of them `_drain` empties all outputs,
-wakes the parked writers, and moves the deadline that the clock task sleeps towards.
+wakes the parked writers, and moves the deadline of its alarm. What happens most, an ICE check or a report on media,
+changes one core alone; `_drain_touched` then does for that one what `_drain` does for all, and leaves it to `_drain`
+as soon as anything follows from it for another.
 """
 
 from __future__ import annotations
@@ -23,9 +25,8 @@ from triosfu.media.ingress import Ingress
 from triosfu.media.sender import Sender
 from triosfu.net.clock import Alarm
 from triosfu.peer.channel import OVER, ChannelState, DataChannel
-from triosfu.peer.sink import TransportSink
 from triosfu.peer.state import PeerSettings, PeerState
-from triosfu.peer.transport import Transport
+from triosfu.peer.transport import Touched, Transport
 from triosfu.peer.waiting import WaitingPlace
 from triosfu.rtp.rtcp import parse_compound
 from triosfu.sctp.core import Association
@@ -88,7 +89,7 @@ class PeerConnection:
             tcp_only=tcp_only or self.settings.tcp_only,
             counters=counters,
         )
-        self.sink = TransportSink(self._transport, mux.egress)
+        self.sink = self._transport.sink
         self.negotiation = Negotiation(local=self._local_transport(), policy=policy, single=single, rng=rng)
         self.ingress = Ingress(rng=rng, now=now, counters=counters)
         self.ingress.wake = self.drain_soon
@@ -103,7 +104,10 @@ class PeerConnection:
         self._draining = False
         self._again = False
         self._scope = trio.CancelScope()
-        self._alarm = Alarm(mux.clock)
+        self._bug: Exception | None = None
+        self._alarm = Alarm(mux.clock, self._time_has_come)
+        # By when each of the cores wants to be called at the latest; whoever changes one says so anew.
+        self._ice_at = self._dtls_at = self._data_at = self._media_at = math.inf
 
     def __repr__(self) -> str:
         return f"<PeerConnection {self.name} {self.state.value}>"
@@ -111,16 +115,19 @@ class PeerConnection:
     # --- life ------------------------------------------------------------------------------------------------------
 
     async def run(self, turn: int = 0) -> None:
-        """Keep the cores' time until the connection is closed; returns then, whoever closed it.
+        """Own the connection until it is closed; returns then, whoever closed it. Its time is kept by the mux's clock.
 
         Cancelled, the connection is closed: its writers are woken, its tuples and timers are gone. When it is handed
-        over, `turn` is over, and this returns and leaves the connection as it is.
+        over, `turn` is over, and this returns and leaves the connection as it is. A bug that showed when the time of
+        one of the cores had come is raised here, and closes the connection.
         """
         if turn != self.turn:
             return
         try:
             with self._scope:
-                await self._keep_time(turn)
+                await self._alarm.wait()
+            if self._bug is not None and turn == self.turn:
+                raise self._bug
         finally:
             if turn == self.turn:
                 self.close("cancelled")
@@ -128,26 +135,36 @@ class PeerConnection:
     def hand_over(self) -> None:
         """Begin another turn, for whoever starts `run` with it in the same step; the connection stays open."""
         self.turn += 1
-        self._alarm.wake()
         before, self._scope = self._scope, trio.CancelScope()
         if before.cancel_called:
             self._scope.cancel()
+        before.cancel()
 
-    async def _keep_time(self, turn: int) -> None:
-        while True:
-            self._alarm.deadline = self._next_timeout()
-            await self._alarm.wait()
-            if turn != self.turn:
-                return
-            now = trio.current_time()
+    def _time_has_come(self) -> None:
+        try:
+            self._handle_timeout(trio.current_time())
+        except Exception as error:  # noqa: BLE001  whatever it is, `run` tells its owner
+            self._bug = error
+            self._scope.cancel()
+
+    def _handle_timeout(self, now: float) -> None:
+        """Call those cores whose time has come."""
+        touched = Touched.NOTHING
+        if now >= min(self._dtls_at, self._data_at, self._connect_by):
             self._transport.handle_timeout(now)
             self._data.handle_timeout(now)
-            self.ingress.handle_timeout(now)
-            self.sender.handle_timeout(now)
             if now >= self._connect_by:
                 self._connect_by = math.inf
                 self._move(PeerState.FAILED, "the transport did not come up in time")
-            self._drain(now)
+            touched = Touched.ALL
+        elif now >= self._ice_at:
+            self._transport.ice.handle_timeout(now)
+            touched = Touched.ICE
+        if now >= self._media_at:
+            self.ingress.handle_timeout(now)
+            self.sender.handle_timeout(now)
+            touched |= Touched.MEDIA
+        self._drain_touched(touched, now)
 
     def close(self, reason: str) -> None:
         """End the connection: synchronous, first, and final.
@@ -425,13 +442,14 @@ class PeerConnection:
         ingress = self.ingress
         ingress.forward(now)
         if ingress.reports_due:
-            self._drain(now)
-        else:
-            self._alarm.deadline = min(self._alarm.deadline, ingress.next_timeout())
+            self._drain_touched(Touched.MEDIA, now)
+        elif (at := ingress.next_timeout()) < self._media_at:
+            self._media_at = at
+            self._alarm.deadline = min(self._alarm.deadline, at)
 
-    def transport_drain(self, now: float) -> None:
+    def transport_drain(self, touched: int, now: float) -> None:
         """Drain after a batch of datagrams."""
-        self._drain(now)
+        self._drain_touched(touched, now)
 
     def transport_failed(self, error: Exception) -> None:
         """Close because of a bug of ours; it has been logged where it was caught."""
@@ -479,13 +497,39 @@ class PeerConnection:
             self._draining = False
         if self.state is PeerState.CLOSED:
             return
+        self._send_reports()
+        self.waiting.notify()
+        self._ice_at = self._transport.ice.next_timeout()
+        self._dtls_at = self._transport.dtls_timeout()
+        self._data_at = self._data.next_timeout()
+        self._arm()
+
+    def _drain_touched(self, touched: int, now: float) -> None:
+        """Drain the cores that were touched, and all of them if more than what they have to send follows from it."""
+        if touched & Touched.ALL or self._draining:
+            self._drain(now)
+            return
+        if touched & Touched.ICE:
+            if not self._transport.drain_checks():
+                self._drain(now)
+                return
+            self._ice_at = self._transport.ice.next_timeout()
+        if touched & Touched.MEDIA:
+            self.ingress.forward(now)
+            self._send_reports()
+        if self.state is not PeerState.CLOSED:
+            self._arm()
+
+    def _send_reports(self) -> None:
         if self._transport.outbound is not None:
             for compound in self.ingress.rtcp_to_send():
                 self._transport.send_rtcp(compound)
             for compound in self.sender.rtcp_to_send():
                 self._transport.send_rtcp(compound)
-        self.waiting.notify()
-        self._alarm.deadline = self._next_timeout()
+
+    def _arm(self) -> None:
+        self._media_at = min(self.ingress.next_timeout(), self.sender.next_timeout())
+        self._alarm.deadline = min(self._ice_at, self._dtls_at, self._data_at, self._media_at, self._connect_by)
 
     def _drain_data(self) -> bool:
         events = self._data.events()
@@ -523,12 +567,3 @@ class PeerConnection:
             self._channels[event.id] = channel
         channel.state = ChannelState.OPEN
         self._handler.peer_channel_opened(self, channel)
-
-    def _next_timeout(self) -> float:
-        return min(
-            self._transport.next_timeout(),
-            self._data.next_timeout(),
-            self.ingress.next_timeout(),
-            self.sender.next_timeout(),
-            self._connect_by,
-        )

@@ -6,12 +6,14 @@ its methods are synchronous. After every call that may change a core its owner c
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from triosfu.dtls.core import ApplicationData, Closed, Connected, DtlsConnection, Fingerprint, Role
 from triosfu.errors import MalformedPacket, PeerError
 from triosfu.ice.core import Credentials, IceAgent, IceState, SelectedPair, StateChanged, TupleValidated
+from triosfu.peer.sink import TransportSink
 from triosfu.srtp.core import Inbound, Outbound
 
 if TYPE_CHECKING:
@@ -27,6 +29,15 @@ if TYPE_CHECKING:
 WITHOUT_CONSENT = {IceState.CHECKING, IceState.FAILED}  # while no pair is selected (RFC 7675, section 5.1)
 MAX_EARLY_DTLS = 8  # datagrams kept for a handshake that waits for the peer's description
 MAX_DTLS_TRIES = 3  # handshakes against one ICE session; a mismatch may be an attacker's race (RFC 8827, section 6.5)
+
+
+class Touched:
+    """What something may have changed: that has to be drained, and what follows from it. Bits: an enum is slow."""
+
+    NOTHING: Final = 0  # but the media's way from its publisher to its subscribers
+    ICE: Final = 1
+    MEDIA: Final = 2  # what the two sides of media report
+    ALL: Final = 4  # DTLS, SCTP, and everything else with them
 
 
 class TransportOwner(Protocol):
@@ -56,8 +67,8 @@ class TransportOwner(Protocol):
     def transport_media(self, now: float) -> None:
         """Send on the media of a batch in which there was nothing else."""
 
-    def transport_drain(self, now: float) -> None:
-        """Drain all cores: a batch of datagrams has been taken in."""
+    def transport_drain(self, touched: int, now: float) -> None:
+        """Drain what a batch of datagrams may have changed: see `Touched`."""
 
     def transport_failed(self, error: Exception) -> None:
         """Learn that one of our own cores raised what it must not; the mux has already let go of this transport."""
@@ -85,7 +96,7 @@ class Transport:
         self._settings = settings
         self._rng = rng
         self._closed = False
-        self._touched = True  # by something else than media, in this batch
+        self._touched = Touched.ALL  # in this batch
         self.counters: Counter[str] = Counter() if counters is None else counters
         self.ice = IceAgent(
             local=Credentials.generate(rng),
@@ -111,8 +122,8 @@ class Transport:
         self._early_dtls: list[bytes] = []
         self.secured = False
         self._inbound: Inbound | None = None
-        self.outbound: Outbound | None = None
-        self.destination: Destination | None = None
+        self.sink = TransportSink(mux.egress)
+        """What media is written to; it knows the keys and the way out."""
         self._destinations: dict[tuple[Address, Address], Destination] = {}
 
     # --- what the owner sets ---------------------------------------------------------------------------------------
@@ -168,14 +179,27 @@ class Transport:
         self._mux.egress.send(self.outbound.protect_rtcp(compound), self.destination)
 
     @property
+    def outbound(self) -> Outbound | None:
+        """What protects what we send; None until DTLS is up, and after the end."""
+        return self.sink.outbound
+
+    @property
+    def destination(self) -> Destination | None:
+        """Where everything goes; None while ICE knows of no way."""
+        return self.sink.destination
+
+    @property
     def dtls_client(self) -> bool | None:
         """Whether we are the DTLS client, or None while no description has decided."""
         return None if self._dtls_role is None else self._dtls_role is Role.CLIENT
 
     def next_timeout(self) -> float:
         """The earliest deadline of ICE and DTLS."""
-        ice = self.ice.next_timeout()
-        return ice if self._dtls is None else min(ice, self._dtls.next_timeout())
+        return min(self.ice.next_timeout(), self.dtls_timeout())
+
+    def dtls_timeout(self) -> float:
+        """The deadline of DTLS alone."""
+        return math.inf if self._dtls is None else self._dtls.next_timeout()
 
     def handle_timeout(self, now: float) -> None:
         """Let ICE and DTLS act on time having passed."""
@@ -187,7 +211,7 @@ class Transport:
 
     def receive_stun(self, data: bytes, source: Address, local: Address, now: float) -> None:
         """Give one STUN message to ICE."""
-        self._touched = True
+        self._touched |= Touched.ICE
         try:
             self.ice.receive_datagram(data, source, local, now)
         except MalformedPacket:
@@ -195,7 +219,7 @@ class Transport:
 
     def receive_dtls(self, data: bytes, source: Address, now: float) -> None:  # noqa: ARG002  of the Route contract
         """Give one datagram from an ICE-validated tuple to DTLS."""
-        self._touched = True
+        self._touched |= Touched.ALL
         if self._closed:
             return
         if self._dtls is None:
@@ -228,7 +252,7 @@ class Transport:
 
     def receive_rtcp(self, data: bytes, now: float) -> None:
         """Unprotect one RTCP compound and pass it on."""
-        self._touched = True
+        self._touched |= Touched.MEDIA
         if self._inbound is None:
             self.counters["early_rtcp"] += 1
             return
@@ -243,9 +267,10 @@ class Transport:
         """Drain the cores that a batch of datagrams may have changed."""
         if self._closed:
             return
-        if self._touched:
-            self._touched = False
-            self._owner.transport_drain(now)
+        touched = self._touched
+        if touched:
+            self._touched = Touched.NOTHING
+            self._owner.transport_drain(touched, now)
         else:
             self._owner.transport_media(now)
 
@@ -266,6 +291,27 @@ class Transport:
     # The owner may close this transport while it is told of an event. The events behind that one are void then: a
     # tuple bound for them would stay in the mux for ever.
 
+    def drain_checks(self) -> bool:
+        """Send what ICE has to send, if nothing else has come of it than that a known tuple has proved itself again.
+
+        Otherwise nothing has happened, and the answer is False: `drain` has to act on it.
+        """
+        ice = self.ice
+        if self._closed or not self._dtls_begun or self.destination is None or ice.has_news:
+            return False
+        for event in ice.events():
+            if isinstance(event, TupleValidated):  # as `has_news` has promised
+                self._bind(event)
+        for transmit in ice.datagrams_to_send():
+            self._mux.egress.send(transmit.data, self._destination(transmit.source, transmit.destination))
+        return True
+
+    def _bind(self, event: TupleValidated) -> None:
+        if event.local in self._stream_locals:
+            self._mux.bind_stream(event.remote, event.local, self)
+        else:
+            self._mux.bind(event.remote, self, proven=event.proven)
+
     def _drain_ice(self, now: float) -> bool:
         events = self.ice.events()
         for event in events:
@@ -273,24 +319,21 @@ class Transport:
                 return True
             match event:
                 case TupleValidated(local=local, remote=remote, proven=proven):
-                    if local in self._stream_locals:
-                        self._mux.bind_stream(remote, local, self)
-                    else:
-                        self._mux.bind(remote, self, proven=proven)
+                    self._bind(event)
                     # A request alone may be a copy with a forged source: nothing goes there before it has answered.
                     # A lite agent never asks; its peer's word has to do (RFC 8445, section 2.5).
                     if self.destination is None and (proven or self.ice.lite):
-                        self.destination = self._destination(local, remote)
+                        self.sink.destination = self._destination(local, remote)
                     self._start_dtls(now)
                 case SelectedPair(local=local, remote=remote):
-                    before, self.destination = self.destination, self._destination(local, remote)
+                    before, self.sink.destination = self.destination, self._destination(local, remote)
                     if before is not self.destination:
                         self._owner.transport_rerouted(now)
                     self._register_ufrags()
                     self._start_dtls(now)
                 case StateChanged(state=state):
                     if self.ice.selected is None and state in WITHOUT_CONSENT:
-                        self.destination = None
+                        self.sink.destination = None
                     self._owner.transport_ice_state(state)
         for transmit in self.ice.datagrams_to_send():
             self._mux.egress.send(transmit.data, self._destination(transmit.source, transmit.destination))
@@ -345,7 +388,7 @@ class Transport:
     def _secure(self, keys: SrtpKeys | None) -> None:
         self.secured = True
         if keys is not None:
-            self._inbound, self.outbound = Inbound(keys), Outbound(keys)
+            self._inbound, self.sink.outbound = Inbound(keys), Outbound(keys)
 
     def _dtls_closed(self, reason: str, now: float) -> None:
         if not self.secured and self._dtls_tries < MAX_DTLS_TRIES and self._dtls is not None:
@@ -386,8 +429,8 @@ class Transport:
                 self._flush_dtls(self._dtls)
             self.ice.close()
         finally:
-            self._inbound = self.outbound = None
-            self.destination = None
+            self._inbound = self.sink.outbound = None
+            self.sink.destination = None
             # DTLS is 80 KiB that the collector knows nothing of, and what was closed may be found by it late.
             self._dtls = None
             self._early_dtls.clear()

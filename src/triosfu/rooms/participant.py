@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -35,8 +35,6 @@ from triosfu.rooms.subscription import Subscriptions
 from triosfu.rooms.welcome import join_response
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from triosfu.peer import DataChannel, PeerConnection
     from triosfu.rooms.forwarding import ForwardedParticipant
     from triosfu.rooms.joining import Applicant, JoinOptions, Services
@@ -52,6 +50,30 @@ State = models.ParticipantInfo.State
 Reason = models.DisconnectReason
 REFRESH = "refresh token"
 NORMAL, GOING_AWAY = 1000, 1001  # WebSocket close codes
+
+
+class Guard:
+    """A block of what is done on a participant's behalf."""
+
+    __slots__ = ("_participant", "_what")
+
+    def __init__(self, participant: Participant, what: str) -> None:
+        self._participant, self._what = participant, what
+
+    def __enter__(self) -> None:
+        """Nothing has happened yet."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        """End the participant for an error, which goes no further; a cancellation does."""
+        if not isinstance(error, Exception):
+            return False
+        participant = self._participant
+        if isinstance(error, PeerError):
+            log.info("client broke the protocol", participant=participant.sid, doing=self._what, error=str(error))
+            participant.negotiation_failed(str(error))
+        else:
+            participant.failed(self._what, error)
+        return True
 
 
 class Participant:
@@ -198,7 +220,7 @@ class Participant:
                 async with trio.open_nursery() as nursery:
                     for peer in self.shape.peers:
                         nursery.start_soon(peer.run, peer.turn, name=f"peer {peer.name}")
-                    nursery.start_soon(self.deadlines.run, name=f"deadlines {self.sid}")
+                    await self.deadlines.run()
         except* Exception as error:  # noqa: BLE001  whatever it is, it is this participant's alone
             self.failed("running", error)  # a cancellation that came with it goes on
         finally:
@@ -264,16 +286,9 @@ class Participant:
         self.state = State.DISCONNECTED
         self.version += 1
 
-    @contextmanager
-    def guard(self, what: str) -> Iterator[None]:
+    def guard(self, what: str) -> Guard:
         """Do something on this participant's behalf: whatever goes wrong in the block ends it, and nobody else."""
-        try:
-            yield
-        except PeerError as error:
-            log.info("client broke the protocol", participant=self.sid, doing=what, error=str(error))
-            self.negotiation_failed(str(error))
-        except Exception as error:  # noqa: BLE001  whatever it is, it is this participant's alone
-            self.failed(what, error)
+        return Guard(self, what)
 
     def failed(self, what: str, error: Exception) -> None:
         """Log `error`, which is a bug of ours, and end this participant."""

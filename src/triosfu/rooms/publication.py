@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from triosfu.sdp.sections import Incoming, Section
 
 
+AUDIO = models.TrackType.AUDIO
+
+
 class PublicationState(Enum):
     """A track is announced, then its section comes, then it is over."""
 
@@ -72,7 +75,7 @@ class Publication:
     @property
     def kind(self) -> str:
         """The word that SDP has for the kind: audio or video."""
-        return "audio" if self.info.type == models.TrackType.AUDIO else "video"
+        return "audio" if self.info.type == AUDIO else "video"
 
     @property
     def encrypted(self) -> bool:

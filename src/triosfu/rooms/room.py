@@ -274,7 +274,7 @@ class Room:
                 forward.data_track_published(track)
 
     def _follow_codecs(self) -> None:
-        for participant in list(self.participants.values()):
+        for participant in [one for one in self.participants.values() if one.publications]:
             with participant.guard("codec change"):
                 participant.publications.follow_codecs()
 

@@ -43,4 +43,9 @@ def track_sid(kind: models.TrackType, source: models.TrackSource, rng: Random) -
 
 def random_text(length: int, rng: Random) -> str:
     """Return `length` random symbols of the sid alphabet."""
-    return "".join(rng.choice(SYMBOLS) for _ in range(length))
+    number = rng.randrange(len(SYMBOLS) ** length)  # one question to the system instead of `length`
+    symbols = []
+    for _ in range(length):
+        number, place = divmod(number, len(SYMBOLS))
+        symbols.append(SYMBOLS[place])
+    return "".join(symbols)

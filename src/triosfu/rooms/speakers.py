@@ -33,6 +33,8 @@ class Speakers:
         now = trio.current_time()
         levels: dict[str, float] = {}
         for one in list(self._room.participants.values()):
+            if not one.publications and one.sid not in self._forced:
+                continue  # most in a large room only listen
             with one.guard("speakers"):
                 if (level := self._level(one, now)) > 0:
                     levels[one.sid] = level

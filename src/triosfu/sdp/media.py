@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from triosfu.errors import MalformedPacket
-from triosfu.sdp.codecs import Codec, payload_types, read_codecs, write_codecs
+from triosfu.sdp.codecs import CACHED, Codec, payload_types, read_codecs, write_codecs
 from triosfu.sdp.directions import Direction, Setup
 from triosfu.sdp.extmap import Extension, read_extensions
 from triosfu.sdp.scan import Attributes, last, number, token, words
@@ -19,6 +21,7 @@ MAX_CANDIDATES = 64  # of one section
 MAX_PACKET_SIZE = "x-max-packet-size"  # bytes of an SCTP packet that its sender takes in; others do not say
 MAX_FINGERPRINTS = 8
 MAX_FORMATS = 256
+MAX_COMMON = 8192  # characters of lines that are remembered from one description to the next; a browser's are 5,000
 DISCARD_PORT = 9  # a live section; the real address travels in candidates (RFC 8839, section 4.2.1)
 RTP_PROTOCOL = "UDP/TLS/RTP/SAVPF"
 SCTP_PROTOCOL = "UDP/DTLS/SCTP"
@@ -176,29 +179,41 @@ class MediaDescription:
         return values
 
 
+_CodecLines = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+
+common_codecs = lru_cache(maxsize=CACHED)(read_codecs)
+common_extensions = lru_cache(maxsize=CACHED)(read_extensions)
+
+
 class Memo:
-    """Lines that one description repeats in section after section, read once: codecs, extensions, fingerprints."""
+    """Lines that one description repeats in section after section, read once: codecs, extensions, fingerprints.
+
+    What every client of a kind writes, its codecs and extensions, is remembered from one description to the next.
+    """
 
     __slots__ = ("_codecs", "_extensions", "_fingerprints")
 
     def __init__(self) -> None:
-        self._codecs: dict[tuple[object, ...], tuple[Codec, ...]] = {}
+        self._codecs: dict[_CodecLines, tuple[Codec, ...]] = {}
         self._extensions: dict[tuple[str, ...], tuple[Extension, ...]] = {}
         self._fingerprints: dict[str, Fingerprint] = {}
 
     def codecs(self, kind: str, formats: Sequence[str], attributes: Attributes) -> tuple[Codec, ...]:
         """As `read_codecs`."""
         parts = [attributes.get(name, []) for name in ("rtpmap", "fmtp", "rtcp-fb")]
-        key = (kind, tuple(formats), *map(tuple, parts))
+        rtpmaps, fmtps, feedbacks = map(tuple, parts)
+        key = kind, tuple(formats), rtpmaps, fmtps, feedbacks
         if key not in self._codecs:
-            self._codecs[key] = read_codecs(kind, formats, *parts)
+            common = sum(map(len, chain(*parts))) <= MAX_COMMON and sum(map(len, formats)) <= MAX_COMMON
+            self._codecs[key] = (common_codecs if common else read_codecs)(*key)
         return self._codecs[key]
 
     def extensions(self, values: Sequence[str]) -> tuple[Extension, ...]:
         """As `read_extensions`."""
         key = tuple(values)
         if key not in self._extensions:
-            self._extensions[key] = read_extensions(values)
+            common = sum(map(len, values)) <= MAX_COMMON
+            self._extensions[key] = (common_extensions if common else read_extensions)(key)
         return self._extensions[key]
 
     def fingerprints(self, attributes: Attributes) -> tuple[Fingerprint, ...]:

@@ -32,7 +32,6 @@ DECLARED: Final[Mapping[str, str]] = {
     "triosfu.net.websocket:_Wire.read": PING,
     "triosfu.net.websocket:_Wire.wait": PING,
     "triosfu.net.websocket:WebSocket.receive": PING,
-    "triosfu.net.websocket:WebSocket._keep_alive": PING,
     "triosfu.net.clock:Clock.run": ALARM,
     "triosfu.rooms.deadlines:Deadlines.run": ALARM,
     "triosfu.agents.workers:Agents.run": ALARM,

@@ -145,6 +145,7 @@ async def serve_front(config: Config, command: Sequence[str], *, grace: float = 
         async with trio.open_nursery() as nursery:
             await nursery.start(supervisor.run, name="worker processes")
             async with trio.open_nursery() as serving:
+                serving.start_soon(relay.clock.run, name="clock of worker links")
                 await serving.start(http.serve, listeners, name="http")
                 if metrics:
                     page = partial(serve_front_page, metrics, supervisor, http, config.prometheus)

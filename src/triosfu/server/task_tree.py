@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-WAIT = Alarm.wait.__code__  # where a task waits for an alarm: its deadline bounds the wait as a scope's does
+WAIT = Alarm.wait.__code__  # where the owner of an alarm waits: its deadline bounds the wait as a scope's does
 
 
 class Bound(Enum):

@@ -6,6 +6,9 @@
 
 Parsing is total: whatever the bytes, the outcome is a `Message` or `MalformedPacket`. What a message says about itself
 (length, fingerprint) is checked by `parse`; what only a secret can prove is checked by `signed_with`.
+
+Peers ask, and are asked, the same thing for hours. Nothing but the transaction changes then, and the proofs that it is
+under: `Message.parse_again` reads, and `Template` writes such messages for the price of their proofs.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ U64: Final = struct.Struct("!Q")
 
 COOKIE: Final = 0x2112A442
 COOKIE_BYTES: Final = U32.pack(COOKIE)
+XOR_COOKIE: Final = COOKIE_BYTES[:2] + COOKIE_BYTES  # what masks a port and the host behind it
 TRANSACTION_SIZE: Final = 12
 BINDING: Final = 0x001
 
@@ -42,6 +46,9 @@ MAX_ATTRIBUTES: Final = 64
 """More attributes than any real peer sends; a stranger's datagram may not make us walk thousands."""
 
 PROOFS: Final = 2  # MESSAGE-INTEGRITY and FINGERPRINT, which come on top: whatever was parsed can be signed and parsed
+
+INTEGRITY_FIELD: Final = FIELD.pack(0x0008, DIGEST_SIZE)
+FINGERPRINT_FIELD: Final = FIELD.pack(0x8028, 4)
 
 MAX_VALUE: Final = 0xFFFF
 FIRST_OPTIONAL: Final = 0x8000  # attributes from here on may be ignored (RFC 8489, section 14)
@@ -137,6 +144,28 @@ class Message:
         method = packed & 0xF | packed >> 1 & 0x70 | packed >> 2 & 0xF80
         return cls(Kind(packed & 0x110), transaction, attributes, method, data, signed)
 
+    def parse_again(self, data: bytes) -> Message | None:
+        """Read a datagram that differs from this received message in its transaction and its proofs alone, else None.
+
+        It is what `parse` makes of it. The FINGERPRINT is checked here, too; integrity still is the caller's to check.
+        """
+        raw, signed = self._raw, self._signed
+        behind = signed + INTEGRITY_SIZE
+        if (
+            not signed
+            or len(data) != len(raw)
+            or data[:8] != raw[:8]
+            or data[HEADER.size : signed + FIELD.size] != raw[HEADER.size : signed + FIELD.size]
+        ):
+            return None
+        if len(data) != behind and (
+            len(data) != behind + FINGERPRINT_SIZE
+            or data[behind : behind + FIELD.size] != FINGERPRINT_FIELD
+            or data[behind + FIELD.size :] != U32.pack(_crc(data[:behind]))
+        ):
+            return None
+        return Message(self.kind, data[8 : HEADER.size], self.attributes, self.method, data, signed)
+
     def serialize(self, *, key: bytes | None = None, fingerprint: bool = True) -> bytes:
         """The datagram: signed with `key` when one is given, and ended by a FINGERPRINT unless told otherwise."""
         body = b"".join(
@@ -207,6 +236,27 @@ class Message:
         return None if value is None else StunError.parse(value)
 
 
+class Template:
+    """Signed messages that have everything in common but their transaction."""
+
+    __slots__ = ("_body", "_head", "_key", "_signed_head")
+
+    def __init__(self, kind: Kind, attributes: tuple[tuple[int, bytes], ...], key: bytes) -> None:
+        """Prepare what the messages have in common; none of the attributes may depend on the transaction."""
+        whole = Message(kind, bytes(TRANSACTION_SIZE), attributes).serialize(key=key)
+        signed = len(whole) - FINGERPRINT_SIZE
+        self._head = whole[:8]
+        self._signed_head = whole[:2] + (signed - HEADER.size).to_bytes(2) + whole[4:8]
+        self._body = whole[HEADER.size : signed - INTEGRITY_SIZE]
+        self._key = key
+
+    def message(self, transaction: bytes) -> bytes:
+        """The datagram: what `Message.serialize` makes of the same."""
+        body = transaction + self._body
+        proven = self._head + body + INTEGRITY_FIELD + _digest(self._key, self._signed_head + body)
+        return proven + FINGERPRINT_FIELD + U32.pack(_crc(proven))
+
+
 def peek(data: bytes) -> str | bytes | None:
     """Tell whom a STUN datagram is for, at the price of a few comparisons. Nothing is verified.
 
@@ -249,7 +299,7 @@ def pack_address(address: Address) -> bytes:
 def unpack_address(value: bytes) -> Address:
     """Read the value of a MAPPED-ADDRESS."""
     if len(value) == 8 and value[1] == IPV4:
-        host = str(IPv4Address(value[4:]))
+        host = f"{value[4]}.{value[5]}.{value[6]}.{value[7]}"
     elif len(value) == 20 and value[1] == IPV6:
         host = str(IPv6Address(value[4:]))
     else:
@@ -269,8 +319,9 @@ def unpack_xor_address(value: bytes, transaction: bytes) -> Address:
 
 def _xor(value: bytes, transaction: bytes) -> bytes:
     """Mask, or unmask, port and host: the port with half a cookie, the host with the cookie and the transaction."""
-    mask = COOKIE_BYTES[:2] + COOKIE_BYTES + transaction
-    return value[:2] + bytes(a ^ b for a, b in zip(value[2:], mask, strict=False))
+    masked = value[2 : 2 + len(XOR_COOKIE) + TRANSACTION_SIZE]
+    mask = (XOR_COOKIE + transaction)[: len(masked)]
+    return value[:2] + (int.from_bytes(masked) ^ int.from_bytes(mask)).to_bytes(len(masked))
 
 
 def _packed_host(host: str) -> bytes:

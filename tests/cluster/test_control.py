@@ -84,6 +84,42 @@ async def test_a_full_socket_takes_nothing_and_nobody_waits(
             nursery.cancel_scope.cancel()
 
 
+async def test_who_waits_for_room_has_it_when_the_other_side_reads_or_is_gone(
+    ends: tuple[Control, Control], autojump_clock: MockClock
+) -> None:
+    ours, theirs = ends
+    mine, its = socket.socketpair()
+    handed: list[float] = []
+
+    async def hand_over() -> None:
+        while not ours.closed and not ours.hand_over({"kind": "take"}, its.fileno()):
+            await ours.room()
+        handed.append(trio.current_time())
+
+    with mine, its:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.run)
+            taken = 0
+            while ours.hand_over({"kind": "take"}, its.fileno()):
+                taken += 1
+            for _ in range(3):
+                nursery.start_soon(hand_over)
+            with trio.move_on_after(1):
+                await ours.room()
+            assert handed == []
+            for _ in range(taken):
+                (await theirs.receive()).close()
+            await trio.sleep(1)
+            assert len(handed) == 3
+            while ours.hand_over({"kind": "take"}, its.fileno()):
+                pass
+            nursery.start_soon(hand_over)
+            await trio.sleep(1)
+            ours.close()
+        assert len(handed) == 4
+        await ours.room()  # returns
+
+
 async def test_an_end_that_is_not_read_is_given_up(autojump_clock: MockClock) -> None:
     first, second = pair()
     ours = Control(first, most_waiting=10)

@@ -44,7 +44,8 @@ async def two_servers(handler: Handler, *, limits: Limits | None = None) -> Asyn
             del request
             return HandOver(take)
 
-        def take(sock: int, data: bytes, peer: Address) -> None:
+        async def take(sock: int, data: bytes, peer: Address) -> None:
+            await trio.lowlevel.checkpoint()
             copy = socket.socket(fileno=socket.dup(sock))
             nursery.start_soon(second.serve_handed_over, copy, peer, data, handler)
 
@@ -110,7 +111,11 @@ async def test_a_websocket_goes_on_where_it_was(body: bytes) -> None:
 
 async def test_who_does_not_take_it_says_what_the_client_is_told_and_it_goes_on() -> None:
     async def respond(request: Request) -> HandOver:
-        return HandOver(lambda *_: Response.text(503, request.path))
+        async def take(*_: object) -> Response:
+            await trio.lowlevel.checkpoint()
+            return Response.text(503, request.path)
+
+        return HandOver(take)
 
     async with socket_pair() as streams, connected(respond, streams=streams) as client:
         for path in (b"/one", b"/two"):

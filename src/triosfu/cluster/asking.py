@@ -46,14 +46,11 @@ async def ask(worker: Worker, data: bytes, *, patience: float, door: str = PUBLI
         NoAnswer: There is none.
     """
     ours, theirs = socket.socketpair()
-    try:
-        given = worker.hand_over(theirs.fileno(), data, peer=("", 0), door=door)
-    finally:
-        theirs.close()
     async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
-        if not given:
-            raise NoAnswer(f"worker process {worker.index} takes nothing")
         with trio.move_on_after(patience):
+            with theirs:
+                while worker.alive and not worker.hand_over(theirs.fileno(), data, peer=("", 0), door=door):
+                    await worker.room()
             try:
                 return await _answer(stream)
             except (trio.BrokenResourceError, h11.RemoteProtocolError):

@@ -1,6 +1,7 @@
 """One end of the socket between the front and a worker process: whole messages, each with sockets and data beside it.
 
-    control.hand_over({"kind": "take"}, sock.fileno(), data)    # at once, or not at all
+    while not control.hand_over({"kind": "take"}, sock.fileno(), data):    # at once, or not at all
+        await control.room()
     control.tell({"kind": "free", "room": "a"})        # at once, or in its turn as soon as there is room
     letter = await control.receive()
 
@@ -25,7 +26,7 @@ import trio
 from triosfu.errors import TriosfuError, UsageError
 
 LARGEST: Final = 64 * 1024  # bytes of one message, without what it carries
-MOST_DATA: Final = 64 << 20  # bytes of data beside it
+MOST_DATA: Final = 256 << 20  # bytes of data beside it
 MOST_WAITING: Final = 20_000  # messages that the other side has not had room for
 CARRIED: Final = 2  # descriptors beside one message, at most
 DESCRIPTOR: Final = array.array("i").itemsize
@@ -76,6 +77,7 @@ class Control:
     most_waiting: int = MOST_WAITING
     _waiting: deque[bytes] = field(default_factory=deque)
     _stirred: trio.Event = field(default_factory=trio.Event)
+    _wanted: trio.Event | None = None  # somebody waits for room
     _receiving: trio.CancelScope | None = None
     _broken: str = ""
 
@@ -96,6 +98,7 @@ class Control:
         self._broken = why
         self._waiting.clear()
         self._stirred.set()
+        self._found_room()
         if self._receiving is not None:
             self._receiving.cancel()
         self._stream.close()
@@ -138,11 +141,29 @@ class Control:
         while not self._broken:
             await self._stirred.wait()
             self._stirred = trio.Event()
-            while self._waiting:  # nothing waits in an end that is closed
+            while self._waiting or self._wanted is not None:  # nobody waits at an end that is closed
                 with suppress(trio.ClosedResourceError):
                     await trio.lowlevel.wait_writable(self.sock)
                 while self._waiting and self._send(self._waiting[0], []):
                     self._waiting.popleft()
+                if not self._waiting:
+                    self._found_room()
+
+    async def room(self) -> None:
+        """Wait until there may be room for what is handed over, or this end is closed; `run` has to run.
+
+        Cancelled, it has changed nothing.
+        """
+        if not self._broken:
+            if self._wanted is None:
+                self._wanted = trio.Event()
+                self._stirred.set()
+            await self._wanted.wait()
+
+    def _found_room(self) -> None:
+        if self._wanted is not None:
+            self._wanted.set()
+            self._wanted = None
 
     async def receive(self) -> Letter:
         """Wait for the next message. Cancelled, it has taken none.

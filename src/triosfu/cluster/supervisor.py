@@ -44,6 +44,7 @@ log = structlog.get_logger(__name__)
 PING: Final = 1.0  # seconds
 MISSED: Final = 5  # pings without an answer, after which a worker is killed
 PROMPT: Final = 1  # so many may be on their way: whoever has left more gets no new room
+AGAIN: Final = 0.01  # seconds before a connection that was not taken is offered once more
 START: Final = 30.0  # seconds for a worker to be ready; it imports everything
 FIRST_PAUSE: Final = 0.5  # seconds before a worker is begun again; doubled each time,
 LONGEST_PAUSE: Final = 30.0  # up to these
@@ -83,6 +84,7 @@ class Worker:
         self.missed = 0  # pings
         self._supervisor = supervisor
         self._leases: dict[int, Lease] = {}
+        self._turn = trio.Lock()
         self._numbers = count(1)
 
     def __repr__(self) -> str:
@@ -112,6 +114,15 @@ class Worker:
         self._give_back(number)
         self._supervisor.counters["not_handed_over"] += 1
         return False
+
+    async def room(self) -> None:
+        """Wait, one after the other, until it may have room for a connection, or is gone.
+
+        Cancelled, it has changed nothing.
+        """
+        async with self._turn:
+            await self.control.room()
+        await trio.sleep(AGAIN)  # what is in the way may be something else, such as a want of descriptors
 
     def _give_back(self, number: int) -> None:
         lease = self._leases.pop(number, None)

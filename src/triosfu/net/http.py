@@ -167,9 +167,10 @@ class HandOver:
 
     `take` gets the socket's descriptor, the bytes that say what the client has said, and the client's address. It must
     have made a copy of the descriptor when it returns, and returns None then, or else what the client is to be told.
+    If it waits, it has to have a deadline.
     """
 
-    take: Callable[[int, bytes, Address], Response | None]
+    take: Callable[[int, bytes, Address], Awaitable[Response | None]]
 
 
 Handler = Callable[[Request], Awaitable[Response | Upgrade | HandOver]]
@@ -378,7 +379,7 @@ class _Connection:
             return False
         self._buffer[:] = protocol.trailing_data[0]
         if isinstance(answer, HandOver):
-            given = self._give_away(answer, request)
+            given = await self._give_away(answer, request)
             if given is None:
                 return False
             answer = given
@@ -403,11 +404,12 @@ class _Connection:
         await self._linger()
         return False
 
-    def _give_away(self, answer: HandOver, request: Request) -> Response | None:
+    async def _give_away(self, answer: HandOver, request: Request) -> Response | None:
         """None if somebody else has the connection now; what is left for us is to close our end of it."""
         if not isinstance(self._stream, trio.SocketStream):
             raise UsageError("http: only a socket can be handed over")
-        refusal = answer.take(self._stream.socket.fileno(), request.serialize() + bytes(self._buffer), self._peer)
+        data = request.serialize() + bytes(self._buffer)
+        refusal = await answer.take(self._stream.socket.fileno(), data, self._peer)
         self._server.counters["handed_over" if refusal is None else "not_handed_over"] += 1
         return refusal
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from triosfu.config import Config
 
 ANSWER: Final = 2.0  # seconds for a worker process to answer what it is asked
+TAKEN: Final = (MISSED + 3) * PING  # for a connection to be taken: by then one that does not read has been replaced
 OK: Final = 200
 BUSY: Final = "no worker process can take this now"
 ELSEWHERE: Final = "the destination room is with another worker process than the participant's (docs/workers.md)"
@@ -182,16 +183,27 @@ class _Desk:
         names = await rooms_of(request, self._keys)
         return HandOver(partial(self._hand_over, request.path, names))
 
-    def _hand_over(
+    async def _hand_over(
         self, path: str, names: Sequence[str], sock: int, data: bytes, peer: tuple[str, int]
     ) -> Response | None:
-        """Give a connection to the worker process that has its rooms, or is to have them from now on."""
-        try:
-            worker = self._supervisor.choose(names)
-        except Elsewhere:
-            return TwirpError("failed_precondition", ELSEWHERE).response()
-        if worker is not None and worker.hand_over(sock, data, peer=peer, names=names):
-            return None
+        """Give a connection to the worker process that has its rooms, or is to have them from now on.
+
+        If that has no room for it, the connection waits, and nobody else does: the process reads on, or is killed, and
+        then another one has the rooms.
+        """
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(TAKEN):
+            while True:
+                try:
+                    worker = self._supervisor.choose(names)
+                except Elsewhere:
+                    return TwirpError("failed_precondition", ELSEWHERE).response()
+                if worker is None:
+                    await self._supervisor.changed()
+                elif worker.hand_over(sock, data, peer=peer, names=names):
+                    return None
+                else:
+                    await worker.room()
         return _busy(path)
 
     async def _list_rooms(self, request: Request) -> Response:

@@ -118,7 +118,7 @@ class Request:
 
         What repeated header fields had to say is in one (RFC 9110, section 5.3).
         """
-        kept = [(name, value) for name, value in self.headers.items() if name not in OF_ONE_CONNECTION]
+        kept = [(name, value.strip(" \t")) for name, value in self.headers.items() if name not in OF_ONE_CONNECTION]
         upgrade = [("connection", "Upgrade"), ("upgrade", "websocket")]
         kept += upgrade if self.wants_websocket else [("connection", "close")]
         kept.append(("content-length", str(len(self.body))))

@@ -225,7 +225,10 @@ async def test_what_one_has_revoked_all_know_and_those_to_come(autojump_clock: M
         assert made.of(0)[1].told[0].said == said
 
 
-@pytest.mark.parametrize("message", [{"kind": "sings"}, {"kind": "held", "room": 7}, {"kind": "beat"}])
+@pytest.mark.parametrize(
+    "message",
+    [{"kind": "sings"}, {"kind": "held", "room": 7}, {"kind": "beat"}, {"kind": "done", "lease": float("nan")}],
+)
 async def test_one_that_says_what_nobody_understands_is_replaced(
     message: dict[str, object], autojump_clock: MockClock
 ) -> None:

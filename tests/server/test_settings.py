@@ -287,3 +287,9 @@ async def test_an_embedded_server_logs_as_configured_and_leaves_a_configured_str
             assert structlog.get_config()["processors"][-1].__class__ is structlog.processors.KeyValueRenderer
     finally:
         structlog.reset_defaults()
+
+
+async def test_an_embedded_server_is_one_process() -> None:
+    with pytest.raises(ConfigError, match=r"^workers: worker processes are started by `triosfu run` only$"):
+        async with triosfu.serve(load_config("workers: 2", development=True)):
+            raise AssertionError

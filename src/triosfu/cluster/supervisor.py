@@ -316,6 +316,10 @@ class Supervisor:
                     worker.receive(letter)
             except (ConfigError, ControlClosed) as error:
                 end = error
+            except Exception:  # a bug in what one of them says is nothing to the others
+                log.exception("bug", doing="control", worker=worker.index)
+                self.counters["bugs"] += 1
+                end = ControlClosed("a bug")
             nursery.cancel_scope.cancel()
         return end
 

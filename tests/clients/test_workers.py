@@ -370,6 +370,10 @@ async def test_an_agent_worker_registers_once_and_all_processes_give_it_jobs(ser
         imagined = await one.take()
         assert imagined.job.room.name == "imagined"
         await one.nothing_of("availability")  # one process has imagined it
+        page = await scrape(METRICS)
+        assert page.value("triosfu_agent_events_total", event="unknown_job") == 0  # nobody was asked about another's
+        assert page.value("triosfu_agent_jobs_ended_total", status="success") == WORKERS
+        assert page.value("triosfu_agent_workers") == 1
 
 
 async def test_an_agent_worker_that_is_refused_is_told_why(server: Several) -> None:

@@ -18,6 +18,7 @@ from tests.support.client import join
 from triosfu.cluster.control import Control, pair
 from triosfu.cluster.post import OWN, PUBLIC, Post
 from triosfu.config import load_config
+from triosfu.config.workers import LONGEST_NAME
 from triosfu.net.http import HttpServer, Request, Response
 from triosfu.rooms.directory import Rooms
 from triosfu.rooms.joining import Services
@@ -138,6 +139,9 @@ async def test_pings_are_answered_and_revocations_go_both_ways(autojump_clock: M
         assert one.rooms.revocations.refuses("r", "alice", 49)
         one.rooms.revocations.revoke("r", "bob", 60)
         assert await one.told() == {"kind": "revoked", "room": "r", "identity": "bob", "before": 60}
+        for longest in ("\x01", "\U0001f600"):
+            one.rooms.revocations.revoke(longest * LONGEST_NAME, longest * LONGEST_NAME, 60)
+            assert (await one.told())["identity"] == longest * LONGEST_NAME
         one.rooms.revocations.revoke("r", "x" * 10_000, 60)  # nobody has such a name
         one.front.tell({"kind": "ping"})
         assert (await one.told())["kind"] == "beat"

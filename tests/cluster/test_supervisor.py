@@ -35,6 +35,7 @@ class Imagined:
     ready: bool = True
     answers: bool = True
     stops: bool = True  # when it is told to
+    deaf: bool = False  # it does not read what it is told
     refuses: str = ""
     killed: bool = False
     pid: int = 1
@@ -47,6 +48,8 @@ class Imagined:
 
     def die(self) -> None:
         self.control.close()
+        for letter in self.told:
+            letter.close()
         self.over.set()
 
     async def wait(self) -> int:
@@ -66,6 +69,8 @@ class Imagined:
             while True:
                 letter = await self.control.receive()
                 self.told.append(letter)
+                if self.deaf:
+                    await self.over.wait()
                 if letter.said["kind"] == "ping" and self.answers:
                     self.control.tell({"kind": "beat", "load": 0.25})
                 if letter.said["kind"] == "stop" and self.stops:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from triosfu.config import Config, PortRange, load_config
-from triosfu.config.workers import LONGEST_ROOM_NAME, of_worker
+from triosfu.config.workers import LONGEST_NAME, of_worker
 from triosfu.errors import ConfigError
 
 
@@ -44,9 +44,10 @@ def test_the_rest_is_as_it_was_and_each_is_one_process() -> None:
     config = configured("workers: 2\nregion: here\nlimit: {max_room_name_length: 0, max_metadata_size: 7}")
     one = of_worker(config, 1)
     assert (one.workers, one.region, one.keys, one.limit.max_metadata_size) == (1, "here", config.keys, 7)
-    assert one.limit.max_room_name_length == LONGEST_ROOM_NAME
-    short = configured("workers: 2\nlimit: {max_room_name_length: 9}")
-    assert of_worker(short, 0).limit.max_room_name_length == 9
+    assert (one.limit.max_room_name_length, one.limit.max_participant_identity_length) == (LONGEST_NAME, 256)
+    short = configured("workers: 2\nlimit: {max_room_name_length: 9, max_participant_identity_length: 0}")
+    limit = of_worker(short, 0).limit
+    assert (limit.max_room_name_length, limit.max_participant_identity_length) == (9, LONGEST_NAME)
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def available() -> bool:
 
 
 def _written(said: dict[str, Any], *, sock: bool) -> bytes:
-    return json.dumps({**said, "sock": True} if sock else said, separators=(",", ":")).encode()
+    return json.dumps({**said, "sock": True} if sock else said, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _said(data: bytes) -> dict[str, Any]:

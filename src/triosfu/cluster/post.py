@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from triosfu.cluster.control import ControlClosed
+from triosfu.config.workers import LONGEST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,6 @@ log = structlog.get_logger(__name__)
 
 PUBLIC: Final = "public"  # the door of clients
 OWN: Final = "own"  # the door of the front
-LONGEST_IDENTITY: Final = 4096  # characters; nobody with a longer one can join
 
 
 class Post:
@@ -130,7 +130,7 @@ class Post:
         return self._load
 
     def _revoked(self, room: str, identity: str, before: float) -> None:
-        if len(identity) <= LONGEST_IDENTITY:
+        if len(identity) <= LONGEST_NAME:  # nobody else can join
             self.control.tell({"kind": "revoked", "room": room, "identity": identity, "before": before})
 
 

@@ -11,7 +11,7 @@ from triosfu.errors import ConfigError
 if TYPE_CHECKING:
     from triosfu.config.model import Config
 
-LONGEST_ROOM_NAME: Final = 4096  # characters: names travel between processes, in one message each
+LONGEST_NAME: Final = 4096  # characters: of a room, or an identity; they travel between processes in one message
 HIGHEST: Final = 65535
 
 
@@ -24,9 +24,17 @@ def of_worker(config: Config, index: int) -> Config:
     Raises:
         ConfigError: There are not enough ports, or one of them is another's.
     """
-    longest = min(config.limit.max_room_name_length or LONGEST_ROOM_NAME, LONGEST_ROOM_NAME)
+    limit = replace(
+        config.limit,
+        max_room_name_length=_at_most(config.limit.max_room_name_length),
+        max_participant_identity_length=_at_most(config.limit.max_participant_identity_length),
+    )
     rtc = replace(config.rtc, udp_port=_udp_ports(config, index), tcp_port=_tcp_port(config, index))
-    return replace(config, workers=1, rtc=rtc, limit=replace(config.limit, max_room_name_length=longest))
+    return replace(config, workers=1, rtc=rtc, limit=limit)
+
+
+def _at_most(length: int) -> int:
+    return min(length or LONGEST_NAME, LONGEST_NAME)
 
 
 def _udp_ports(config: Config, index: int) -> PortRange:

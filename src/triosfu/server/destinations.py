@@ -10,7 +10,7 @@ from livekit.protocol import room
 from triosfu.api.errors import JSON, TwirpError
 from triosfu.api.messages import PROTOBUF, content_type, parse
 from triosfu.api.twirp import PREFIX, at_leisure
-from triosfu.config.workers import LONGEST_ROOM_NAME
+from triosfu.config.workers import LONGEST_NAME
 from triosfu.tokens import TokenError, signed, token_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def rooms_of(request: Request, keys: Mapping[str, str]) -> tuple[str, ...]
         if request.path in BETWEEN_ROOMS:
             names.append(claims.video.destination_room)
     # Nobody gets into a room with a longer name.
-    return tuple(dict.fromkeys(name for name in names if 0 < len(name) <= LONGEST_ROOM_NAME))
+    return tuple(dict.fromkeys(name for name in names if 0 < len(name) <= LONGEST_NAME))
 
 
 async def _named(request: Request) -> str:

@@ -129,7 +129,7 @@ async def serve_front(config: Config, command: Sequence[str], *, grace: float = 
 
     supervisor = Supervisor(config.workers, spawn, begin, grace=grace)
     relay = AgentRelay(keys, supervisor, message_size=config.limit.agent_signal_message_size_limit)
-    desk = _Desk(supervisor, relay, keys, Demo(keys) if config.development else None)
+    desk = Desk(supervisor, relay, keys, Demo(keys) if config.development else None)
     async with AsyncExitStack() as stack:
         listeners = await open_listeners(config.bind_addresses, config.port)
         for listener in listeners:
@@ -161,7 +161,7 @@ async def serve_front(config: Config, command: Sequence[str], *, grace: float = 
             nursery.cancel_scope.cancel()
 
 
-class _Desk:
+class Desk:
     """Answers the requests of clients."""
 
     def __init__(self, supervisor: Supervisor, relay: AgentRelay, keys: Mapping[str, str], demo: Demo | None) -> None:

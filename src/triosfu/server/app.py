@@ -215,7 +215,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 return page
             return await signalling.respond(request)
 
-        http = HttpServer(respond, limits=Limits(body=config.limit.max_api_request_body_size))
+        http = HttpServer(respond, limits=Limits(body=config.limit.max_api_request_body_size), clock=mux.clock)
         async with trio.open_nursery() as nursery:
             if webhooks is not None:
                 nursery.start_soon(webhooks.run, name="webhooks")

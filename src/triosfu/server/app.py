@@ -165,7 +165,6 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
         monitoring = await stack.enter_async_context(configured_metrics(config)) if config.prometheus.port else None
         webhooks = await stack.enter_async_context(configured_webhooks(config, rng)) if config.webhook.urls else None
         mux = await open_mux(config, stack)
-        log.info("packet_path", **mux.path())
         whip_sessions = Sessions()
         peers = PeerFactory(
             mux=mux,
@@ -215,6 +214,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 return page
             return await signalling.respond(request)
 
+        log.info("packet_path", **mux.path())
         http = HttpServer(respond, limits=Limits(body=config.limit.max_api_request_body_size), clock=mux.clock)
         async with trio.open_nursery() as nursery:
             if webhooks is not None:

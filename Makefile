@@ -12,10 +12,11 @@ HOURS ?= 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 CLIENTS ?= 200
-.PHONY: black-hole joins soak go-clients help run test check lint format fuzz prove prove-mutants clean
+.PHONY: black-hole joins soak go-clients help run kernel test check lint format fuzz prove prove-mutants clean
 
 help:
 	@echo "make run    serve the demo on http://localhost:7880 (ARGS=... goes to triosfu run)"
+	@echo "make kernel compile the innermost loops of the packet path: less CPU for a packet (docs/packet-path.md)"
 	@echo "make test   set up everything, browser included, and run all checks and tests"
 	@echo "make check  the same without real browsers and clients (ARGS=... goes to pytest)"
 	@echo "make go-clients  the tests with LiveKit's Go SDK alone, which make test skips where there is no Go"
@@ -31,6 +32,8 @@ help:
 
 run: .make/package
 	$(BIN)/triosfu run --dev $(ARGS)
+
+kernel: .make/kernel
 
 # A process for each core shares the tests, and one more begins with those that have real clients (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS)
@@ -92,7 +95,12 @@ clean:
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-.make/development: .make/package
+# The innermost loops of the packet path, compiled: for who wants them, and for the tests.
+.make/kernel: .ci/kernel $(wildcard kernel/*) .make/venv
+	.ci/kernel $(VENV)
+	@touch $@
+
+.make/development: .make/package .make/kernel
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
 	@touch $@
 

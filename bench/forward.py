@@ -24,6 +24,8 @@ SLOTS = 128
 class Arena:
     """An egress that throws everything away."""
 
+    compiled = None
+
     def __init__(self) -> None:
         self.arena = memoryview(bytearray(2048 * SLOTS))
         self._next = 0

@@ -26,7 +26,9 @@ MID = "urn:ietf:params:rtp-hdrext:sdes:mid"
 class Sink:
     """A subscriber that throws everything away."""
 
-    def forward(self, burst: Burst, now: float) -> None:
+    lane = None
+
+    def take(self, burst: Burst, now: float, start: int = 0) -> None:
         """Take packets."""
 
 

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("datachannel",),
     ("ice", "dtls", "srtp", "rtp", "sctp", "sdp", "turn"),
     ("stun",),
-    ("errors", "config", "tokens", "logs", "histogram", "grid"),
+    ("errors", "config", "tokens", "logs", "histogram", "grid", "kernel"),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 CORES = frozenset({"ice", "dtls", "srtp", "rtp", "sctp", "datachannel", "sdp", "turn", "stun", "media"})

@@ -42,6 +42,8 @@ Examples, for docs/performance.md, on a machine with nothing else to do:
     nice -n -10 python -m bench.sfu --scenarios audio,video --loss 1 --rounds 3
     nice -n -10 python -m bench.sfu --scenarios audio --sizes 100,500 --no-feedback
     nice -n -10 python -m bench.sfu --scenarios audio --sizes 300 --both     # memory of participants with both
+    nice -n -10 python -m bench.sfu --share 50 --rounds 3                    # delays at half of what saturates a core
+    for n in 1 3 10 30 100; do python -m bench.sfu --scenarios audio --sizes 11 --rooms $n --json cost.jsonl; done
     nice -n -10 python -m bench.sfu --scenarios audio --sizes 50 --rooms 4 --options "--workers 2"
     python -m bench.sfu.plot sfu.jsonl docs/performance          # the plots once more
     python -m bench.sfu --url ws://127.0.0.1:7880 --key devkey --secret secret
@@ -56,6 +58,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -63,7 +66,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import trio
 
-from bench.sfu.figures import HEADING, Figures, ratios, together
+from bench.sfu.figures import HEADING, Figures, ratios, spreads, together
 from bench.sfu.janus import janus
 from bench.sfu.peer import Ended, first_of
 from bench.sfu.scenarios import SCENARIOS, Habits, measure
@@ -74,11 +77,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from bench.sfu.scenarios import Scenario
     from bench.sfu.servers import Measured
 
     Opener = Callable[[], AbstractContextManager[Measured]]
 
 PEERS = ("triosfu", "janus")
+TRIES, CLOSE = 5, 0.15  # runs to find a size with, and how near to the share is near enough
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -87,6 +92,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="which ones (default: %(default)s)")
     parser.add_argument("--sizes", help="how many are in the room, instead of the usual ones, such as 10,100")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.0,
+        help="find the sizes that keep the server busy for so many percent of a core (default: the sizes are given)",
+    )
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="that are counted in each run (default: %(default)s)"
     )
@@ -116,6 +127,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--plots: matplotlib is missing (pip install triosfu[bench])")
     if options.profile and which("py-spy") is None:
         parser.error("--profile: py-spy is missing")
+    if not 0 <= options.share <= 100:
+        parser.error("--share: 0 to 100 percent of a core")
     if not 0 <= options.loss <= 50:
         parser.error("--loss: 0 to 50 percent")
     return options
@@ -140,26 +153,51 @@ def run(options: argparse.Namespace, commit: str, lines: TextIO | None, runs: li
         profile=options.profile,
     )  # fmt: skip
     every = openers(options)
+
+    def once(server: str, name: str, size: int) -> Figures:
+        with every[server]() as measured:
+            figures = trio.run(measure, measured, name, size, habits)
+        runs.append(figures)
+        print(figures, flush=True)
+        if SCENARIOS[name].silent and figures.cpu is not None:
+            each = 1e6 * figures.cpu / figures.seconds / size / options.rooms
+            print(f"  {each:.0f} µs of CPU a second for each participant")
+        for doubt in figures.doubts:
+            print(f"  {doubt}", flush=True)
+        if lines is not None:
+            about = {"commit": commit, "rooms": options.rooms, "loss": options.loss, "both": options.both}
+            about |= {"feedback": habits.feedback, "options": options.options}
+            lines.write(json.dumps({**about, **figures.as_json()}) + "\n")
+            lines.flush()
+        return figures
+
     for name in options.scenarios.split(","):
-        sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else SCENARIOS[name].sizes
         servers = [server for server in every if not (server == "janus" and SCENARIOS[name].data)]
+        if options.share:
+            for server in servers:
+                size = find_size(partial(once, server, name), SCENARIOS[name], options.share / 100)
+                for _ in range(options.rounds - 1):
+                    once(server, name, size)
+            continue
+        sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else SCENARIOS[name].sizes
         for size in sizes:
             for _ in range(options.rounds):
                 for server in servers:
-                    with every[server]() as measured:
-                        figures = trio.run(measure, measured, name, size, habits)
-                    runs.append(figures)
-                    print(figures, flush=True)
-                    if SCENARIOS[name].silent and figures.cpu is not None:
-                        each = 1e6 * figures.cpu / figures.seconds / size / options.rooms
-                        print(f"  {each:.0f} µs of CPU a second for each participant")
-                    for doubt in figures.doubts:
-                        print(f"  {doubt}", flush=True)
-                    if lines is not None:
-                        about = {"commit": commit, "rooms": options.rooms, "loss": options.loss, "both": options.both}
-                        about |= {"feedback": habits.feedback, "options": options.options}
-                        lines.write(json.dumps({**about, **figures.as_json()}) + "\n")
-                        lines.flush()
+                    once(server, name, size)
+
+
+def find_size(run: Callable[[int], Figures], scenario: Scenario, share: float) -> int:
+    """Run with the sizes that lead to one with which the server keeps about `share` of a core busy; that size."""
+    size = scenario.sizes[1]
+    for _ in range(TRIES):
+        figures = run(size)
+        busy = (figures.cpu or share * figures.seconds) / figures.seconds
+        if abs(busy - share) <= CLOSE * share:
+            break
+        tried, size = size, max(2, round(size * (share / busy) ** (0.5 if scenario.everybody else 1)))
+        if size == tried:
+            break
+    return size
 
 
 def summarize(runs: list[Figures], options: argparse.Namespace) -> None:
@@ -172,7 +210,7 @@ def summarize(runs: list[Figures], options: argparse.Namespace) -> None:
         print("\nmedians\n" + HEADING)
         for one in medians:
             print(one)
-    for line in ratios(runs, *PEERS):
+    for line in (*ratios(runs, *PEERS), *spreads(runs)):
         print(line)
     if options.plots:
         from bench.sfu.plot import draw_all  # noqa: PLC0415  matplotlib only for who wants plots

@@ -125,3 +125,19 @@ def ratios(runs: Iterable[Figures], ours: str, theirs: str) -> list[str]:
                 f"CPU ({min(found):.1f} to {max(found):.1f} in {len(found)} pairs)"
             )
     return lines
+
+
+def spreads(runs: Iterable[Figures]) -> list[str]:
+    """A line for each server and scenario: what a packet costs with the fewest subscriptions, and with more."""
+    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for run in runs:
+        if run.cost is not None and run.subscriptions:
+            by_number = found.setdefault((run.server, run.scenario), {})
+            by_number.setdefault(run.subscriptions, []).append(run.cost)
+    return [
+        f"{server}, {scenario}: "
+        + ", ".join(f"{median(costs):.1f} µs with {number}" for number, costs in sorted(by_number.items()))
+        + " subscriptions"
+        for (server, scenario), by_number in found.items()
+        if len(by_number) > 1
+    ]

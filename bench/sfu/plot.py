@@ -1,7 +1,8 @@
 """Draws what runs have shown: `python -m bench.sfu.plot FILE FOLDER`; wants matplotlib (`pip install triosfu[bench]`).
 
-One SVG for each scenario: packets for each second of the server's CPU, and the delay that 99 of 100 packets stay below,
-over how many are in the room. The lines go through the medians, the bars from the least to the most of the rounds.
+One SVG for each scenario with several sizes: packets for each second of the server's CPU, and the delay that 99 of 100
+packets stay below, over how many are in the room. The lines go through the medians, the bars from the least to the most
+of the rounds. `sfu-cost.svg` has what a packet costs, over how many subscriptions there are.
 """
 
 from __future__ import annotations
@@ -35,7 +36,29 @@ def draw_all(runs: Sequence[Figures], folder: Path) -> None:
     """Write `sfu-SCENARIO.svg` for each scenario that `runs` have."""
     folder.mkdir(parents=True, exist_ok=True)
     for scenario in dict.fromkeys(run.scenario for run in runs):
-        draw([run for run in runs if run.scenario == scenario], folder / f"sfu-{scenario}.svg")
+        some = [run for run in runs if run.scenario == scenario]
+        if len({run.size for run in some}) > 1:
+            draw(some, folder / f"sfu-{scenario}.svg")
+    if len({run.subscriptions for run in runs}) > 1:
+        draw_cost(runs, folder / "sfu-cost.svg")
+
+
+def draw_cost(runs: Sequence[Figures], to: Path) -> None:
+    """Write one SVG for all scenarios: what a packet costs over how many subscriptions there are, in all rooms."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.add_subplot(1, 1, 1)
+    for server, scenario in dict.fromkeys((run.server, run.scenario) for run in runs):
+        by_number: dict[int, list[float]] = {}
+        for run in runs:
+            if (run.server, run.scenario) == (server, scenario) and run.cost is not None:
+                by_number.setdefault(run.subscriptions, []).append(run.cost)
+        numbers = sorted(by_number)
+        costs = [median(by_number[number]) for number in numbers]
+        axes.plot(numbers, costs, marker="o", markersize=3, label=f"{server}: {scenario}")
+    axes.set(xlabel="subscriptions", ylabel="µs of CPU for each packet", xscale="log")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.savefig(to, metadata={"Date": None})
 
 
 def draw(runs: Sequence[Figures], to: Path) -> None:

@@ -94,6 +94,8 @@ def check_nal_units(data: bytes) -> None:
 class Slot:
     """A sink with one slot, and a guard behind it."""
 
+    compiled = None
+
     def __init__(self) -> None:
         self.arena = memoryview(bytearray(2 * SLOT))
         self.sent: set[int] = set()  # sequence numbers

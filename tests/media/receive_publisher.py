@@ -34,7 +34,9 @@ class Recorder:
     def __init__(self) -> None:
         self.packets: list[RtpPacket] = []
 
-    def forward(self, burst: Burst, now: float) -> None:
+    lane = None
+
+    def take(self, burst: Burst, now: float, start: int = 0) -> None:
         self.packets += burst.packets
 
     @property

@@ -30,6 +30,8 @@ EPOCH = 3_900_000_000.0  # the publisher's clock at time 0, in seconds since 190
 class Recorder:
     """A sink that keeps what was committed."""
 
+    compiled = None
+
     def __init__(self) -> None:
         self.arena = memoryview(bytearray(2048 * 4))
         self.packets: list[RtpPacket] = []

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 class Broken:
     """A subscriber with a bug."""
 
-    def forward(self, burst: Burst, now: float) -> None:
+    lane = None
+
+    def take(self, burst: Burst, now: float, start: int = 0) -> None:
         raise LookupError
 
 
@@ -24,7 +26,9 @@ class Sound:
     def __init__(self) -> None:
         self.packets: list[RtpPacket] = []
 
-    def forward(self, burst: Burst, now: float) -> None:
+    lane = None
+
+    def take(self, burst: Burst, now: float, start: int = 0) -> None:
         self.packets += burst.packets
 
 

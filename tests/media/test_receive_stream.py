@@ -277,7 +277,9 @@ def test_opus_in_a_track_of_another_codec_stays_out() -> None:
 
 def test_a_failing_subscriber_costs_the_others_nothing() -> None:
     class Broken:
-        def forward(self, burst: Burst, now: float) -> None:
+        lane = None
+
+        def take(self, burst: Burst, now: float, start: int = 0) -> None:
             raise ZeroDivisionError
 
     ingress, receiver, before = with_video()
@@ -295,7 +297,9 @@ def test_leaving_while_a_packet_is_handed_out_skips_nobody() -> None:
     ingress, receiver, first = with_video()
 
     class Leaver:
-        def forward(self, burst: Burst, now: float) -> None:
+        lane = None
+
+        def take(self, burst: Burst, now: float, start: int = 0) -> None:
             receiver.unsubscribe(self)
 
     leaver, last = Leaver(), Recorder()

@@ -36,7 +36,7 @@ def test_a_layer_keeps_as_many_packets_as_configured(size: int) -> None:
 def test_subscribers_can_ask_again_for_as_many(size: int, history: int) -> None:
     receiver = video(ReceiveSettings(buffer_video=size))
     down = DownTrack(receiver=receiver, sink=Path().sink, ssrc=1, rtx_ssrc=2, rng=Random(1), now=0.0, cname="c")
-    assert len(down._forwarder.sequencer.ring) == history >= size
+    assert down._forwarder.munger.history == history >= size
 
 
 def test_keyframe_requests_keep_the_configured_distance() -> None:

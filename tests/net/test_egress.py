@@ -30,6 +30,8 @@ from triosfu.srtp import Inbound, Outbound, SrtpKeys, SrtpProfile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("packet_path")
+
 
 @pytest.fixture(params=[True, False], ids=["batched", "plain"])
 def batched(request: pytest.FixtureRequest) -> bool:
@@ -124,6 +126,8 @@ def test_a_full_socket_buffer_drops_and_counts_and_does_not_wait() -> None:
         egress.open_outlet(ours, ("127.0.0.1", 1), batched=True)
         destination = egress.destination(("127.0.0.1", 2))
         destination.name = destination.name_length = 0  # the pair is connected: no address goes with a datagram
+        if egress.kernel_queue is not None:
+            destination.way.name, destination.way.name_length = egress.kernel_queue.kernel.ffi.NULL, 0
         for _ in range(SLOTS):
             queue(egress, bytes(1000), destination)
         egress.flush()

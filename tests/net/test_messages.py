@@ -16,14 +16,20 @@ from triosfu.net import batch, messages
 from triosfu.net.address import unpack
 from triosfu.net.batch import SLOT, BatchedInbox, ffi
 from triosfu.net.egress import SLOTS, Egress
-from triosfu.net.messages import MAX_SEGMENTS, segmentation_available
+from triosfu.net.messages import CONTROL_SIZE, MAX_SEGMENTS, segmentation_available
 
 if TYPE_CHECKING:
     import socket
 
+pytestmark = pytest.mark.usefixtures("packet_path")
+
 # Sizes that make runs, that end them, and runs that are too long for one message.
 sizes = st.one_of(st.sampled_from([1, 100, 1200, SLOT]), st.integers(1, SLOT))
 bursts = st.lists(st.tuples(st.integers(0, 2), sizes, st.integers(1, 70)), max_size=8)
+
+
+def written(egress: Egress, slots: range, *, segmented: bool) -> int:
+    return egress._messages.write(egress._queued, slots, segmented=segmented)
 
 
 def drain(sock: socket.socket) -> list[bytes]:
@@ -126,14 +132,12 @@ def test_a_run_is_one_message() -> None:
         for length in [1200] * 10 + [700, 1200]:
             egress.send(bytes(length), destination)
         egress.send(bytes(10), egress.destination(("127.0.0.1", 9)))
-        assert egress._messages._write(egress._queued, range(13), segmented=True) == 3
-        assert egress._messages._starts == [0, 11, 12]
-        assert egress._messages._write(egress._queued, range(13), segmented=False) == 13
+        assert written(egress, range(13), segmented=True) == 3
+        assert list(egress._messages.starts)[:3] == [0, 11, 12]
+        assert written(egress, range(13), segmented=False) == 13
         for _ in range(13, SLOTS):
             egress.send(bytes(100), destination)
-        assert egress._messages._write(egress._queued, range(SLOTS), segmented=True) == 3 + -(
-            -(SLOTS - 13) // MAX_SEGMENTS
-        )
+        assert written(egress, range(SLOTS), segmented=True) == 3 + -(-(SLOTS - 13) // MAX_SEGMENTS)
 
 
 NARROW = """
@@ -197,3 +201,37 @@ def test_a_run_that_is_refused_is_sent_singly_or_counted_as_a_whole(
         else:
             assert drain(peer) == [b"three and more"] * 2
             assert (tries, dict(egress.counters)) == (2, {"send_eperm": 4})
+
+
+@given(bursts=bursts, whole=st.booleans(), segmented=st.booleans())
+def test_the_kernel_writes_the_messages_that_python_writes(
+    bursts: list[tuple[int, int, int]], whole: bool, segmented: bool
+) -> None:
+    with udp() as ours:
+        egress = Egress()
+        egress.open_outlet(ours, ours.getsockname(), batched=True)
+        if egress.kernel_queue is None:
+            pytest.skip("without the kernel there is one loop only")
+        destinations = [egress.destination(("127.0.0.1", port)) for port in (1, 2, 3)]
+        if whole:
+            destinations[2].take_whole()
+        slots = [(peer, size) for peer, size, count in bursts for _ in range(count)][:SLOTS]
+        for number, (peer, size) in enumerate(slots):
+            egress.send(bytes(9000 if number % 50 == 49 else size), destinations[peer])
+        found = []
+        for write in (egress._messages._write, egress._messages.write):
+            count = write(egress._queued, range(len(slots)), segmented=segmented)
+            headers = [egress._messages._headers[at].msg_hdr for at in range(count)]
+            cuts = [
+                egress._messages._sizes[(at * CONTROL_SIZE + 16) // 2] if header.msg_controllen else 0
+                for at, header in enumerate(headers)
+            ]
+            found.append(
+                [
+                    (header.msg_name, header.msg_namelen, header.msg_iov, header.msg_iovlen, header.msg_controllen, cut)
+                    for header, cut in zip(headers, cuts, strict=True)
+                ]
+            )
+        assert found[0] == found[1]
+        assert egress._messages._starts == list(egress._messages.starts)[: len(found[0])]
+        egress._queued.clear()

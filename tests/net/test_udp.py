@@ -12,6 +12,7 @@ import trio
 
 from tests.net.test_egress import SmallSocket
 from triosfu.errors import UsageError
+from triosfu.kernel import installed
 from triosfu.net.batch import BATCH, LARGEST, SLOT
 from triosfu.net.udp import FULL_PAUSE, FULL_TRIES, MAX_TUPLES, Route, UdpMux
 from triosfu.stun.wire import COOKIE_BYTES
@@ -504,3 +505,16 @@ async def test_who_has_much_to_do_lets_others_have_their_turn_between_batches_an
     # Who comes first in a turn of the loop is left to chance, so two of one kind may stand together, and never three.
     assert "batch batch batch" not in " ".join(order)
     assert order.count("batch") > 10
+
+
+async def test_a_mux_tells_which_path_packets_take_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logged once, when a server starts."""
+    async with UdpMux.open(["127.0.0.1"], 0) as mux:
+        assert mux.path() == {
+            "calls": "recvmmsg, sendmmsg",
+            "runs": "in and out",
+            "kernel": "compiled" if installed() else "python",
+        }
+    monkeypatch.setattr("triosfu.net.egress.installed", lambda: None)
+    async with UdpMux.open(["127.0.0.1"], 0, batched=False) as mux:
+        assert mux.path() == {"calls": "one for each datagram", "runs": "none", "kernel": "python"}

@@ -159,7 +159,9 @@ class Track:
             extension_ids={uri: number for number, uri in incoming.extensions.items()},
         )
 
-    def forward(self, burst: Burst, now: float) -> None:
+    lane = None
+
+    def take(self, burst: Burst, now: float, start: int = 0) -> None:
         self.packets += burst.packets
         self._side.tell()
 

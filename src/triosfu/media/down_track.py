@@ -62,11 +62,11 @@ class DownTrack:
         "_silence",
         "_silent_at",
         "_silent_left",
+        "_stats",
         "cname",
         "created_at",
         "mid",
         "mime",
-        "stats",
     )
 
     def __init__(
@@ -87,7 +87,7 @@ class DownTrack:
         self.cname, self.mid = cname, mid
         self.mime = ""  # of what is sent, in lower case, once bound
         self.created_at = now
-        self.stats = continuing.stats.following() if continuing else SendStats()
+        self._stats = continuing.stats.following() if continuing else SendStats()
         self._receiver = receiver
         self._encrypted = encrypted
         self._delay = playout_delay
@@ -98,7 +98,7 @@ class DownTrack:
             ssrc=ssrc,
             rtx_ssrc=rtx_ssrc,
             rng=rng,
-            stats=self.stats,
+            stats=self._stats,
             continuing=continuing,
         )
         self._reports = SendReports(receiver.clock_rate)
@@ -106,6 +106,12 @@ class DownTrack:
         self._padding_at = self._padding_until = math.inf
         self._silence = b""  # one frame of it, where it may be made: not where only clients have the key
         self._silent_at, self._silent_left = math.inf, 0  # when the next one is due, and how many there are to come
+
+    @property
+    def stats(self) -> SendStats:
+        """What was sent until now, and what the subscriber says of it."""
+        self._forwarder.settle()
+        return self._stats
 
     @property
     def ssrc(self) -> int:
@@ -125,6 +131,7 @@ class DownTrack:
     @property
     def current_layer(self) -> int:
         """The simulcast layer that flows, -1 for none."""
+        self._forwarder.settle()
         last = self._forwarder.last
         return NO_LAYER if last is None else last.spatial
 
@@ -157,6 +164,7 @@ class DownTrack:
             raise UsageError(f"the subscriber did not negotiate {wanted}")
         self.mime = wanted
         forwarder = self._forwarder
+        forwarder.disarm()
         forwarder.payload_type = by_mime[wanted]
         forwarder.rtx_payload_type = {mime.lower(): number for mime, number in rtx_payload_types.items()}.get(wanted)
         forwarder.shape = self._shared_shape(extension_ids, primary_only=primary_only)
@@ -166,6 +174,7 @@ class DownTrack:
         if wanted in SCALABLE and forwarder.layered is None:
             forwarder.layered = ScalableFilter()
         self._limit_layers()
+        self._receiver.regroup()
         if Hold.UNBOUND in self._holds:
             self._receiver.subscribe(forwarder)
             self._release(Hold.UNBOUND, now)
@@ -175,7 +184,7 @@ class DownTrack:
         """Stop for good, or until the next `bind`; the receiver feeds this track no more."""
         self._receiver.unsubscribe(self._forwarder)
         self._stop(Hold.UNBOUND, Change.RESUMED)
-        self._forwarder.sequencer.clear()
+        self._forwarder.forget()
         self._padding_at = self._silent_at = math.inf
 
     def left_off(self) -> LeftOff:
@@ -184,7 +193,7 @@ class DownTrack:
 
     def log_sent(self, log: SentLog | None) -> None:
         """Number packets for transport-wide feedback in `log`, that of the subscriber's transport."""
-        self._forwarder.sent_log = log
+        self._forwarder.log_sent(log)
 
     def _shared_shape(self, extension_ids: Mapping[str, int], *, primary_only: bool) -> Shape:
         """The shape that another subscriber with the same identifiers already uses, or a new one."""
@@ -298,7 +307,7 @@ class DownTrack:
         """
         if now < self._forwarder.hunt.outdated_until or Hold.UNBOUND in self._holds:
             return
-        stats = self.stats
+        stats = self._stats
         for sequence, _ in zip(sequences, range(MAX_NACKED), strict=False):
             stats.nacks += 1
             if not self._forwarder.resend(sequence, now):
@@ -306,20 +315,21 @@ class DownTrack:
 
     def receive_pli(self, now: float) -> None:
         """The subscriber has lost the picture (RFC 4585, section 6.3.1): ask the publisher for a new one."""
-        self.stats.plis += 1
+        self._stats.plis += 1
         self._forwarder.renew(now)
 
     def receive_fir(self, now: float) -> None:
         """The subscriber wants a decoder refresh (RFC 5104, section 4.3.1), which to us is the same."""
-        self.stats.firs += 1
+        self._stats.firs += 1
         self._forwarder.renew(now)
 
     def receive_report(self, block: ReportBlock, now: float) -> None:
         """Take what a receiver report says about this stream."""
-        self._reports.receive(block, self.stats, now)
+        self._reports.receive(block, self._stats, now)
 
     def sender_report(self, now: float, ntp_now: float) -> SenderReport | None:
         """The sender report to send at `now`, `ntp_now` (seconds since 1900) on our wall clock; None to send none."""
+        self._forwarder.settle()
         forwarder, last = self._forwarder, self._forwarder.last
         if last is None:
             return None
@@ -332,6 +342,6 @@ class DownTrack:
             return None
         ntp = int(times[0] * 2**32) & 0xFFFFFFFFFFFFFFFF
         self._reports.sent(ntp, now)
-        stats = self.stats
+        stats = self._stats
         packets, octets = stats.earlier_packets + stats.packets, stats.earlier_octets + stats.octets
         return SenderReport(self.ssrc, ntp, times[1], packets & 0xFFFFFFFF, octets & 0xFFFFFFFF)

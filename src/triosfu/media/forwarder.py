@@ -16,6 +16,7 @@ from triosfu.media.codecs.vp8 import Vp8Descriptor
 from triosfu.media.codecs.vp9 import Vp9Descriptor
 from triosfu.media.handover import NONE, Left, LeftOff, continue_numbers, continue_time, leave
 from triosfu.media.hunt import KeyframeHunt
+from triosfu.media.lanes import STALLED, Lane
 from triosfu.media.layers import NO_LAYER, TOP, ScalableFilter, SimulcastSelector, TemporalFilter
 from triosfu.media.munger import Munger
 from triosfu.media.sequencer import Sequencer
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from triosfu.media.shape import Part
     from triosfu.media.sink import MediaSink
 
-STALLED = 1.0  # seconds without a packet while other layers flow: the layer has gone
 ALIVE = 0.25  # seconds; a layer with a packet this fresh still flows
 LAYER_PATIENCE = 1.0  # seconds that switch points are refused because timestamps do not fit yet
 LULL = 0.1  # seconds without a packet, after which a sound had paused anyway
@@ -56,8 +56,6 @@ class Forwarder:
         "_marked",
         "_receiver",
         "_refused_since",
-        "_ring",
-        "_ring_mask",
         "_rng",
         "_rtx_sequence",
         "_sink",
@@ -66,6 +64,7 @@ class Forwarder:
         "_video",
         "change",
         "hunt",
+        "lane",
         "last",
         "layered",
         "munger",
@@ -112,10 +111,10 @@ class Forwarder:
         self._left: Left | None = continuing.last if continuing else None
         self._receiver = receiver
         self._sink = sink
+        self.lane = None if sink.compiled is None else Lane(sink.compiled)
         self._rng = rng
         self._stats = stats
         self._video = receiver.kind == "video"
-        self._ring, self._ring_mask = self.sequencer.ring, self.sequencer.mask
         self._marked: set[int] = set()  # sent with a marker that the publisher's packet does not have
         self._rtx_sequence = continuing.rtx_sequence if continuing else 2**15 + rng.randrange(2**14)
         # Packets of a temporal layer above the gate take the slow way; below 0 all do.
@@ -125,8 +124,8 @@ class Forwarder:
 
     # --- the hot path ----------------------------------------------------------------------------------------------
 
-    def forward(self, burst: Burst, now: float) -> None:
-        """Send on those packets of `burst` that the subscriber should get."""
+    def forward(self, burst: Burst, now: float, start: int = 0) -> None:
+        """Send on those packets of `burst`, from the one numbered `start` on, that the subscriber should get."""
         munger = self.munger
         shifts = munger.current
         if burst.source != shifts.source and not (self.open and (burst.keyframe or not self._video)):
@@ -134,10 +133,10 @@ class Forwarder:
                 self._elsewhere(burst.packets[0], now)
             return
         shape = self.shape
-        parts = shape.parts if shape.burst is burst else shape.take(burst, self._receiver.extension_ids, now)
+        parts = shape.parts if shape.burst is burst else shape.take(burst, self._receiver.extension_ids)
         sink = self._sink
         sent = octets = 0
-        for part in parts:
+        for part in parts[start:] if start else parts:
             packet = part.packet
             index = packet.index
             if index != munger.next_index or packet.ssrc != shifts.source or packet.temporal > self._gate:
@@ -163,16 +162,62 @@ class Forwarder:
             if part.transport_at:
                 self._stamp(sink.arena, at, part, now)
             sink.commit_rtp(at, part.size, packet.vital)
-            self._ring[out & self._ring_mask] = self.last = packet
+            self.last = packet
             sent += 1
             octets += part.octets
         if sent:
             self._stats.packets += sent
             self._stats.octets += octets
 
+    # --- the same, compiled ----------------------------------------------------------------------------------------
+
+    def take(self, burst: Burst, now: float, start: int = 0) -> None:
+        """Forward `burst` from the packet numbered `start` on; the kernel has sent it so far, and may go on then."""
+        lane = self.lane
+        if lane is None:
+            self.forward(burst, now)
+            return
+        self._take_back(burst.packets[start - 1] if start else None)
+        self.forward(burst, now, start)
+        last, shifts = self.last, self.munger.current
+        if last is not None and self.open and self._gate >= 0 and shifts.source == last.ssrc:
+            lane.number_in(self.sent_log if self.shape.numbered else None)
+            lane.arm(
+                shifts,
+                next_index=self.munger.next_index,
+                ssrc=self.ssrc,
+                payload_type=self.payload_type,
+                gate=self._gate,
+                arrival=last.arrival,
+            )
+
+    def settle(self) -> None:
+        """Know what the kernel has sent; before anybody reads the numbers or the statistics."""
+        if self.lane is not None:
+            self._take_back(None)
+
+    def disarm(self) -> None:
+        """The same, and have the kernel send nothing more until a burst has gone through Python; before any change."""
+        if self.lane is not None:
+            self._take_back(None)
+            self.lane.record.armed = 0
+
+    def _take_back(self, last: RtpPacket | None) -> None:
+        """Take over the lane's numbers; `last` is the packet sent last, if it is not the newest of its source."""
+        if self.lane is None or not self.lane.record.went:
+            return
+        record, stats = self.lane.record, self._stats
+        self.munger.next_index = record.next_index
+        stats.packets += record.packets
+        stats.octets += record.octets
+        record.went = record.packets = record.octets = 0
+        self.last = last or self._receiver.newest(record.source) or self.last
+
+    # --- one packet ------------------------------------------------------------------------------------------------
+
     def _send(self, packet: RtpPacket, out: int, shifts: Shifts, now: float, marker: int = 0) -> None:
         """Send one packet that is not in order: what the loop above does, for one."""
-        part, sink = self.shape.part(packet, self._receiver.extension_ids, now), self._sink
+        part, sink = self.shape.part(packet, self._receiver.extension_ids, packet.arrival), self._sink
         at = sink.reserve()
         timestamp = (packet.timestamp + shifts.timestamp) & 0xFFFFFFFF
         kind = part.marker | marker | self.payload_type
@@ -182,7 +227,6 @@ class Forwarder:
         if part.transport_at:
             self._stamp(sink.arena, at, part, now)
         sink.commit_rtp(at, part.size, packet.vital)
-        self._ring[out & self._ring_mask] = packet
         self._stats.packets += 1
         self._stats.octets += part.octets
 
@@ -246,15 +290,14 @@ class Forwarder:
         self.sequencer.leave_out(first + shifts.sequence, packet.index + shifts.sequence)
         self._stats.left_out += missing
         if shape.primary_only:
-            part = shape.part(packet, self._receiver.extension_ids, now)
+            part = shape.part(packet, self._receiver.extension_ids, packet.arrival)
             found = [part.recovered(distance) for distance in range(min(missing, len(part.blocks) - 1), 0, -1)]
         else:
             # Some may have come already: they overtook the keyframe that this source began with.
             found = [self._receiver.packet(packet.spatial, index) for index in range(first, packet.index)]
         for there in found:
             if there is not None and there.ssrc == packet.ssrc and self._passes_late(there, shifts):
-                self._stats.left_out -= 1
-                self._send(there, there.index + shifts.sequence, shifts, now)
+                self._fill(there, there.index + shifts.sequence, shifts, now, made=shape.primary_only)
 
     def _late(self, packet: RtpPacket, now: float) -> bool:
         """Send a packet that others have overtaken, if it still has a place; whether its source must have restarted."""
@@ -268,12 +311,19 @@ class Forwarder:
             self._stale = munger.next_index, count
             return count >= MAX_STALE
         out = packet.index + shifts.sequence
-        if self._ring[out & self._ring_mask] is None:
-            if not self._passes_late(packet, shifts):
-                packet = _emptied(packet)  # its number is taken: without this it would be asked for in vain
-            self._stats.left_out -= 1
-            self._send(packet, out, shifts, now)
+        if self.sequencer.missing(out):
+            if self._passes_late(packet, shifts):
+                self._fill(packet, out, shifts, now)
+            else:
+                # Its number is taken: without this it would be asked for in vain.
+                self._fill(_emptied(packet), out, shifts, now, made=True)
         return False
+
+    def _fill(self, packet: RtpPacket, out: int, shifts: Shifts, now: float, *, made: bool = False) -> None:
+        """Send what was left out until now; `made`, if the receiver's buffer does not have it like this."""
+        self.sequencer.fill(out, packet if made else None)
+        self._stats.left_out -= 1
+        self._send(packet, out, shifts, now)
 
     def _passes_late(self, packet: RtpPacket, shifts: Shifts) -> bool:
         frame = packet.descriptor
@@ -405,17 +455,29 @@ class Forwarder:
 
     def left_off(self) -> LeftOff:
         """Where this stream stands; call it after `detach`."""
+        self.settle()
         # The next track has another publisher and another clock: only the numbers themselves go on.
         last = None if self._left is None else replace(self._left, source=NONE, spatial=NONE, timestamp_shift=0)
         return LeftOff(self.munger.next_out, self._rtx_sequence, last, self._stats)
 
     def detach(self) -> None:
         """Leave the source: the next one begins at a keyframe, or with audio's next packet."""
+        self.disarm()
         self._leave()
         self.last = None
         self.munger.stop()
         self.selector.current = NO_LAYER
         self._refused_since = math.inf
+
+    def log_sent(self, log: SentLog | None) -> None:
+        """Number packets for transport-wide feedback in `log`."""
+        self.disarm()
+        self.sent_log = log
+
+    def forget(self) -> None:
+        """Send nothing again of what was sent so far."""
+        self.settle()
+        self.sequencer.clear(self.munger.next_out)
 
     # --- keyframes -------------------------------------------------------------------------------------------------
 
@@ -430,6 +492,7 @@ class Forwarder:
 
     def look(self, now: float) -> None:
         """Look again at what is wanted and what the publisher sends; ask for a keyframe if one is needed."""
+        self.settle()
         self.selector.retarget(self._receiver.available)
         flowing = None
         if self.last is not None and now - self.last.arrival < STALLED:
@@ -455,6 +518,7 @@ class Forwarder:
 
     def set_gate(self) -> None:
         """Decide which packets may take the fast way; again whenever a filter or a wish changes."""
+        self.disarm()
         if self.layered is not None or self.hunt.renewing:
             self._gate = -1
         elif self.temporal is not None:
@@ -472,17 +536,27 @@ class Forwarder:
 
     def resend(self, sequence: int, now: float) -> bool:
         """Send the packet with this number again, if it is in the history and was not resent too often or just now."""
+        self.settle()
         out = self.munger.unwrap(sequence)
         shifts = self.munger.sent(out)
-        packet = None if shifts is None else self.sequencer.resend(out, now, self._stats.rtt)
-        if packet is None or shifts is None:
+        if shifts is None:
             return False
-        self._repeat(packet, out, shifts, now)
-        return True
+        packet = self.sequencer.made(out) or self._receiver.sent(shifts.source, out - shifts.sequence)
+        if packet is None or not self.sequencer.may_resend(out, now, self._stats.rtt):
+            return False
+        return self._repeat(packet, out, shifts, now)
 
-    def _repeat(self, packet: RtpPacket, out: int, shifts: Shifts, now: float) -> None:
-        """Send `packet` as it was sent: in an RTX packet (RFC 4588, section 4), or again where there is no RTX."""
-        part, sink = self.shape.part(packet, self._receiver.extension_ids, now), self._sink
+    def _repeat(self, packet: RtpPacket, out: int, shifts: Shifts, now: float) -> bool:
+        """Send `packet` as it was sent: in an RTX packet (RFC 4588, section 4), or again where there is no RTX.
+
+        Without RTX it has the nonce of the first time, so it must be the same to the bit, or AES-GCM would give away
+        its authentication key (RFC 7714, section 9.1): such a packet cannot get a new transport-wide number.
+        """
+        repairs = self.rtx_ssrc is not None and self.rtx_payload_type is not None
+        part = self.shape.part(packet, self._receiver.extension_ids, now if repairs else packet.arrival)
+        if part.transport_at and not repairs:
+            return False
+        sink = self._sink
         at = sink.reserve()
         marker = part.marker | (MARKER if out in self._marked else 0)
         timestamp = (packet.timestamp + shifts.timestamp) % WRAP
@@ -503,9 +577,11 @@ class Forwarder:
         sink.commit_rtp(at, size)
         self._stats.resent_packets += 1
         self._stats.resent_octets += part.octets + moved
+        return True
 
     def pad(self, now: float) -> None:
         """Send a packet of nothing but padding, on a timeline that the media will continue."""
+        self.disarm()
         left = self._left
         if left is None:
             timestamp = 2**31 + self._rng.randrange(2**30)
@@ -519,6 +595,7 @@ class Forwarder:
 
         The publisher's next packet goes on from its own clock.
         """
+        self.disarm()
         left = self._left
         if left is None:
             return
@@ -532,7 +609,6 @@ class Forwarder:
     def _insert(self, first: int, tail: bytes, timestamp: int) -> None:
         """Send a packet that no publisher has sent; it cannot be had again."""
         out = self.munger.insert()
-        self._ring[out & self._ring_mask] = None
         at = self._sink.reserve()
         packer(len(tail))(self._sink.arena, at, first, self.payload_type, out & 0xFFFF, timestamp, self.ssrc, tail)
         self._sink.commit_rtp(at, HEADER_SIZE + len(tail))

@@ -132,11 +132,14 @@ class Munger:
         return None
 
     def sent(self, out: int) -> Shifts | None:
-        """The shifts under which the packet `out` was sent; None if it is too old or never was."""
+        """The shifts under which the packet `out` was sent; None if it is too old, ours, or never was."""
         if not self.next_out - self.history <= out < self.next_out:
             return None
         place = bisect_right(self._past, out, key=_first_out)
-        return self._past[place - 1] if place else None
+        if not place:
+            return None
+        shifts = self._past[place - 1]
+        return None if shifts.end_out is not None and out >= shifts.end_out else shifts
 
     def unwrap(self, sequence: int) -> int:
         """The newest extended sequence number, already given out, with these 16 bits."""

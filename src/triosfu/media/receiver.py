@@ -11,14 +11,18 @@ from triosfu.media.burst import Burst
 from triosfu.media.codecs import inspect_for
 from triosfu.media.counts import MediaCounts
 from triosfu.media.feedback import DEFAULT_RTT
+from triosfu.media.lanes import Fan, grouped
 from triosfu.media.levels import SSRC_AUDIO_LEVEL, AudioLevel, LevelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from triosfu.media.feedback import Feedback
+    from triosfu.media.lanes import Lane
     from triosfu.media.stream import ReceiveStream
     from triosfu.rtp.wire import RtpPacket
+
+MAX_SOURCES = 16  # SSRCs whose last packet is kept
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +40,15 @@ class ReceiveSettings:
 class Subscriber(Protocol):
     """What a receiver feeds: the `media.forwarder.Forwarder` of a down track."""
 
-    def forward(self, burst: Burst, now: float) -> None:
-        """Take packets of one stream. They must not be changed, and stay valid for as long as they are kept."""
+    @property
+    def lane(self) -> Lane | None:
+        """Where the compiled kernel finds its numbers, if it serves this one."""
+
+    def take(self, burst: Burst, now: float, start: int = 0) -> None:
+        """Take packets of one stream, from the one numbered `start` on.
+
+        They must not be changed, and stay valid for as long as they are kept.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,8 @@ class TrackReceiver:
         self._level = AudioLevel(clock_rate, settings.levels)
         self._level_id = 0
         self._bursts: list[Burst] = []  # what has come and is not forwarded yet, by stream
+        self._newest: dict[int, RtpPacket] = {}  # the last packet forwarded of each source, by SSRC
+        self._grouped: tuple[list[Fan], list[Subscriber]] | None = None  # who gets bursts how
         self._own_packets = 0  # in `mime`, when last asked
 
     def __repr__(self) -> str:
@@ -101,10 +114,16 @@ class TrackReceiver:
         """Feed `subscriber` from the next packet on; once, however often it is said."""
         if all(other is not subscriber for other in self.subscribers):
             self.subscribers = [*self.subscribers, subscriber]
+            self.regroup()
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Feed `subscriber` no more; nothing happens when it was not fed."""
         self.subscribers = [other for other in self.subscribers if other is not subscriber]
+        self.regroup()
+
+    def regroup(self) -> None:
+        """Look anew at which subscribers get the same: one has come, gone, or got another shape."""
+        self._grouped = None
 
     def request_keyframe(self, spatial: int, now: float) -> None:
         """Ask the publisher for a keyframe of layer `spatial`: at once, or as soon as the layer's throttle permits.
@@ -126,6 +145,17 @@ class TrackReceiver:
         """The packet of layer `spatial` with this `index`, for a retransmission; None when it is not kept any more."""
         stream = self.streams.get(spatial)
         return None if stream is None else stream.buffer.get(index)
+
+    def sent(self, source: int, index: int) -> RtpPacket | None:
+        """The packet `index` of the stream that has the SSRC `source`; None when it is not kept any more."""
+        for stream in self.streams.values():
+            if stream.ssrc == source:
+                return stream.buffer.get(index)
+        return None
+
+    def newest(self, source: int) -> RtpPacket | None:
+        """The last packet that was forwarded of the stream that has the SSRC `source`."""
+        return self._newest.get(source)
 
     def sender_report(self, spatial: int) -> SenderReportInfo | None:
         """The last sender report of layer `spatial`; None before the first."""
@@ -193,15 +223,27 @@ class TrackReceiver:
         """Hand what has come to every subscriber."""
         bursts, self._bursts = self._bursts, []
         for burst in bursts:
-            for subscriber in self.subscribers:
-                try:
-                    subscriber.forward(burst, now)
-                except Exception:
-                    # A bug in one subscriber's path must not cost the others their media, nor the publisher its
-                    # connection.
-                    log.exception("subscriber_failed", mime=self.mime)
-                    self.failed_subscribers += 1
-                    self.unsubscribe(subscriber)
+            if self._grouped is None:
+                self._grouped = grouped(self.subscribers)
+            fans, plain = self._grouped
+            for fan in fans:
+                for forwarder, start in fan.forward(burst, now, self):
+                    self._feed(forwarder, burst, now, start)
+            for subscriber in plain:
+                self._feed(subscriber, burst, now)
+            newest = self._newest
+            newest[burst.source] = burst.packets[-1]
+            if len(newest) > MAX_SOURCES:
+                del newest[next(iter(newest))]
+
+    def _feed(self, subscriber: Subscriber, burst: Burst, now: float, start: int = 0) -> None:
+        try:
+            subscriber.take(burst, now, start)
+        except Exception:
+            # A bug in one subscriber's path must not cost the others their media, nor the publisher its connection.
+            log.exception("subscriber_failed", mime=self.mime)
+            self.failed_subscribers += 1
+            self.unsubscribe(subscriber)
 
     def attach(self, feedback: Feedback, extension_ids: Mapping[str, int]) -> None:
         """Belong to a publisher from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,20 +12,37 @@ REMEMBERED = 4096  # packets; a power of two
 
 
 class SentLog:
-    """Numbers outgoing packets, and tells from the feedback what arrived (draft-holmer-rmcat-transport-wide-cc)."""
+    """Numbers outgoing packets, and tells from the feedback what arrived (draft-holmer-rmcat-transport-wide-cc).
+
+    Plain numbers in arrays: a thousand transports of objects would be millions for the collector to look at.
+    """
+
+    __slots__ = ("_next", "_sent", "_sizes")
 
     def __init__(self) -> None:
-        self._next = 0
-        self._sent: list[tuple[int, float, int] | None] = []  # number, when, size; empty before the first
+        self._next = array("I", (0,))
+        self._sent = array("d")  # when, by the number's low bits; empty before the first
+        self._sizes = array("I")  # 0 where there is nothing to tell
 
     def sent(self, size: int, now: float) -> int:
         """The 16-bit number of a packet of `size` bytes that leaves at `now`."""
-        number = self._next
-        self._next = number + 1 & 0xFFFF
+        number = self._next[0]
+        self._next[0] = number + 1 & 0xFFFF
         if not self._sent:
-            self._sent = [None] * REMEMBERED
-        self._sent[number % REMEMBERED] = number, now, size
+            self._begin()
+        slot = number & REMEMBERED - 1
+        self._sent[slot] = now
+        self._sizes[slot] = size
         return number
+
+    def _begin(self) -> None:
+        self._sent, self._sizes = array("d", bytes(8 * REMEMBERED)), array("I", bytes(4 * REMEMBERED))
+
+    def arrays(self) -> tuple[array[float], array[int], array[int]]:
+        """When, how large, and the next number: for the compiled kernel, which does what `sent` does."""
+        if not self._sent:
+            self._begin()
+        return self._sent, self._sizes, self._next
 
     def resolve(self, feedback: TransportFeedback) -> tuple[list[tuple[float, float, int]], int]:
         """The packets `feedback` says arrived, as (sent at, arrived at, size), and how many it says are missing.
@@ -32,14 +50,14 @@ class SentLog:
         Each packet is told of once. Times of arrival are by the subscriber's clock.
         """
         arrived = []
-        for number, arrival in feedback.arrivals() if self._sent else ():
-            slot = number % REMEMBERED
-            entry = self._sent[slot]
-            if entry is not None and entry[0] == number:
-                self._sent[slot] = None
-                arrived.append((entry[1], arrival, entry[2]))
+        sent, sizes, end = self._sent, self._sizes, self._next[0]
+        for number, arrival in feedback.arrivals() if sent else ():
+            slot = number & REMEMBERED - 1
+            if (size := sizes[slot]) and 0 < end - number & 0xFFFF <= REMEMBERED:
+                sizes[slot] = 0
+                arrived.append((sent[slot], arrival, size))
         return arrived, feedback.status_count - len(feedback.received)
 
     def forget(self) -> None:
-        """Know nothing of what was sent so far: half a megabyte, with a busy transport."""
-        self._sent = []
+        """Know nothing of what was sent so far: 48 KiB, with a busy transport."""
+        self._sent, self._sizes = array("d"), array("I")

@@ -1,4 +1,8 @@
-"""What was sent lately, and whether it may be sent again."""
+"""What of the numbers sent lately may be sent again, and how often.
+
+The packets themselves are in the receiver's buffer, once for all subscribers. Here is only what differs from it: the
+numbers that were left out, the packets that we made ourselves, and what was asked for.
+"""
 
 from __future__ import annotations
 
@@ -22,45 +26,61 @@ class _Asked:
 
 
 class Sequencer:
-    """The last packets sent, by extended sequence number. `ring` is written by the forwarder's hot path.
+    """The exceptions among the last `history` numbers, by extended sequence number."""
 
-    A slot is empty where a number was left out; whoever leaves numbers out clears their slots. The packets themselves
-    are shared by all subscribers, so a subscriber costs a pointer for each.
-    """
+    __slots__ = ("_asked", "_floor", "_history", "_made", "_missing", "repeated")
 
-    __slots__ = ("_asked", "mask", "repeated", "ring")
-
-    def __init__(self, size: int) -> None:
-        self.mask = size - 1
-        self.ring: list[RtpPacket | None] = [None] * size
-        self.repeated = 0  # packets asked for more than once
+    def __init__(self, history: int) -> None:
+        self._history = history
+        self._floor = 0  # of what came before nothing is sent again
+        self._missing: set[int] = set()  # left out, and not sent since
+        self._made: dict[int, RtpPacket] = {}  # sent in place of what the buffer has
         self._asked: dict[int, _Asked] = {}
+        self.repeated = 0  # packets asked for more than once
 
     def leave_out(self, first: int, end: int) -> None:
-        """Clear the slots of the numbers from `first` to before `end`."""
-        ring, mask = self.ring, self.mask
-        for out in range(max(first, end - len(ring)), end):
-            ring[out & mask] = None
+        """Note that nothing was sent under the numbers from `first` to before `end`."""
+        oldest = end - self._history
+        if len(self._missing) > self._history:
+            self._missing = {out for out in self._missing if out >= oldest}
+        self._missing.update(range(max(first, oldest), end))
 
-    def clear(self) -> None:
-        """Forget everything: nothing will be asked for any more."""
-        self.ring[:] = [None] * len(self.ring)
+    def missing(self, out: int) -> bool:
+        """Whether `out` was left out, and its place is still empty."""
+        return out in self._missing
+
+    def fill(self, out: int, made: RtpPacket | None = None) -> None:
+        """Note that `out`, which was left out, is sent now: as the receiver has it, or as we have `made` it."""
+        self._missing.discard(out)
+        if made is not None:
+            if len(self._made) >= self._history:
+                del self._made[next(iter(self._made))]
+            self._made[out] = made
+
+    def made(self, out: int) -> RtpPacket | None:
+        """What was sent under `out`, if the receiver does not have it so."""
+        return self._made.get(out)
+
+    def clear(self, floor: int) -> None:
+        """Forget everything before `floor`: nothing of it will be asked for any more."""
+        self._floor = floor
+        self._missing.clear()
+        self._made.clear()
         self._asked.clear()
 
-    def resend(self, out: int, now: float, rtt: float) -> RtpPacket | None:
-        """The packet to send again for a NACK of `out`, which is within the history; None when it may not be."""
-        packet = self.ring[out & self.mask]
-        if packet is None:
-            return None
+    def may_resend(self, out: int, now: float, rtt: float) -> bool:
+        """Whether to send `out`, which was sent within the history, once more for a NACK; then it is counted."""
+        if out < self._floor or out in self._missing:
+            return False
         asked = self._asked.get(out)
         if asked is None:
             if len(self._asked) >= MAX_ASKED:
                 del self._asked[next(iter(self._asked))]
             self._asked[out] = _Asked(1, now)
-            return packet
+            return True
         self.repeated += 1
         if asked.count >= MAX_RESENDS or now - asked.at < min(MAX_SPACING, 2 * rtt):
-            return None
+            return False
         asked.count += 1
         asked.at = now
-        return packet
+        return True

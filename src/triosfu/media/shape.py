@@ -116,14 +116,19 @@ class Shape:
         self._pairs_from: Mapping[str, int] = {}
         self._pairs: dict[int, tuple[int, bool]] = {}
 
+    @property
+    def numbered(self) -> bool:
+        """Whether packets carry transport-wide sequence numbers."""
+        return TRANSPORT_SEQUENCE in self.extension_ids
+
     def matches(self, extension_ids: Mapping[str, int], *, primary_only: bool, delay: bytes = b"") -> bool:
         """Whether a subscriber with these identifiers gets the same bytes."""
         return (self.primary_only, self.delay, self.extension_ids) == (primary_only, delay, extension_ids)
 
-    def take(self, burst: Burst, publisher_ids: Mapping[str, int], now: float) -> list[Part]:
-        """Make the parts of all packets of `burst`, as sent at `now`."""
+    def take(self, burst: Burst, publisher_ids: Mapping[str, int]) -> list[Part]:
+        """Make the parts of all packets of `burst`, as sent when they came."""
         self.burst = burst
-        self.parts = [self.part(packet, publisher_ids, now) for packet in burst.packets]
+        self.parts = [self.part(packet, publisher_ids, packet.arrival) for packet in burst.packets]
         return self.parts
 
     def part(self, packet: RtpPacket, publisher_ids: Mapping[str, int], now: float) -> Part:

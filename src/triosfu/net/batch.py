@@ -163,7 +163,8 @@ class BatchedInbox:
 
     def __init__(self, sock: DatagramSocket) -> None:
         self._descriptor = sock.fileno()
-        self._size = LARGEST_RUN if coalesce(sock) else LARGEST
+        self.coalesced = coalesce(sock)
+        self._size = LARGEST_RUN if self.coalesced else LARGEST
         self._arena = Arena(BATCH, self._size)
         self._name_length = IPV6_LENGTH if sock.family == socket.AF_INET6 else IPV4_LENGTH
         self._names = ffi.new("char[]", BATCH * self._name_length)

@@ -19,14 +19,18 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from triosfu.errors import UsageError
+from triosfu.kernel import installed
 from triosfu.net.address import Address, family, pack
 from triosfu.net.batch import LARGEST, SLOT, Arena, ffi
+from triosfu.net.kernel_queue import KernelQueue
 from triosfu.net.messages import Messages
 from triosfu.net.outlets import BatchedOutlet, NoOutlet, PlainOutlet, StreamOutlet
+from triosfu.srtp.binding import protect_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from triosfu.kernel import Kernel, Record
     from triosfu.net.batch import DatagramSocket, Pointer
     from triosfu.net.outlets import Outlet
     from triosfu.net.tcp import TcpPort
@@ -38,9 +42,9 @@ MAX_HELD = 512  # datagrams held back from a full socket
 class Destination:
     """A prepared remote address; made by `Egress.destination`, kept by whoever sends there."""
 
-    __slots__ = ("_sockaddr", "address", "name", "name_length", "outlet", "whole")
+    __slots__ = ("_sockaddr", "address", "name", "name_length", "outlet", "way", "way_address", "whole")
 
-    def __init__(self, address: Address, outlet: Outlet) -> None:
+    def __init__(self, address: Address, outlet: Outlet, kernel: Kernel | None = None) -> None:
         raw = pack(address)
         self.address = address
         self.outlet = outlet
@@ -48,19 +52,31 @@ class Destination:
         self.name = int(ffi.cast("uintptr_t", self._sockaddr))
         self.name_length = len(raw)
         self.whole = False  # the way there takes no messages that are to be cut into datagrams
+        self.way: Record = None  # the same for the compiled kernel
+        self.way_address = 0
+        if kernel is not None:
+            way = {"name": kernel.ffi.cast("void *", self.name), "name_length": self.name_length}
+            self.way = kernel.ffi.new("struct way *", way)
+            self.way_address = int(kernel.ffi.cast("uintptr_t", self.way))
+
+    def take_whole(self) -> None:
+        """From now on send no messages there that are to be cut into datagrams."""
+        self.whole = True
+        if self.way is not None:
+            self.way.whole = 1
 
 
 class Egress:
     """The outgoing side of all sockets of a mux."""
 
-    def __init__(self, counters: Counter[str] | None = None) -> None:
+    def __init__(self, counters: Counter[str] | None = None, *, compiled: bool = True) -> None:
+        """Make an egress without a way out; with the kernel if it is there, and `compiled` does not forbid it."""
         self._slots = Arena(SLOTS)
         self._iovecs = self._slots.iovec_words
-        self._messages = Messages(self._slots)
         self._queued: list[Destination] = []  # one for each slot in use, from slot 0 on
         self._large: dict[int, bytes] = {}  # what is sent in place of a slot
         self._pinned: list[Pointer] = []  # holds these where they are
-        self._kept: set[int] = set()  # slots that are held back rather than dropped
+        self._kept = bytearray(SLOTS)  # 1 for a slot that is held back rather than dropped
         self._held: deque[tuple[bytes, Destination]] = deque()  # what a full socket did not take, oldest first
         self._outlets: list[tuple[Address, Outlet]] = []
         self._streams: dict[Address, Outlet] = {}
@@ -73,6 +89,21 @@ class Egress:
         """True while somebody promises to flush: nobody is woken."""
         self.wake: Callable[[], None] = _nobody
         """Called when the first datagram is queued and nobody has promised to flush."""
+        self.kernel_queue = self._for_kernel() if compiled else None
+        """What the compiled kernel writes to; None where Python does all."""
+        self._messages = Messages(self._slots, self.kernel_queue)
+
+    def _for_kernel(self) -> KernelQueue | None:
+        kernel, protect = installed(), protect_address()
+        if kernel is None or not protect:
+            return None
+        queue = KernelQueue(kernel, self._slots, slot_size=SLOT, queued=self._queued, kept=self._kept, protect=protect)
+        queue.flush, queue.woken = self.flush, self._woken
+        return queue
+
+    def _woken(self) -> None:
+        if not self.held:
+            self.wake()
 
     def open_outlet(self, sock: DatagramSocket, local: Address, *, batched: bool) -> None:
         """Send through `sock` what goes to addresses of its family; the first socket of a family is its default."""
@@ -96,10 +127,19 @@ class Egress:
             UsageError: `address` is not numeric.
         """
         if source is not None and source in self._streams:
-            return Destination(address, self._streams[source])
+            return Destination(address, self._streams[source], self._kernel)
         fitting = [(local, outlet) for local, outlet in self._outlets if family(local) == family(address)]
         chosen = [outlet for local, outlet in fitting if local == source] + [outlet for _, outlet in fitting]
-        return Destination(address, chosen[0] if chosen else NoOutlet(self.counters))
+        return Destination(address, chosen[0] if chosen else NoOutlet(self.counters), self._kernel)
+
+    @property
+    def _kernel(self) -> Kernel | None:
+        return None if self.kernel_queue is None else self.kernel_queue.kernel
+
+    @property
+    def segmented(self) -> bool:
+        """Whether runs of datagrams to one address leave as one message."""
+        return any(isinstance(outlet, BatchedOutlet) and outlet.segmented for _, outlet in self._outlets)
 
     @property
     def queued(self) -> int:
@@ -127,8 +167,9 @@ class Egress:
             raise UsageError("net: only the slot reserved last can be committed, with what fits it")
         self._iovecs[2 * slot + 1] = length
         queued.append(destination)
-        if keep:
-            self._kept.add(slot)
+        self._kept[slot] = keep
+        if self.kernel_queue is not None:
+            self.kernel_queue.ways[slot] = destination.way_address
         if not slot and not self.held:
             self.wake()
 
@@ -170,14 +211,13 @@ class Egress:
                 self._hold(range(last - left, last))
             first = last
         queued.clear()
-        self._kept.clear()
         if self._large:
             self._let_go_of_large()
 
     def _hold(self, slots: range) -> None:
         """Keep what is to be kept of what a socket did not take."""
         for slot in slots:
-            if slot in self._kept and len(self._held) < MAX_HELD:
+            if self._kept[slot] and len(self._held) < MAX_HELD:
                 data = self._large.get(slot) or bytes(self._slots.view(slot)[: self._slots.length(slot)])
                 self._held.append((data, self._queued[slot]))
             else:

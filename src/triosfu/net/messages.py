@@ -18,9 +18,10 @@ from triosfu.net.batch import FULL, HEADER_WORDS, SLOT, ffi, libc, send_error
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from triosfu.net.batch import Arena, DatagramSocket
+    from triosfu.net.kernel_queue import KernelQueue
 
 UDP_SEGMENT = 103
 MAX_SEGMENTS = 64  # of one message (UDP_MAX_SEGMENTS)
@@ -41,6 +42,9 @@ class Addressed(Protocol):
     name_length: int
     whole: bool
 
+    def take_whole(self) -> None:
+        """Set `whole`."""
+
 
 def segmentation_available(sock: DatagramSocket) -> bool:
     """Whether the kernel cuts messages that leave through `sock`."""
@@ -54,9 +58,9 @@ def segmentation_available(sock: DatagramSocket) -> bool:
 class Messages:
     """The headers for the slots of one arena; shared by all sockets that send from it, one at a time."""
 
-    __slots__ = ("_arena", "_controls", "_first_iovec", "_headers", "_sizes", "_starts", "_words")
+    __slots__ = ("_arena", "_controls", "_first_iovec", "_headers", "_sizes", "_starts", "_words", "starts", "write")
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, compiled: KernelQueue | None = None) -> None:
         self._arena = arena
         self._headers = ffi.new("struct mmsghdr[]", arena.slots)
         self._words = memoryview(ffi.buffer(self._headers)).cast("B").cast("Q")
@@ -66,7 +70,14 @@ class Messages:
         for at in range(0, len(controls), CONTROL_SIZE):
             _control.pack_into(controls, at, 18, socket.IPPROTO_UDP, UDP_SEGMENT, 0)
         self._sizes = controls.cast("H")
-        self._starts: list[int] = []  # the first slot of each message
+        self._starts: list[int] = []
+        self.starts: Sequence[int] = self._starts
+        """The first slot of each message."""
+        self.write: Callable[..., int] = self._write
+        """Writes the messages for slots."""
+        if compiled is not None:
+            self.starts = compiled.starts
+            self.write = compiled.gather(self._headers, self._controls, CONTROL_SIZE, MAX_SEGMENTS, MAX_RUN)
 
     def send(
         self,
@@ -82,8 +93,8 @@ class Messages:
         A datagram with an error of its own is dropped alone, and counted by its reason. Returns the first slot that a
         full socket buffer did not take, or the end of `slots`; and whether runs may be sent as one message from now on.
         """
-        starts = self._starts
-        first, count = 0, self._write(queued, slots, segmented=segmented)
+        starts = self.starts
+        first, count = 0, self.write(queued, slots, segmented=segmented)
         while first < count:
             sent = libc.sendmmsg(descriptor, self._headers + first, count - first, socket.MSG_DONTWAIT)
             if sent >= 0:
@@ -101,7 +112,7 @@ class Messages:
                 drops[send_error(error)] += len(run)
                 first += 1
                 continue
-            queued[run.start].whole = True
+            queued[run.start].take_whole()
             if error in UNABLE and segmented:
                 segmented = False
                 log.info("datagrams are not sent in runs", reason=send_error(error))
@@ -112,7 +123,7 @@ class Messages:
         return slots.stop, segmented
 
     def _write(self, queued: Sequence[Addressed], slots: range, *, segmented: bool) -> int:
-        """Write the messages for `slots`; their number."""
+        """Write the messages for `slots`, and note in `starts` with which slot each begins; their number."""
         words, iovecs, starts = self._words, self._arena.iovec_words, self._starts
         starts.clear()
         at, message, run, size, total = -HEADER_WORDS, -1, 0, 0, 0

@@ -44,7 +44,7 @@ class BatchedOutlet:
         self._messages = messages
         self._queued = queued
         self._counters = counters
-        self._segmented = segmentation_available(sock)
+        self.segmented = segmentation_available(sock)
 
     def send(self, first: int, count: int) -> int:
         """Send slots; how many there was no room for."""
@@ -52,8 +52,8 @@ class BatchedOutlet:
             self._counters["send_closed"] += count
             return 0
         slots = range(first, first + count)
-        unsent, self._segmented = self._messages.send(
-            self._descriptor, self._queued, slots, self._counters, segmented=self._segmented
+        unsent, self.segmented = self._messages.send(
+            self._descriptor, self._queued, slots, self._counters, segmented=self.segmented
         )
         return slots.stop - unsent
 

@@ -167,6 +167,16 @@ class UdpMux:
             self._streams[local] = _StreamPort(tcp, local, FrameInbox(), {})
             self.egress.open_stream_outlet(tcp, local)
 
+    def path(self) -> dict[str, str]:
+        """How datagrams are received and sent here: what the system has, and whether the compiled kernel is used."""
+        inboxes = [port.inbox for port in self._ports if isinstance(port.inbox, BatchedInbox)]
+        runs_in, runs_out = any(inbox.coalesced for inbox in inboxes), self.egress.segmented
+        return {
+            "calls": "recvmmsg, sendmmsg" if inboxes else "one for each datagram",
+            "runs": " and ".join(way for way, taken in (("in", runs_in), ("out", runs_out)) if taken) or "none",
+            "kernel": "python" if self.egress.kernel_queue is None else "compiled",
+        }
+
     @classmethod
     @asynccontextmanager
     async def open(

@@ -25,7 +25,6 @@ from triosfu.media.ingress import Ingress
 from triosfu.media.sender import Sender
 from triosfu.net.clock import Alarm
 from triosfu.peer.channel import OVER, ChannelState, DataChannel
-from triosfu.peer.sink import TransportSink
 from triosfu.peer.state import PeerSettings, PeerState
 from triosfu.peer.transport import Touched, Transport
 from triosfu.peer.waiting import WaitingPlace
@@ -90,7 +89,7 @@ class PeerConnection:
             tcp_only=tcp_only or self.settings.tcp_only,
             counters=counters,
         )
-        self.sink = TransportSink(self._transport, mux.egress)
+        self.sink = self._transport.sink
         self.negotiation = Negotiation(local=self._local_transport(), policy=policy, single=single, rng=rng)
         self.ingress = Ingress(rng=rng, now=now, counters=counters)
         self.ingress.wake = self.drain_soon

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from triosfu.dtls.core import ApplicationData, Closed, Connected, DtlsConnection, Fingerprint, Role
 from triosfu.errors import MalformedPacket, PeerError
 from triosfu.ice.core import Credentials, IceAgent, IceState, SelectedPair, StateChanged, TupleValidated
+from triosfu.peer.sink import TransportSink
 from triosfu.srtp.core import Inbound, Outbound
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ class Transport:
         self._early_dtls: list[bytes] = []
         self.secured = False
         self._inbound: Inbound | None = None
-        self.outbound: Outbound | None = None
-        self.destination: Destination | None = None
+        self.sink = TransportSink(mux.egress)
+        """What media is written to; it knows the keys and the way out."""
         self._destinations: dict[tuple[Address, Address], Destination] = {}
 
     # --- what the owner sets ---------------------------------------------------------------------------------------
@@ -176,6 +177,16 @@ class Transport:
             self.counters["rtcp_unsent"] += 1
             return
         self._mux.egress.send(self.outbound.protect_rtcp(compound), self.destination)
+
+    @property
+    def outbound(self) -> Outbound | None:
+        """What protects what we send; None until DTLS is up, and after the end."""
+        return self.sink.outbound
+
+    @property
+    def destination(self) -> Destination | None:
+        """Where everything goes; None while ICE knows of no way."""
+        return self.sink.destination
 
     @property
     def dtls_client(self) -> bool | None:
@@ -312,17 +323,17 @@ class Transport:
                     # A request alone may be a copy with a forged source: nothing goes there before it has answered.
                     # A lite agent never asks; its peer's word has to do (RFC 8445, section 2.5).
                     if self.destination is None and (proven or self.ice.lite):
-                        self.destination = self._destination(local, remote)
+                        self.sink.destination = self._destination(local, remote)
                     self._start_dtls(now)
                 case SelectedPair(local=local, remote=remote):
-                    before, self.destination = self.destination, self._destination(local, remote)
+                    before, self.sink.destination = self.destination, self._destination(local, remote)
                     if before is not self.destination:
                         self._owner.transport_rerouted(now)
                     self._register_ufrags()
                     self._start_dtls(now)
                 case StateChanged(state=state):
                     if self.ice.selected is None and state in WITHOUT_CONSENT:
-                        self.destination = None
+                        self.sink.destination = None
                     self._owner.transport_ice_state(state)
         for transmit in self.ice.datagrams_to_send():
             self._mux.egress.send(transmit.data, self._destination(transmit.source, transmit.destination))
@@ -377,7 +388,7 @@ class Transport:
     def _secure(self, keys: SrtpKeys | None) -> None:
         self.secured = True
         if keys is not None:
-            self._inbound, self.outbound = Inbound(keys), Outbound(keys)
+            self._inbound, self.sink.outbound = Inbound(keys), Outbound(keys)
 
     def _dtls_closed(self, reason: str, now: float) -> None:
         if not self.secured and self._dtls_tries < MAX_DTLS_TRIES and self._dtls is not None:
@@ -418,8 +429,8 @@ class Transport:
                 self._flush_dtls(self._dtls)
             self.ice.close()
         finally:
-            self._inbound = self.outbound = None
-            self.destination = None
+            self._inbound = self.sink.outbound = None
+            self.sink.destination = None
             # DTLS is 80 KiB that the collector knows nothing of, and what was closed may be found by it late.
             self._dtls = None
             self._early_dtls.clear()

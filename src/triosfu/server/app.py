@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
 from triosfu import logs, tokens
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from triosfu.net.udp import UdpMux
     from triosfu.sdp.policy import MediaPolicy
     from triosfu.webhooks.delivery import Webhooks
+
+log = structlog.get_logger(__name__)
 
 GRACE = 5.0  # seconds for goodbyes
 NTP_EPOCH = 2_208_988_800  # seconds from 1900, where NTP's time begins, to 1970
@@ -162,6 +165,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
         monitoring = await stack.enter_async_context(configured_metrics(config)) if config.prometheus.port else None
         webhooks = await stack.enter_async_context(configured_webhooks(config, rng)) if config.webhook.urls else None
         mux = await open_mux(config, stack)
+        log.info("packet_path", **mux.path())
         whip_sessions = Sessions()
         peers = PeerFactory(
             mux=mux,

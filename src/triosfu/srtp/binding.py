@@ -54,6 +54,8 @@ class Session(Protocol):
     Protection needs `SrtpProfile.rtp_overhead` (or `rtcp_overhead`) writable bytes behind the packet.
     """
 
+    address: int  # of libsrtp's context, for code that is compiled; 0 where there is no way but the public one
+
     def protect(self, pointer: Pointer, length: int) -> int:
         """Encrypt an RTP packet."""
 
@@ -93,15 +95,33 @@ def in_place_available() -> bool:
         return False
 
 
+def protect_address() -> int:
+    """Where libsrtp's `srtp_protect` is, for code that is compiled; 0 if this pylibsrtp does not tell."""
+    if not in_place_available():
+        return 0
+    binding = pylibsrtp._binding  # noqa: SLF001
+    return int(binding.ffi.cast("uintptr_t", binding.ffi.addressof(binding.lib, "srtp_protect")))
+
+
 class InPlaceSession:
     """Calls libsrtp on the caller's memory: no copy, no size limit of its own."""
 
-    __slots__ = ("_context", "_length", "_protect", "_protect_rtcp", "_session", "_unprotect", "_unprotect_rtcp")
+    __slots__ = (
+        "_context",
+        "_length",
+        "_protect",
+        "_protect_rtcp",
+        "_session",
+        "_unprotect",
+        "_unprotect_rtcp",
+        "address",
+    )
 
     def __init__(self, session: Any) -> None:  # noqa: ANN401  pylibsrtp publishes no types
         lib = pylibsrtp._binding.lib  # noqa: SLF001
         self._session = session  # owns the context
         self._context = session._srtp[0]  # noqa: SLF001
+        self.address = int(pylibsrtp._binding.ffi.cast("uintptr_t", self._context))  # noqa: SLF001
         self._length = ffi.new("int *")
         self._protect, self._unprotect = lib.srtp_protect, lib.srtp_unprotect
         self._protect_rtcp, self._unprotect_rtcp = lib.srtp_protect_rtcp, lib.srtp_unprotect_rtcp
@@ -148,10 +168,11 @@ class InPlaceSession:
 class CopyingSession:
     """The same through pylibsrtp's public calls: slower, and packets over 1,356 bytes are refused ("other")."""
 
-    __slots__ = ("_session",)
+    __slots__ = ("_session", "address")
 
     def __init__(self, session: Any) -> None:  # noqa: ANN401  pylibsrtp publishes no types
         self._session = session
+        self.address = 0
 
     def protect(self, pointer: Pointer, length: int) -> int:
         """Encrypt an RTP packet by way of a copy."""

@@ -35,6 +35,11 @@ class Outbound:
         self._scratch = ffi.new("char[]", SCRATCH)
         self.protect_in_place = self._session.protect
 
+    @property
+    def address(self) -> int:
+        """Of libsrtp's context, for code that is compiled and calls `srtp_protect` itself; 0 if it must not."""
+        return self._session.address
+
     def protect(self, data: bytes) -> bytes:
         """The SRTP packet for one RTP packet."""
         return _on_scratch(self._session.protect, self._scratch, data)

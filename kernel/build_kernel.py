@@ -1,0 +1,33 @@
+"""Compiles the kernel into the module `triosfu_kernel` (cffi's API mode); setuptools runs it."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+INCLUDES = """
+#define _GNU_SOURCE
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+"""
+
+records = (HERE / "records.h").read_text()
+builder = FFI()
+builder.cdef("struct iovec { ...; }; struct mmsghdr { ...; };\n" + records)
+builder.cdef("""
+    int kernel_forward(void *, struct queue *, struct lane **, uint32_t, const struct burst *, struct stop *,
+                       struct stop *, uint32_t *);
+    uint32_t kernel_gather(const struct queue *, struct mmsghdr *, char *, uint32_t, uint32_t *, uint32_t, uint32_t,
+                           int, uint32_t, size_t);
+""")
+builder.set_source(
+    "triosfu_kernel",
+    INCLUDES + records + (HERE / "kernel.c").read_text(),
+    extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra"],
+)
+
+if __name__ == "__main__":
+    builder.compile(verbose=True)

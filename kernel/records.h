@@ -1,0 +1,94 @@
+/* The records that Python prepares and the kernel works on. */
+
+#define KERNEL_VERSION 1 /* another number when any of them changes */
+
+struct way { /* a destination */
+    void *name;
+    uint32_t name_length;
+    uint32_t whole; /* takes no messages that are to be cut into datagrams */
+};
+
+struct sink { /* one subscriber's transport */
+    void *session; /* of libsrtp; null while not connected */
+    struct way *way;
+    uint64_t refused; /* packets that libsrtp would not protect */
+};
+
+struct queue { /* the slots of the egress arena, in use from the first on */
+    char *arena;
+    struct iovec *iovecs;
+    struct way **ways;
+    uint8_t *kept;     /* not to be dropped lightly */
+    uint32_t *lanes;   /* which lane wrote a slot, in the call that did */
+    uint32_t slot_size;
+    uint32_t slots;
+    uint32_t queued;
+};
+
+struct log { /* the packets of one transport by their transport-wide sequence numbers */
+    double *at;
+    uint32_t *sizes;
+    uint32_t *next;
+    uint32_t mask;
+};
+
+struct lane { /* the straight way from one source to one subscriber */
+    uint32_t armed; /* 0: Python has to look at each packet */
+    uint32_t source;
+    int64_t next_index;
+    int64_t sequence; /* from here to `frame`: what is added to the numbers of a packet */
+    uint32_t timestamp;
+    int32_t picture;
+    int32_t tl0;
+    int32_t key;
+    int32_t frame;
+    uint32_t ssrc;
+    uint8_t payload_type;
+    uint8_t renumbers;
+    int8_t gate; /* the highest temporal layer that passes without a look */
+    uint8_t went; /* something was sent since Python looked last */
+    uint32_t packets;
+    struct sink *sink;
+    struct log *log;
+    double arrival; /* of the packet sent last */
+    uint64_t octets;
+};
+
+struct part { /* what all subscribers of one shape get of one packet */
+    int64_t index;
+    uint32_t tail; /* where in the tails it begins */
+    uint32_t tail_length;
+    uint32_t timestamp;
+    uint32_t octets;
+    uint16_t payload_at;
+    uint16_t frame_at;
+    uint16_t number; /* the picture id */
+    uint8_t picture_at;
+    uint8_t picture_bits;
+    uint8_t tl0_at;
+    uint8_t tl0;
+    uint8_t key_at;
+    uint8_t key;
+    uint8_t first;
+    uint8_t marker;
+    uint8_t temporal;
+    uint8_t vital;
+    uint16_t transport_at; /* where the transport-wide sequence number goes; 0 without one */
+    double arrival;
+};
+
+struct burst { /* packets of one source, in the order in which they are sent */
+    struct part *parts;
+    char *tails;
+    double now;
+    double stalled; /* seconds without a packet, after which a lane looks elsewhere */
+    uint32_t source;
+    uint32_t count;
+    uint8_t keyframe;
+    uint8_t video;
+};
+
+struct stop { /* a lane and a part of a burst */
+    uint32_t lane;
+    uint32_t part;
+};

@@ -1,0 +1,120 @@
+"""The egress arena as the compiled kernel sees it: which slots are in use, how long, and where to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from triosfu.net.batch import ffi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from triosfu.kernel import Kernel, Record
+    from triosfu.net.batch import Arena, Pointer
+    from triosfu.net.egress import Destination
+
+
+class Sink:
+    """One transport's way out, as the kernel uses it: `lead` it anew whenever the path or the keys change."""
+
+    __slots__ = ("destination", "queue", "record")
+
+    def __init__(self, queue: KernelQueue) -> None:
+        self.queue = queue
+        self.record: Record = queue.kernel.ffi.new("struct sink *")
+        self.destination: Destination | None = None
+
+    def lead(self, destination: Destination | None, session: int) -> None:
+        """Protect with libsrtp's `session`, and send to `destination`; its address is 0, and that None, for nowhere."""
+        ffi = self.queue.kernel.ffi
+        self.destination = destination
+        self.record.session = ffi.cast("void *", session)
+        self.record.way = ffi.NULL if destination is None else destination.way
+
+
+class KernelQueue:
+    """The kernel's records of one egress, and what it does with them."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        slots: Arena,
+        *,
+        slot_size: int,
+        queued: list[Destination],
+        kept: bytearray,
+        protect: int,
+    ) -> None:
+        ffi = kernel.ffi
+        self.kernel = kernel
+        self.protect: Record = ffi.cast("void *", protect)
+        self.flush: Callable[[], None] = _nothing
+        self.woken: Callable[[], None] = _nothing
+        self._slots, self._queued = slots, queued
+        self._kept = ffi.from_buffer(kept)  # holds it where it is
+        self._ways = ffi.new("struct way *[]", slots.slots)
+        self._lanes = ffi.new("uint32_t[]", slots.slots)
+        self._starts = ffi.new("uint32_t[]", slots.slots)
+        self.ways = memoryview(ffi.buffer(self._ways)).cast("B").cast("Q")
+        """The address of each slot's destination."""
+        self.starts = memoryview(ffi.buffer(self._starts)).cast("B").cast("I")
+        """The first slot of each message, as `gather` has made them."""
+        self._numbers = memoryview(ffi.buffer(self._lanes)).cast("B").cast("I")
+        self.record: Record = ffi.new(
+            "struct queue *",
+            {
+                "arena": ffi.cast("char *", _address(slots.pointer)),
+                "iovecs": ffi.cast("struct iovec *", _address(slots.iovecs)),
+                "ways": self._ways,
+                "kept": ffi.cast("uint8_t *", self._kept),
+                "lanes": self._lanes,
+                "slot_size": slot_size,
+                "slots": slots.slots,
+            },
+        )
+
+    def begin(self) -> None:
+        """Set `record.queued` to what is in use; then the kernel may write."""
+        self.record.queued = len(self._queued)
+
+    def wrote(self, sinks: Sequence[Sink]) -> None:
+        """Queue what the kernel has written since `begin`, for the lanes of these sinks."""
+        queued = self._queued
+        first, end = len(queued), self.record.queued
+        if end > first:
+            queued += [sinks[number].destination for number in self._numbers[first:end].tolist()]  # type: ignore[misc]
+            if not first:
+                self.woken()
+
+    def gather(
+        self, headers: Pointer, controls: Pointer, control_size: int, most_segments: int, most_bytes: int
+    ) -> Callable[..., int]:
+        """What `Messages._write` does, compiled: into `headers` and `controls`, and the first slots into `starts`."""
+        ffi, record, starts = self.kernel.ffi, self.record, self._starts
+        compiled: Callable[..., int] = self.kernel.lib.kernel_gather
+        headers = ffi.cast("struct mmsghdr *", _address(headers))
+        controls = ffi.cast("char *", _address(controls))
+
+        def write(_queued: object, slots: range, *, segmented: bool) -> int:
+            return compiled(
+                record,
+                headers,
+                controls,
+                control_size,
+                starts,
+                slots.start,
+                len(slots),
+                segmented,
+                most_segments,
+                most_bytes,
+            )
+
+        return write
+
+
+def _address(pointer: Any) -> int:  # noqa: ANN401  a cffi pointer of whichever instance
+    return int(ffi.cast("uintptr_t", pointer))
+
+
+def _nothing() -> None:
+    """Until the egress says what to do."""

@@ -47,12 +47,13 @@ class Nowhere:
 def sinks(*, compiled: bool) -> list[TransportSink]:
     """One for each subscriber, with keys of its own, on one egress."""
     egress = Egress(compiled=compiled)
+    kernel = installed() if compiled else None
     made = []
     for number in range(SUBSCRIBERS):
         material = Random(number).randbytes(GCM.export_length)
         sink = TransportSink(egress)
         sink.outbound = Outbound(SrtpKeys.from_exporter(GCM, material, client=True))
-        sink.destination = Destination(("127.0.0.1", 9), Nowhere(), egress.kernel_queue and egress.kernel_queue.kernel)
+        sink.destination = Destination(("127.0.0.1", 9), Nowhere(), kernel)
         made.append(sink)
     return made
 

@@ -8,6 +8,7 @@ stamps the arrival, so it does not matter when we look.
 from __future__ import annotations
 
 import math
+import select
 import socket
 import struct
 from array import array
@@ -23,7 +24,7 @@ from triosfu.net.batch import Arena, ffi, libc
 from triosfu.sdp.extmap import TRANSPORT_CC
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from bench.sfu.feedback import Feedback
     from bench.sfu.peer import End
@@ -153,6 +154,10 @@ class CountingSocket:
             stream.begin()
         del self.delays[:]
         self._keep_delays = True
+
+    def owes(self, now: float) -> bool:
+        """Whether it is time for feedback, though nothing may have come."""
+        return self._feedback is not None and now >= self._feedback.due
 
     def look(self, shelf: Shelf, now: float) -> None:
         """Take in what has come, and say so if it is time."""
@@ -322,12 +327,26 @@ def extension_at(view: memoryview, wanted: int) -> int:
     return ABSENT
 
 
-async def look_at_all(sockets: Iterable[CountingSocket]) -> None:
-    """Look at all sockets for ever."""
-    shelf = Shelf()
-    due = -math.inf
-    while True:
-        due = max(due + EVERY, trio.current_time())
-        for one in list(sockets):
-            one.look(shelf, trio.current_time())
-        await trio.sleep_until(due)
+class Watchman:
+    """Looks at all sockets, again and again: at those with something to read, at the others when feedback is due."""
+
+    def __init__(self) -> None:
+        self.late = 0.0  # seconds that a look was behind its time, at worst: what the clients' process was held up for
+
+    async def watch(self, sockets: Collection[CountingSocket]) -> None:
+        """Look for ever; `sockets` may change meanwhile."""
+        shelf, known = Shelf(), set[CountingSocket]()
+        due = -math.inf
+        with select.epoll() as poll:
+            while True:
+                now = trio.current_time()
+                self.late = max(self.late, now - due if due > 0 else 0.0)
+                due = max(due + EVERY, now)
+                for one in set(sockets) - known:
+                    poll.register(one.fileno(), select.EPOLLIN)
+                known = set(sockets)  # what was closed the kernel has taken off
+                readable = {descriptor for descriptor, _ in poll.poll(0, max(1, len(known)))}
+                for one in known:
+                    if one.fileno() in readable or one.owes(now):
+                        one.look(shelf, trio.current_time())
+                await trio.sleep_until(due)

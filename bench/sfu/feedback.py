@@ -43,7 +43,7 @@ class Feedback:
     def __init__(self, end: End, sock: CountingSocket) -> None:
         self._end, self._socket = end, sock
         self._ssrc = 1
-        self._due = 0.0
+        self.due = 0.0  # the next time
         self._turn = phases.randrange(SOUND_TURNS * CHECK_TURNS)
         self._pictures: set[int] = set()  # SSRCs
         self._sections = 0  # that these were read from
@@ -64,9 +64,9 @@ class Feedback:
                 if sequences := self._missing.get(id(stream)):
                     send(Nack(self._ssrc, ssrc, tuple(sequences)).serialize())
             self._missing.clear()
-        if now < self._due:
+        if now < self.due:
             return
-        self._due = now + EVERY * (1 if self._due else phases.random())
+        self.due = now + EVERY * (1 if self.due else phases.random())
         self._turn += 1
         # Where the server has both, transport-wide feedback goes before REMB.
         remb = self._estimate() if self._turn % ESTIMATE_TURNS == 0 and not self._count else b""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from bench.sfu.counting import CountingSocket, look_at_all
+from bench.sfu.counting import CountingSocket, Watchman
 from bench.sfu.figures import Figures
+from bench.sfu.peer import Ended, first_of
 from bench.sfu.playing import LAYERS, PICTURE, SILENCE_EVERY, Punctuality, play
 
 if TYPE_CHECKING:
@@ -149,15 +150,24 @@ async def measure(server: Measured, name: str, size: int, habits: Habits) -> Fig
     for the participants, what it has more after the third (and the count) is for the subscriptions.
 
     Raises:
-        Ended: In a group: a server, or the signalling or a peer connection of somebody, has ended.
+        Ended: In a group: a server, or the signalling or a peer connection of somebody, has ended. The text says how
+            late the clients were: who waits too long for their process has no quarrel with the server.
     """
+    watchman = Watchman()
+    try:
+        return await _measure(server, name, size, habits, watchman)
+    except* Ended as group:
+        raise Ended(f"{first_of(group)}; the clients were up to {watchman.late:.1f} s late") from group
+
+
+async def _measure(server: Measured, name: str, size: int, habits: Habits, watchman: Watchman) -> Figures:
     _allow_descriptors()
     scenario = SCENARIOS[name]
     sockets: set[CountingSocket] = set()
     punctuality = Punctuality()
     empty = server.use()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(look_at_all, sockets)
+        nursery.start_soon(watchman.watch, sockets)
         name_of_run = f"bench-{time.time_ns()}"  # who was there before may not have left yet
         rooms = [f"{name_of_run}-{number}" for number in range(habits.rooms)]
         meetings = [Meeting(server, scenario, room, size, habits) for room in rooms]

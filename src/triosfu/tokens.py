@@ -13,7 +13,7 @@ import json
 import math
 import time
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import jwt
@@ -343,6 +343,15 @@ class _Hs256(HMACAlgorithm):
     def check_key_length(self, key: bytes) -> str | None:
         del key
         return None
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        """As PyJWT does, once for each secret: it looks through them for what is no secret."""
+        return _prepared(key)
+
+
+@lru_cache(maxsize=64)
+def _prepared(secret: str | bytes) -> bytes:
+    return HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
 
 
 _JWS: Final = jwt.PyJWS(algorithms=[])

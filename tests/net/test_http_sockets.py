@@ -108,3 +108,31 @@ def test_a_client_that_vanishes_is_found_out_within_twenty_seconds() -> None:
     limits = WebSocketLimits()
     assert QUIET * limits.ping_interval + TCP_USER_TIMEOUT_MS / 1000 + limits.flush < 20
     assert Limits().idle < 20
+
+
+async def test_what_a_socket_does_not_take_at_once_follows_in_order() -> None:
+    """The first message is larger than its buffers, so the write goes on in the middle of a frame."""
+    sizes = [3_000_000, *range(1, 2000, 97)]
+    sent = trio.Event()
+
+    async def session(peer: WebSocket) -> None:
+        for size in sizes:
+            assert peer.send_nowait(size.to_bytes(4, "big") * size)
+        sent.set()
+        assert await peer.receive() == "done"
+
+    async def handler(request: Request) -> Response | Upgrade:
+        return Upgrade(session, WebSocketLimits(queue_bytes=64 << 20))
+
+    async with trio.open_nursery() as nursery:
+        listeners = await open_listeners(["127.0.0.1"], 0)
+        await nursery.start(serve_http, listeners, handler)
+        port = listeners[0].socket.getsockname()[1]
+        async with trio_websocket.open_websocket(
+            "127.0.0.1", port, "/", use_ssl=False, max_message_size=64 << 20
+        ) as client:
+            await sent.wait()
+            for size in sizes:
+                assert await client.get_message() == size.to_bytes(4, "big") * size
+            await client.send_message("done")
+        nursery.cancel_scope.cancel()

@@ -230,14 +230,18 @@ class HttpServer:
         limits: Limits | None = None,
         counters: Counter[str] | None = None,
         cross_origin: bool = True,
+        clock: Clock | None = None,
     ) -> None:
-        """Serve nothing yet. Without `cross_origin`, browsers let pages of other origins read nothing."""
+        """Serve nothing yet. Without `cross_origin`, browsers let pages of other origins read nothing.
+
+        WebSockets have their pings from `clock`, if one is given that runs; else from one of this server's own.
+        """
         self.handler = handler
         self.cross_origin = cross_origin
         self.limits = limits or Limits()
         self.counters: Counter[str] = counters if counters is not None else Counter()
-        self.clock = Clock()
-        """Keeps the time of the WebSockets, within `serve`."""
+        self.clock = Clock() if clock is None else clock
+        self._keeps_time = clock is None
         asked = self.limits
         self.connection_shares = Shares(asked.connections, little=max(1, asked.connections // LITTLE))
         self.buffer_shares = Shares(asked.buffered, little=max(asked.head + asked.body, asked.buffered // LITTLE))
@@ -260,7 +264,8 @@ class HttpServer:
     ) -> None:
         """Answer every request on `listeners`, until cancelled; what is closed then, see `serve_http`."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.clock.run, name="clock of websockets")
+            if self._keeps_time:
+                nursery.start_soon(self.clock.run, name="clock of websockets")
             task_status.started()
             await trio.serve_listeners(self.serve_socket, list(listeners), handler_nursery=nursery)
 

@@ -137,7 +137,6 @@ async def serve(config: Config, *, grace: float = GRACE, post: Post | None = Non
         monitoring = await _monitoring(config, stack, port=post is None)
         webhooks = await stack.enter_async_context(configured_webhooks(config, rng)) if config.webhook.urls else None
         mux = await open_mux(config, stack)
-        log.info("packet_path", **mux.path())
         whip_sessions = Sessions()
         peers = PeerFactory(
             mux=mux,
@@ -185,7 +184,8 @@ async def serve(config: Config, *, grace: float = GRACE, post: Post | None = Non
                 return page
             return await signalling.respond(request)
 
-        http = HttpServer(respond, limits=Limits(body=config.limit.max_api_request_body_size))
+        log.info("packet_path", **mux.path())
+        http = HttpServer(respond, limits=Limits(body=config.limit.max_api_request_body_size), clock=mux.clock)
         async with trio.open_nursery() as nursery:
             if webhooks is not None:
                 nursery.start_soon(webhooks.run, name="webhooks")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# A client may be silent for as long as it is there. Pings every 5 s keep data moving, so one that is not is found out.
+# A client may be silent for as long as it is there. A ping after 7.5 s without a word of ours keeps data moving, so one
+# that is gone is found out.
 PING: Final = "its client: the ping's write deadline (10 s) and TCP_USER_TIMEOUT end a connection that is dead"
 ALARM: Final = "no deadline is armed, so there is nothing to be late for; arming one moves the end of this wait"
 

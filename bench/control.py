@@ -41,7 +41,7 @@ from triosfu.media.down_track import DownTrack
 from triosfu.media.ingress import Ingress
 from triosfu.media.receiver import TrackReceiver
 from triosfu.net.udp import UdpMux
-from triosfu.peer import PeerConnection, PeerState
+from triosfu.peer import PeerConnection, PeerSettings, PeerState
 from triosfu.rtp.rtcp import Nack, ReceiverReport, Remb, ReportBlock, SenderReport, TransportFeedback
 from triosfu.rtp.wire import build_rtp
 from triosfu.sdp.policy import MediaPolicy
@@ -59,6 +59,7 @@ SSRC = 99
 TURNS = 4  # of the loop, after which a step is over: receive, act, flush
 PERIODS = {"check": 2.5, "report": 1.0, "remb": 1.0, "feedback": 0.1, "nack": 1.0}
 HOST = "127.0.0.1"
+SETTINGS = PeerSettings(disconnected_after=60, failed_after=60)  # who is connected is silent until all others are
 
 
 class Handler:
@@ -97,7 +98,7 @@ class Client:
         self.near, self.far = (
             PeerConnection(
                 name=name, mux=mux, certificate=certificate, handler=Handler(), policy=MediaPolicy(), single=False,
-                offerer=name == "server", rng=self._rng,
+                offerer=name == "server", rng=self._rng, settings=SETTINGS,
             )
             for name, mux in (("client", self.mux), ("server", server))
         )  # fmt: skip

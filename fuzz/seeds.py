@@ -237,6 +237,10 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
         scripted([b"\x90\xe0\x81\x23\x01\x21\x10\0\0\x9d\x01\x2a" + bytes(n) for n in (1, 9)])
     ],
     "check_header_extensions": _bytes("02aabb01013004020001", "00141400000000000000000000000000000000000000000100"),
+    "check_handed_over": lambda: [
+        b"POST //a?c=d HTTP/1.1\r\nHost: x\r\nX-A: \xe9 \r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        UPGRADE,
+    ],
     "check_http": lambda: [b"POST //a%20b?c=d HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi", UPGRADE],
     "check_ice_fragment": lambda: [
         (

@@ -5,7 +5,7 @@
  */
 
 #define HEADER_SIZE 12
-#define ROOM 32 /* bytes that protection may need behind a packet */
+#define CLOSED 2
 
 typedef int (*protect_t)(void *session, void *packet, int *length);
 
@@ -69,6 +69,8 @@ int kernel_forward(void *protect_function, struct queue *queue, struct lane **la
             __builtin_prefetch(lanes[number + 1]->sink);
         if (number + 3 < count)
             __builtin_prefetch(lanes[number + 3]);
+        if (lane->armed == CLOSED)
+            continue;
         if (lane->armed && lane->source != burst->source && burst->video && !burst->keyframe &&
             burst->now - lane->arrival <= burst->stalled)
             continue;

@@ -33,7 +33,7 @@ struct log { /* the packets of one transport by their transport-wide sequence nu
 };
 
 struct lane { /* the straight way from one source to one subscriber */
-    uint32_t armed; /* 0: Python has to look at each packet */
+    uint32_t armed; /* 0: Python has to look at each packet; 1: straight; 2: nothing passes */
     uint32_t source;
     int64_t next_index;
     int64_t sequence; /* from here to `frame`: what is added to the numbers of a packet */

@@ -13,21 +13,27 @@ from tests.docs.pages import read, table_under
 from tests.metrics.scrape import free_port, get, monitored
 from tests.metrics.scrape import read as parse
 from tests.support.client import join
+from triosfu.cluster.supervisor import Process, Supervisor
 from triosfu.metrics import collector, page
+from triosfu.metrics.front import FrontCollector
 from triosfu.metrics.history import History
+from triosfu.metrics.loop import LoopDelay
+from triosfu.metrics.merging import LARGEST, SMALLEST
+from triosfu.net.http import HttpServer, Request, Response
 
 if TYPE_CHECKING:
     from tests.metrics.scrape import Page
 
 PAGE = read("docs/metrics.md")
 HEADINGS = ("Under LiveKit's names", "Our own")
+SEVERAL = ("With several worker processes",)
 ALWAYS = {"node_id", "node_type"}
 PARTS = ("_bucket", "_count", "_sum")
 NOT_SEEN = {"livekit_rtt_ms"}  # the call below is too short for a report about a report, on most machines
 
 
-def documented() -> dict[str, tuple[str, set[str]]]:
-    rows = [row for heading in HEADINGS for row in table_under(PAGE, heading)]
+def documented(headings: tuple[str, ...] = HEADINGS) -> dict[str, tuple[str, set[str]]]:
+    rows = [row for heading in headings for row in table_under(PAGE, heading)]
     return {name.strip("`"): (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels, _ in rows}
 
 
@@ -78,6 +84,30 @@ async def test_the_tables_have_every_metric_with_its_type_and_labels(seen: Page)
         assert samples or name in NOT_SEEN, (name, kind)
 
 
+async def test_the_front_s_table_has_what_it_adds() -> None:
+    async def nobody(index: int, sock: object) -> Process:
+        raise AssertionError
+
+    supervisor = Supervisor(2, nobody, lambda _: ({}, b""))
+    added = {metric.name: metric for metric in FrontCollector(supervisor, _http(), LoopDelay()).collect()}
+    told = documented(SEVERAL)
+    found = {f"{name}_total" if one.type == "counter" else name: one for name, one in added.items()}
+    assert {name: one.type for name, one in found.items() if name not in documented()} == {
+        name: kind for name, (kind, _) in told.items()
+    }
+    for name, (_, labels) in told.items():
+        assert all(set(sample.labels) == labels for sample in found[name].samples)
+    assert {word for word in LARGEST | SMALLEST if word.startswith(("livekit", "triosfu"))} <= documented().keys()
+    assert all(f"`{word}`" in PAGE for word in LARGEST | SMALLEST if word.startswith(("livekit", "triosfu")))
+
+
+def _http() -> HttpServer:
+    async def respond(request: Request) -> Response:
+        raise AssertionError
+
+    return HttpServer(respond)
+
+
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"{page.LIMITS.connections} of them" in PAGE
     assert (page.MOST, page.FRESH) == (100, 1)
@@ -89,4 +119,4 @@ def test_an_alarm_is_about_a_metric_that_there_is(row: list[str]) -> None:
     names = re.findall(r"(?:livekit|triosfu)_\w+", row[0])
     assert names
     for name in names:
-        assert name.removesuffix("_bucket") in documented()
+        assert name.removesuffix("_bucket") in documented(HEADINGS + SEVERAL)

@@ -342,6 +342,22 @@ def test_a_layer_that_has_dried_up_is_left(compiled: bool, monkeypatch: pytest.M
     assert {track.current_layer for track in one.tracks} == {NO_LAYER}
 
 
+def test_a_track_that_is_held_costs_python_nothing_until_it_flows_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Straight(compiled=True, mime="audio/opus", extension_ids={})
+    one.burst(100, 1, b"sound")
+    for track in one.tracks:
+        track.set_disabled(True, one.path.now)
+    one.burst(101, 1, b"sound")
+    with monkeypatch.context() as patched:
+        patched.setattr(Forwarder, "forward", None)
+        one.burst(102, 5, b"sound")
+    assert one.path.receiver.failed_subscribers == 0
+    for track in one.tracks:
+        track.set_disabled(False, one.path.now)
+    one.burst(107, 2, b"sound")
+    assert [len(subscriber.sent) for subscriber in one.subscribers] == [3, 3, 3]
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_sound_goes_on_from_another_source(compiled: bool) -> None:
     one = Straight(compiled=compiled, mime="audio/opus", extension_ids={})

@@ -54,6 +54,14 @@ class Client:
         await self.send(data)
         return await self.answer()
 
+    async def following(self) -> bytes:
+        """What comes next, which may have come already."""
+        if not self._buffer:
+            await self._more()
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
+
     async def ended(self) -> bool:
         """Whether nothing follows what was read: waits for the server to close."""
         return not self._buffer and not await self.stream.receive_some()

@@ -84,6 +84,7 @@ ELSEWHERE = {
     "prometheus.port", "prometheus.username", "prometheus.password",  # tests/metrics/test_page.py
     "webhook.api_key", "webhook.urls",  # these six in tests/webhooks/test_call.py
     "webhook.filter_params.include_events", "webhook.filter_params.exclude_events",
+    "workers",  # tests/cluster/
     "webhook.resource_url_notifier.max_age", "webhook.resource_url_notifier.max_depth",
 }  # fmt: skip
 LOOPBACK = "development: true\nport: 0\nbind_addresses: [127.0.0.1]\n"
@@ -286,3 +287,9 @@ async def test_an_embedded_server_logs_as_configured_and_leaves_a_configured_str
             assert structlog.get_config()["processors"][-1].__class__ is structlog.processors.KeyValueRenderer
     finally:
         structlog.reset_defaults()
+
+
+async def test_an_embedded_server_is_one_process() -> None:
+    with pytest.raises(ConfigError, match=r"^workers: worker processes are started by `triosfu run` only$"):
+        async with triosfu.serve(load_config("workers: 2", development=True)):
+            raise AssertionError

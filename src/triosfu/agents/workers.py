@@ -38,12 +38,14 @@ if TYPE_CHECKING:
     from triosfu.agents.jobs import Output
     from triosfu.net.websocket import WebSocket
     from triosfu.rooms.settings import RoomSettings
+    from triosfu.tokens import Claims
 
 log = structlog.get_logger(__name__)
 
 PATH: Final = "/agent"
 PONG: Final = 15.0  # seconds; a worker whose process hangs keeps its connection
 UNSUPPORTED, MALFORMED, TRY_AGAIN_LATER = 1003, 1007, 1013  # WebSocket close codes
+UNAUTHORIZED: Final = 401
 YIELD_EVERY: Final = 16  # messages; one worker that sends without pause must not keep the loop from the others
 
 
@@ -61,6 +63,20 @@ def decode(frame: str | bytes) -> agent.WorkerMessage:
     except DecodeError:
         raise MalformedPacket("agent worker: not a message") from None
     return message
+
+
+def admitted(request: Request, keys: Mapping[str, str], *, now: float) -> Claims | Response:
+    """What the token of a worker says that may open its socket, or the answer to one that may not."""
+    try:
+        token = token_of(request.headers.get("authorization"), request.get("access_token"))
+        claims = None if token is None else verify(token, keys, now=now)
+    except TokenError as refusal:
+        return Response.text(refusal.status, refusal.text)
+    if not request.wants_websocket:
+        return Response(404)
+    if claims is None or claims.video is None or not claims.video.agent:
+        return Response.text(UNAUTHORIZED, "permissions denied")
+    return claims
 
 
 class Agents:
@@ -112,17 +128,10 @@ class Agents:
     async def respond(self, request: Request) -> Response | Upgrade:
         """Let a worker's socket open, or say why not. Cancelled, it has changed nothing."""
         await trio.lowlevel.checkpoint()
-        try:
-            token = token_of(request.headers.get("authorization"), request.get("access_token"))
-            claims = None if token is None else verify(token, self._keys, now=self._wall_clock())
-        except TokenError as refusal:
-            self.counters["refused"] += 1
-            return Response.text(refusal.status, refusal.text)
-        if not request.wants_websocket:
-            return Response(404)
-        if claims is None or claims.video is None or not claims.video.agent:
-            self.counters["refused"] += 1
-            return Response.text(401, "permissions denied")
+        claims = admitted(request, self._keys, now=self._wall_clock())
+        if isinstance(claims, Response):
+            self.counters["refused"] += claims.status == UNAUTHORIZED
+            return claims
         if len(self.board.workers) >= self.board.settings.workers:
             self.counters["workers_refused"] += 1
             return Response.text(503, "too many agent workers")

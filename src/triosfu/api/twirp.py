@@ -146,11 +146,11 @@ class Twirp:
             raise TwirpError("unimplemented", f"{route.name} is not implemented")
         left, patience = route.method.undone, route.method.deadline or self._deadline
         with trio.move_on_after(patience):
-            message = await _at_leisure(len(request.body), partial(parse, route.request, request.body, content))
+            message = await at_leisure(len(request.body), partial(parse, route.request, request.body, content))
             outcome = route.method.answer(claims, message, request.headers.get(REQUEST_ID, ""))
             answer = outcome if isinstance(outcome, Message) else await outcome
             left = "it was done, and only the answer is missing"
-            body = await _at_leisure(answer.ByteSize(), partial(serialize, answer, content))
+            body = await at_leisure(answer.ByteSize(), partial(serialize, answer, content))
             self.counters[route.name] += 1
             return Response(200, body, [("Content-Type", content)])
         raise TwirpError("deadline_exceeded", f"{route.name} took longer than {patience:g} s: {left}")
@@ -170,8 +170,11 @@ class Twirp:
         return route, content
 
 
-async def _at_leisure(size: int, work: Callable[[], Any]) -> Any:  # noqa: ANN401  whatever `work` makes
-    """Do something that takes long for a large message without keeping everybody else waiting."""
+async def at_leisure(size: int, work: Callable[[], Any]) -> Any:  # noqa: ANN401  whatever `work` makes
+    """Do something that takes long for a large message without keeping everybody else waiting.
+
+    Cancelled, it may have been done, and nobody gets what came of it.
+    """
     if size <= LARGE:
         return work()
     return await trio.to_thread.run_sync(work, abandon_on_cancel=True)

@@ -18,7 +18,7 @@ from triosfu.cli.allocator import give_large_blocks_back
 from triosfu.cli.options import ConfigBody, ConfigFile, Development, KeyFile, Keys, configure
 
 if TYPE_CHECKING:
-    from triosfu.server import Server
+    from triosfu.server import Front, Server
 
 SAFE_SECRET = 32  # characters
 
@@ -36,6 +36,9 @@ NodeIp = Annotated[
 Region = Annotated[str | None, typer.Option(envvar="LIVEKIT_REGION", help="What clients are told as our region.")]
 LogLevel = Annotated[
     str | None, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error [info].")
+]
+Workers = Annotated[
+    str | None, typer.Option(metavar="N", help="Processes that rooms are spread over; auto is one for each core [1].")
 ]
 AdminSocket = Annotated[
     str | None,
@@ -56,6 +59,7 @@ def run(
     node_ip: NodeIp = None,
     keys: Keys = None,
     key_file: KeyFile = None,
+    workers: Workers = None,
     region: Region = None,
     log_level: LogLevel = None,
     admin_socket: AdminSocket = None,
@@ -64,6 +68,7 @@ def run(
     given: dict[str, Any] = {
         "bind_addresses": bind or None,
         "port": port,
+        "workers": workers,
         "region": region,
         "rtc": _given(udp_port=udp_port, node_ip=node_ip),
         "logging": _given(level=log_level),
@@ -77,6 +82,7 @@ def run(
         overrides=_given(**given),
     )
     # Not before it is needed: it imports everything, and the other commands are quick.
+    from triosfu.cli.worker import COMMAND  # noqa: PLC0415
     from triosfu.server import run_until_signalled  # noqa: PLC0415
 
     give_large_blocks_back()
@@ -88,18 +94,19 @@ def run(
     place: Path | Literal["default"] | None = "default"
     if admin_socket is not None:
         place = None if admin_socket == "none" else Path(admin_socket)
-    trio.run(partial(run_until_signalled, chosen, on_ready=announce, admin_socket=place))
+    trio.run(partial(run_until_signalled, chosen, on_ready=announce, worker=COMMAND, admin_socket=place))
 
 
-def announce(server: Server) -> None:
+def announce(server: Server | Front) -> None:
     """Tell the one who started us what to do next."""
     # As wide as its lines: a wrapped link cannot be opened.
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     web = server.http_url.replace("//127.0.0.1", "//localhost")  # browsers give camera and microphone to localhost
-    ports = sorted({port for _, port in server.mux.local_addresses})
     console.print(f"triosfu {triosfu.__version__} serves {web}", style="bold")
     console.print(f"  LiveKit URL   {server.url}")
-    console.print(f"  media         UDP {', '.join(map(str, ports))}")
+    console.print(f"  media         UDP {', '.join(map(str, server.media_ports))}")
+    if server.config.workers > 1:
+        console.print(f"  workers       {server.config.workers} processes")
     if not server.config.development:
         console.print("  a token       triosfu token create --room demo --identity alice, with the same keys")
         return

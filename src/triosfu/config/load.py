@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from triosfu.config.model import Config
 from triosfu.config.refused import refuse
 from triosfu.config.values import parse_port_range
+from triosfu.config.workers import of_worker
 from triosfu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -216,6 +217,8 @@ def _check(config: Config) -> None:
     if config.prometheus.port and config.prometheus.port == config.port:
         raise ConfigError("prometheus.port: must not be the port of signalling")
     _check_tcp(config)
+    for index in range(config.workers if config.workers > 1 else 0):
+        of_worker(config, index)
     delay = config.room.playout_delay
     if delay.max and delay.min > delay.max:
         raise ConfigError(f"room.playout_delay.min: {delay.min} is more than max, {delay.max}")

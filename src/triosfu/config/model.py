@@ -24,6 +24,7 @@ from triosfu.config.values import (
     Ports,
     WebhookEventName,
     WebhookUrl,
+    Workers,
     parse_level,
 )
 
@@ -252,6 +253,7 @@ class Config:
     port: Port = 7880  # HTTP and WebSocket; 0 is any free port
     bind_addresses: tuple[BindAddress, ...] = ("0.0.0.0", "::")  # noqa: S104  a server is there to be reached
     keys: Mapping[str, str] = field(default_factory=dict, repr=False)  # secrets by API key; the first signs refreshes
+    workers: Workers = 1  # processes that rooms are spread over; 1 is this one, and no other (docs/workers.md)
     region: str = ""
     development: bool = False
     enable_data_tracks: bool = True

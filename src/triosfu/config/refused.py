@@ -24,7 +24,7 @@ class Refusal:
     switch: str = ""  # for a section: while this key in it is off, the rest of it means nothing
 
 
-_CLUSTER: Final = "one server is one process so far: there is no Redis and there are no other nodes"
+_CLUSTER: Final = "one server is one node so far: there is no Redis (for more cores, see workers)"
 _TCP: Final = "no client is moved from UDP to TCP: ICE takes the way that works, see rtc.tcp_port"
 _TURN: Final = "no TURN server is built in yet: list one of your own under rtc.turn_servers"
 _BANDWIDTH: Final = "bandwidth estimation is not configurable yet"

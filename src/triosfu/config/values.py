@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -46,6 +47,7 @@ WEBHOOK_EVENTS: Final = (
     "ingress_started",
     "ingress_ended",
 )
+MOST_WORKERS: Final = 128
 _CANONICAL: Final = {mime.lower(): mime for mime in CODECS}
 
 
@@ -136,6 +138,18 @@ def parse_level(value: object) -> object:
     return "warning" if value == "warn" else value
 
 
+def parse_workers(value: object) -> int:
+    """How many worker processes; `auto` is one for each core that this process may use."""
+    if value == "auto":
+        return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, MOST_WORKERS)
+    written = str(value)
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,3}", written, re.ASCII):
+        raise ValueError("must be a number of processes, or auto")
+    if not 1 <= int(written) <= MOST_WORKERS:
+        raise ValueError(f"must be 1 to {MOST_WORKERS}, or auto")
+    return int(written)
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Ports = Annotated[PortRange, BeforeValidator(parse_port_range)]
 NodeIp = Annotated[tuple[str, ...], BeforeValidator(parse_node_ip)]
@@ -143,4 +157,5 @@ BindAddress = Annotated[str, BeforeValidator(parse_bind_address)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_network)]
 WebhookUrl = Annotated[str, BeforeValidator(parse_webhook_url)]
 WebhookEventName = Annotated[str, BeforeValidator(parse_webhook_event)]
+Workers = Annotated[int, BeforeValidator(parse_workers)]
 CodecName = Annotated[str, BeforeValidator(parse_codec)]

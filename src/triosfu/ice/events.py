@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from triosfu.ice.candidate import Address
     from triosfu.ice.state import IceState
+    from triosfu.stun.wire import Address
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
+class Transmit(NamedTuple):
     """A datagram to send from the socket bound to `source`."""
 
     data: bytes

@@ -271,6 +271,7 @@ class DownTrack:
     def _release(self, hold: Hold, now: float) -> None:
         if hold in self._holds:
             self._holds.discard(hold)
+            self._forwarder.disarm()
             self._forwarder.open = not self._holds
             if not self._holds:
                 self._silent_at = math.inf

@@ -180,7 +180,9 @@ class Forwarder:
         self._take_back(burst.packets[start - 1] if start else None)
         self.forward(burst, now, start)
         last, shifts = self.last, self.munger.current
-        if last is not None and self.open and self._gate >= 0 and shifts.source == last.ssrc:
+        if not self.open:
+            lane.close()
+        elif last is not None and self._gate >= 0 and shifts.source == last.ssrc:
             lane.number_in(self.sent_log if self.shape.numbered else None)
             lane.arm(
                 shifts,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from triosfu.media.sink import CompiledQueue, CompiledSink
 
 STALLED = 1.0  # seconds without a packet while other layers flow: the layer has gone
+CLOSED = 2  # of a lane: nothing passes until something changes
 PARTS = 64  # of a burst, at a time
 TAIL = MAX_PACKET - HEADER_SIZE  # bytes of each, at most
 
@@ -52,6 +53,10 @@ class Lane:
         self._log: SentLog | None = None
         self._log_arrays: tuple[Record, ...] = ()  # holds them where they are
         self._log_address = 0
+
+    def close(self) -> None:
+        """Have the kernel send nothing, and leave nothing to Python either."""
+        self.record.armed = CLOSED
 
     def number_in(self, log: SentLog | None) -> None:
         """Number packets for transport-wide feedback in `log`, from the next `arm` on."""

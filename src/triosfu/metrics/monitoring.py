@@ -40,13 +40,14 @@ class Monitoring:
     ) -> None:
         self.history = History()
         self.delay = delay
+        self.page: MetricsPage | None = None  # once it is served
         self._config = config
         self._listeners = listeners
         self._watch = watch
 
     async def run(self, sources: Sources, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the page, until cancelled; its connections are closed then."""
-        page = MetricsPage(
+        page = self.page = MetricsPage(
             Collector(sources),
             self._watch,
             webhooks=sources.webhooks,
@@ -54,28 +55,36 @@ class Monitoring:
             password=self._config.password,
         )
         async with trio.open_nursery() as nursery:
-            await nursery.start(
-                HttpServer(page.respond, limits=LIMITS, cross_origin=False).serve, self._listeners, name="metrics"
-            )
+            if self._listeners:
+                await nursery.start(
+                    HttpServer(page.respond, limits=LIMITS, cross_origin=False).serve, self._listeners, name="metrics"
+                )
             nursery.start_soon(self.history.run, sources.rooms, name="metrics history")
             task_status.started()
 
 
 @asynccontextmanager
-async def open_monitoring(config: Config) -> AsyncIterator[Monitoring]:
+async def open_monitoring(config: Config, *, port: bool = True) -> AsyncIterator[Monitoring]:
     """Listen on the port for metrics, and watch the event loop, within the block; cancelled, it has closed all.
+
+    Without a `port` of its own somebody else serves the page.
 
     Raises:
         ConfigError: The port cannot be had.
     """
-    if not config.prometheus.username and not all(ip_address(one).is_loopback for one in config.bind_addresses):
-        log.warning(
-            "metrics.open", advice="everybody who reaches the port may read: set prometheus.username and password"
-        )
-    listeners = await open_listeners(config.bind_addresses, config.prometheus.port, key="prometheus.port")
+    listeners = await open_metrics_port(config) if port else []
     try:
         with watching() as watch, LoopDelay().watching() as delay:
             yield Monitoring(config.prometheus, listeners, watch, delay)
     finally:
         for listener in listeners:
             listener.socket.close()
+
+
+async def open_metrics_port(config: Config) -> list[trio.SocketListener]:
+    """Listen on the port for metrics; ConfigError if it cannot be had. Cancelled, it has closed it."""
+    if not config.prometheus.username and not all(ip_address(one).is_loopback for one in config.bind_addresses):
+        log.warning(
+            "metrics.open", advice="everybody who reaches the port may read: set prometheus.username and password"
+        )
+    return await open_listeners(config.bind_addresses, config.prometheus.port, key="prometheus.port")

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from triosfu.metrics.families import Families, Labels
+    from triosfu.metrics.loop import LoopDelay, Tasks
     from triosfu.metrics.sources import Reading
+    from triosfu.net.http import HttpServer
 
 # What is counted and is no drop.
 ARRIVED: Final = frozenset({"datagrams", "batches", "route_failed", "tcp_accepted"})
@@ -130,7 +132,17 @@ def data(families: Families, reading: Reading) -> Iterator[Metric]:
 def http(families: Families, reading: Reading) -> Iterator[Metric]:
     """The port of signalling and of the API."""
     sources = reading.sources
-    server = sources.http
+    yield from connections(families, sources.http)
+    whip = Counter[str]() if sources.whip is None else sources.whip.counters
+    yield families.counter(
+        "triosfu_whip_events_total",
+        "Sessions begun by HTTP requests, to publish and to watch, and those that were not.",
+        [({"event": name}, whip[name]) for name in WHIP_EVENTS],
+    )
+
+
+def connections(families: Families, server: HttpServer) -> Iterator[Metric]:
+    """What is connected to a port."""
     yield families.gauge("triosfu_http_connections", "Connections that are open.", [({}, server.connections)])
     yield families.gauge(
         "triosfu_http_connections_of_one_address",
@@ -142,12 +154,6 @@ def http(families: Families, reading: Reading) -> Iterator[Metric]:
         "triosfu_http_events_total",
         "Requests and connections by what became of them.",
         [({"event": name}, server.counters[name]) for name in HTTP_EVENTS],
-    )
-    whip = Counter[str]() if sources.whip is None else sources.whip.counters
-    yield families.counter(
-        "triosfu_whip_events_total",
-        "Sessions begun by HTTP requests, to publish and to watch, and those that were not.",
-        [({"event": name}, whip[name]) for name in WHIP_EVENTS],
     )
 
 
@@ -168,11 +174,15 @@ def webhook_queues(families: Families, reading: Reading) -> Iterator[Metric]:
 
 def loop(families: Families, reading: Reading) -> Iterator[Metric]:
     """The event loop and its tasks."""
-    tasks = reading.tasks
+    return keeping_up(families, reading.sources.delay, reading.tasks)
+
+
+def keeping_up(families: Families, delay: LoopDelay, tasks: Tasks) -> Iterator[Metric]:
+    """How an event loop does."""
     yield families.histogram(
         "triosfu_loop_turn_seconds",
         "How long a turn of the event loop took: what becomes ready meanwhile waits for its end.",
-        [({}, reading.sources.delay.turns)],
+        [({}, delay.turns)],
     )
     yield families.gauge(
         "triosfu_tasks", "Tasks by kind.", [({"kind": kind}, count) for kind, count in sorted(tasks.kinds.items())]

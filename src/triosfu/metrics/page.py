@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -19,8 +20,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from triosfu.metrics.loop import survey
 from triosfu.net.http import Limits, Response
+from triosfu.server.inside import QUEUES
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector as Collects
+
     from triosfu.metrics.collector import Collector
     from triosfu.net.http import Request
     from triosfu.server.task_tree import Watch
@@ -32,45 +36,78 @@ FRESH: Final = 1.0  # seconds for which a page is given to whoever asks: reading
 MOST: Final = 100  # rooms on the page of queues
 
 
-class MetricsPage:
+class Page(ABC):
     """Answers on the metrics port."""
 
-    def __init__(
-        self, collector: Collector, watch: Watch, *, webhooks: Webhooks | None = None, username: str, password: str
-    ) -> None:
-        self._collector = collector
-        self._watch = watch
-        self._webhooks = webhooks
+    def __init__(self, *, username: str, password: str) -> None:
         self._expected = f"{username}:{password}".encode() if username or password else b""
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(collector)
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
         self._reading = trio.Lock()
         self._page = b""
         self._read_at = -FRESH
 
     async def respond(self, request: Request) -> Response:
         """Answer one request. Cancelled, it has changed nothing."""
-        if request.path not in {"/", "/metrics", "/queues"}:
+        if request.path not in {"/", "/metrics", QUEUES}:
             return Response(404)
         if request.method not in {"GET", "HEAD"}:
             return Response.text(405, "method not allowed")
         if self._expected and not may_read(request.headers.get("authorization", ""), self._expected):
             return Response.text(401, "unauthorized", [("WWW-Authenticate", 'Basic realm="metrics"')])
-        if request.path == "/queues":
-            return Response(200, json.dumps(queues(self._webhooks)).encode(), [("Content-Type", "application/json")])
+        return await (self.queues() if request.path == QUEUES else self.read())
+
+    async def read(self) -> Response:
+        """The metrics, for whoever may have them. Cancelled, it has changed nothing."""
         with trio.move_on_after(PATIENCE):
-            return Response(200, await self._read(), [("Content-Type", CONTENT_TYPE_LATEST)])
+            async with self._reading:
+                if trio.current_time() - self._read_at >= FRESH:
+                    self._page = await self._make()
+                    self._read_at = trio.current_time()
+                return Response(200, self._page, [("Content-Type", CONTENT_TYPE_LATEST)])
         return Response.text(503, "reading took too long")
 
-    async def _read(self) -> bytes:
-        async with self._reading:
-            if trio.current_time() - self._read_at >= FRESH:
-                self._collector.tasks = await survey(self._watch)
-                self._page, self._read_at = generate_latest(self._registry), trio.current_time()
-            return self._page
+    async def queues(self) -> Response:
+        """What waits for webhooks' receivers, as JSON. Cancelled, it has changed nothing."""
+        found = json.dumps(await self._queues()).encode()
+        return Response(200, found, [("Content-Type", "application/json")])
+
+    @abstractmethod
+    async def _make(self) -> bytes:
+        """The page as it is now."""
+
+    @abstractmethod
+    async def _queues(self) -> dict[str, Any]:
+        """The queues as they are now."""
+
+
+class MetricsPage(Page):
+    """The page of one process."""
+
+    def __init__(
+        self, collector: Collector, watch: Watch, *, webhooks: Webhooks | None = None, username: str, password: str
+    ) -> None:
+        super().__init__(username=username, password=password)
+        self._collector = collector
+        self._watch = watch
+        self._webhooks = webhooks
+        self._registry = registry_of(collector)
+
+    async def _make(self) -> bytes:
+        self._collector.tasks = await survey(self._watch)
+        return generate_latest(self._registry)
+
+    async def _queues(self) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        return queues(self._webhooks)
+
+
+def registry_of(collector: Collects) -> CollectorRegistry:
+    """What `collector` collects, and what is to be said of any process."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
 
 
 def may_read(authorization: str, expected: bytes) -> bool:

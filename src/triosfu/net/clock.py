@@ -59,7 +59,8 @@ class Alarm:
         await trio.sleep_forever()
 
     def cancel(self) -> None:
-        """Ring no more: whoever it was for is gone."""
+        """Ring no more: whoever it was for is gone, and is kept by nothing that stays in the clock for a while."""
+        self._action = _nothing
         armed, self._deadline, self._rings_at = self._rings_at < math.inf, math.inf, math.inf
         if armed:
             self._clock.cancelled()
@@ -78,6 +79,10 @@ class Alarm:
             self._action()
         else:
             self.deadline = self._deadline
+
+
+def _nothing() -> None:
+    """What an alarm does whose owner is gone."""
 
 
 class Clock:

@@ -41,6 +41,11 @@ LITTLE: Final = 64  # of all connections, one in so many is little for one addre
 # it, that is how a client is noticed that vanishes before it has a transport: in the 20 s promised for every client.
 TCP_USER_TIMEOUT_MS: Final = 10_000
 CORS: Final = (("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", "*"))
+OF_ONE_CONNECTION: Final = (  # header fields
+    frozenset({"connection", "content-length", "expect", "keep-alive", "proxy-connection"})
+    | {"te", "trailer", "transfer-encoding", "upgrade"}
+)
+CROWDED: Final = "too many requests at once"
 CORS_METHODS: Final = "OPTIONS, HEAD, GET, POST, PATCH, DELETE"
 
 _PHRASES: Final[Mapping[int, str]] = {status.value: status.phrase for status in HTTPStatus}
@@ -108,6 +113,19 @@ class Request:
         values = self.query.get(name)
         return values[0] if values else None
 
+    def serialize(self) -> bytes:
+        """The request as bytes that say the same, for another server: the last one of its connection, or a WebSocket's.
+
+        What repeated header fields had to say is in one (RFC 9110, section 5.3).
+        """
+        kept = [(name, value.strip(" \t")) for name, value in self.headers.items() if name not in OF_ONE_CONNECTION]
+        upgrade = [("connection", "Upgrade"), ("upgrade", "websocket")]
+        kept += upgrade if self.wants_websocket else [("connection", "close")]
+        kept.append(("content-length", str(len(self.body))))
+        version = "1.1" if "host" in self.headers else "1.0"
+        lines = [f"{self.method} {self.target} HTTP/{version}", *(f"{name}: {value}" for name, value in kept), "", ""]
+        return "\r\n".join(lines).encode("latin-1") + self.body
+
     @property
     def wants_websocket(self) -> bool:
         """Whether this asks to become a WebSocket; a handler may answer it with `Upgrade`."""
@@ -143,7 +161,19 @@ class Upgrade:
     limits: WebSocketLimits = field(default_factory=WebSocketLimits)
 
 
-Handler = Callable[[Request], Awaitable[Response | Upgrade]]
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """The answer that gives the connection away, before anything has been said on it.
+
+    `take` gets the socket's descriptor, the bytes that say what the client has said, and the client's address. It must
+    have made a copy of the descriptor when it returns, and returns None then, or else what the client is to be told.
+    If it waits, it has to have a deadline.
+    """
+
+    take: Callable[[int, bytes, Address], Awaitable[Response | None]]
+
+
+Handler = Callable[[Request], Awaitable[Response | Upgrade | HandOver]]
 
 
 async def open_listeners(addresses: Sequence[str], port: int, *, key: str = "port") -> list[trio.SocketListener]:
@@ -200,14 +230,18 @@ class HttpServer:
         limits: Limits | None = None,
         counters: Counter[str] | None = None,
         cross_origin: bool = True,
+        clock: Clock | None = None,
     ) -> None:
-        """Serve nothing yet. Without `cross_origin`, browsers let pages of other origins read nothing."""
+        """Serve nothing yet. Without `cross_origin`, browsers let pages of other origins read nothing.
+
+        WebSockets have their pings from `clock`, if one is given that runs; else from one of this server's own.
+        """
         self.handler = handler
         self.cross_origin = cross_origin
         self.limits = limits or Limits()
         self.counters: Counter[str] = counters if counters is not None else Counter()
-        self.clock = Clock()
-        """Keeps the time of the WebSockets, within `serve`."""
+        self.clock = Clock() if clock is None else clock
+        self._keeps_time = clock is None
         asked = self.limits
         self.connection_shares = Shares(asked.connections, little=max(1, asked.connections // LITTLE))
         self.buffer_shares = Shares(asked.buffered, little=max(asked.head + asked.body, asked.buffered // LITTLE))
@@ -230,7 +264,8 @@ class HttpServer:
     ) -> None:
         """Answer every request on `listeners`, until cancelled; what is closed then, see `serve_http`."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.clock.run, name="clock of websockets")
+            if self._keeps_time:
+                nursery.start_soon(self.clock.run, name="clock of websockets")
             task_status.started()
             await trio.serve_listeners(self.serve_socket, list(listeners), handler_nursery=nursery)
 
@@ -247,16 +282,31 @@ class HttpServer:
             return
         await trio.aclose_forcefully(stream)
 
-    async def serve_stream(self, stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
+    async def serve_handed_over(self, sock: socket.socket, peer: Address, data: bytes, handler: Handler) -> None:
+        """Serve a connection that somebody else has accepted, and read `data` from, to its end; `handler` answers.
+
+        Cancelled, it has closed the connection, as it has at its end.
+        """
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        await self.serve_stream(stream, peer, leading=data, handler=handler)
+
+    async def serve_stream(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        peer: Address,
+        *,
+        leading: bytes = b"",
+        handler: Handler | None = None,
+    ) -> None:
         """Serve one connection over any stream to its end, and close it; cancelled, it has closed it as well."""
         who = holder(peer[0])
         if not self.connection_shares.take(who):
             self.counters["connections_refused"] += 1
             await trio.aclose_forcefully(stream)
             return
-        connection = _Connection(self, stream, peer, who)
+        connection = _Connection(self, stream, peer, who, handler or self.handler)
         try:
-            await connection.serve()
+            await connection.serve(leading)
         except Exception:  # a bug here ends one connection, not the server
             log.exception("http.connection_failed")
             self.counters["connection_failed"] += 1
@@ -280,8 +330,11 @@ class _Gone(TriosfuError):
 
 
 class _Connection:
-    def __init__(self, server: HttpServer, stream: trio.abc.HalfCloseableStream, peer: Address, who: str) -> None:
+    def __init__(
+        self, server: HttpServer, stream: trio.abc.HalfCloseableStream, peer: Address, who: str, handler: Handler
+    ) -> None:
         self._server = server
+        self._handler = handler
         self._limits = server.limits
         self._stream = stream
         self._peer = peer
@@ -290,13 +343,25 @@ class _Connection:
         self._held = 0  # our share of server.buffered
         self.handed_over = False  # to a WebSocket, which closes the stream
 
-    async def serve(self) -> None:
+    async def serve(self, leading: bytes) -> None:
         patience = self._limits.header_deadline
         try:
+            if leading and not await self._begin(leading):
+                return
             while await self._exchange(patience):
                 patience = self._limits.idle
         except _Gone:
             self._server.counters["connections_lost"] += 1
+
+    async def _begin(self, leading: bytes) -> bool:
+        """Take what was read elsewhere; false if there is no place for it."""
+        if self._server.buffer_shares.take(self._who, len(leading)):
+            self._held = len(leading)
+            self._buffer += leading
+            return True
+        self._server.counters["requests_refused"] += 1
+        await self._write(h11.Connection(h11.SERVER), Response.text(503, CROWDED), close=True)
+        return False
 
     def release(self) -> None:
         self._server.buffer_shares.give_back(self._who, self._held)
@@ -318,6 +383,11 @@ class _Connection:
             await self._linger()
             return False
         self._buffer[:] = protocol.trailing_data[0]
+        if isinstance(answer, HandOver):
+            given = await self._give_away(answer, request)
+            if given is None:
+                return False
+            answer = given
         self.release()
         if isinstance(answer, Upgrade):
             self._server.counters["websockets"] += 1
@@ -338,6 +408,15 @@ class _Connection:
             return True
         await self._linger()
         return False
+
+    async def _give_away(self, answer: HandOver, request: Request) -> Response | None:
+        """None if somebody else has the connection now; what is left for us is to close our end of it."""
+        if not isinstance(self._stream, trio.SocketStream):
+            raise UsageError("http: only a socket can be handed over")
+        data = request.serialize() + bytes(self._buffer)
+        refusal = await answer.take(self._stream.socket.fileno(), data, self._peer)
+        self._server.counters["handed_over" if refusal is None else "not_handed_over"] += 1
+        return refusal
 
     async def _read_head(self, patience: float) -> bool:
         """Fill the buffer up to the blank line that ends a head; false if the client ends instead.
@@ -436,7 +515,7 @@ class _Connection:
         except ValueError:
             raise _Refused(400, "too many query parameters") from None
 
-    async def _answer(self, request: Request) -> Response | Upgrade:
+    async def _answer(self, request: Request) -> Response | Upgrade | HandOver:
         preflight = request.method == "OPTIONS" and "access-control-request-method" in request.headers
         if preflight and self._server.cross_origin:
             allowed = request.headers.get("access-control-request-headers", "*")
@@ -449,7 +528,7 @@ class _Connection:
                 ],
             )
         try:
-            return _checked(await self._server.handler(request), request)
+            return _checked(await self._handler(request), request)
         except Exception:  # a bug in one request ends that request only
             log.exception("http.handler_failed", path=request.path)
             self._server.counters["handler_errors"] += 1
@@ -486,7 +565,7 @@ class _Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise _Gone from None
         if not self._server.buffer_shares.take(self._who, len(data)):
-            raise _Refused(503, "too many requests at once")
+            raise _Refused(503, CROWDED)
         self._held += len(data)
         return data
 
@@ -526,7 +605,7 @@ def _end_of_head(buffer: bytearray, start: int) -> int | None:
     return min(ends, default=None)
 
 
-def _checked(answer: Response | Upgrade, request: Request) -> Response | Upgrade:
+def _checked(answer: Response | Upgrade | HandOver, request: Request) -> Response | Upgrade | HandOver:
     if isinstance(answer, Upgrade) and not request.wants_websocket:
         raise UsageError("a request that is no WebSocket handshake was answered with an upgrade")
     return answer

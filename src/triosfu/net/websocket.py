@@ -80,7 +80,7 @@ class WebSocket:
         self,
         stream: trio.abc.HalfCloseableStream,
         *,
-        key: str,
+        key: str | None,
         extensions: str = "",
         leading: bytes = b"",
         limits: WebSocketLimits | None = None,
@@ -89,17 +89,19 @@ class WebSocket:
     ) -> None:
         """Accept the request of `stream`, which had these Sec-WebSocket fields; the bytes `leading` came after it.
 
-        Pings are sent while `clock` runs.
+        Without a `key` it was this side that asked, and it has had its answer. Pings are sent while `clock` runs.
         """
         self._limits = limits or WebSocketLimits()
         self._counters = counters
         deflate = Deflate.accept_one_of(extensions, most=self._limits.message)
         if deflate is not None:
             counters["websockets_deflated"] += 1
-        self._protocol = Connection(ConnectionType.SERVER, [] if deflate is None else [deflate])
+        side = ConnectionType.CLIENT if key is None else ConnectionType.SERVER
+        self._protocol = Connection(side, [] if deflate is None else [deflate])
         self._leading = leading
         self._wire = _Wire(stream, self._limits)
-        self._wire.append(_accepted(key, deflate))
+        if key is not None:
+            self._wire.append(_accepted(key, deflate))
         self._queue: deque[str | bytes] = deque()
         self._queued_bytes = 0
         self._closing: tuple[int, str] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from triosfu.errors import MalformedPacket
 from triosfu.rtp.framing import frame
@@ -19,8 +19,7 @@ CNAME = 1
 MAX_REPORTS = 31  # what the five-bit count holds
 
 
-@dataclass(frozen=True, slots=True)
-class ReportBlock:
+class ReportBlock(NamedTuple):
     """What a receiver says about one stream (RFC 3550, section 6.4.1). Times are in 1/65536 s, 0 means no SR yet."""
 
     ssrc: int
@@ -48,6 +47,8 @@ def parse_blocks(body: bytes, offset: int, count: int) -> tuple[ReportBlock, ...
     """`count` report blocks from `offset` on; what follows them (a profile's extension) is left alone."""
     if offset + count * BLOCK.size > len(body):
         raise MalformedPacket(f"rtcp: no room for {count} report blocks")
+    if not count:
+        return ()
     blocks = []
     for _ in range(count):
         ssrc, loss, highest, jitter, last_sr, delay = BLOCK.unpack_from(body, offset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from triosfu.grid import on_grid
 from triosfu.sctp.capabilities import Capability, Peer, announcement
 from triosfu.sctp.events import Ended, Event
 from triosfu.sctp.handshake import Handshake
@@ -177,7 +178,7 @@ class Connection:
         self._quiet_since = self.now
         self._quiet_for = self.settings.heartbeat_interval * self._rng.uniform(0.5, 1.5) + self.rto.value
         soon = self.liveness.doubtful and Timer.HEARTBEAT_ACK not in self.timers
-        self.timers[Timer.HEARTBEAT] = self.now + (self.rto.value if soon else self._quiet_for)
+        self.timers[Timer.HEARTBEAT] = self.now + self.rto.value if soon else on_grid(self.now + self._quiet_for)
 
     def heartbeat_is_due(self) -> bool:
         """The timer has expired: is it time? It is not if something that wants an answer has gone out since."""

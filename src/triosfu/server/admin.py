@@ -15,7 +15,7 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
@@ -24,7 +24,7 @@ from triosfu.errors import ConfigError
 from triosfu.server.task_tree import look, watching
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 log = structlog.get_logger(__name__)
 
@@ -112,10 +112,12 @@ def open_admin_socket(path: Path) -> Iterator[socket.socket]:
                     path.unlink()
 
 
-async def serve_admin(listener: socket.socket) -> None:
+async def serve_admin(
+    listener: socket.socket, *, others: Callable[[], Awaitable[list[dict[str, Any]]]] | None = None
+) -> None:
     """Give everybody who connects the tree of that moment, until cancelled; the reader of then gets no more of it.
 
-    Does not close `listener`.
+    What `others` has found, the trees of other processes, hangs below our own. Does not close `listener`.
     """
     accepting = trio.socket.from_stdlib_socket(listener)
     with watching() as watch:
@@ -129,7 +131,10 @@ async def serve_admin(listener: socket.socket) -> None:
             with trio.move_on_after(PATIENCE):
                 async with trio.SocketStream(connection) as stream:
                     try:
-                        await stream.send_all(json.dumps(look(watch).to_json()).encode() + b"\n")
+                        beside = [] if others is None else await others()
+                        tree = look(watch).to_json()
+                        tree["nurseries"] += [beside] if beside else []
+                        await stream.send_all(json.dumps(tree).encode() + b"\n")
                     except trio.BrokenResourceError:
                         pass  # the reader did not wait for it
                     except Exception:  # looking at the server must not end it

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from triosfu import logs, tokens
+from triosfu import logs
 from triosfu.agents import workers
 from triosfu.api import twirp
 from triosfu.api.absent import absent_services
 from triosfu.api.agent_dispatch import AgentDispatchService
 from triosfu.api.rooms import RoomService
+from triosfu.cluster.post import OWN, PUBLIC
 from triosfu.dtls.certificate import Certificate
+from triosfu.errors import ConfigError
 from triosfu.metrics.sources import Sources
 from triosfu.net.http import HttpServer, Limits, Request, Response, Upgrade, open_listeners
 from triosfu.net.websocket import WebSocketLimits
@@ -33,6 +35,8 @@ from triosfu.rooms.directory import Rooms
 from triosfu.rooms.joining import Services
 from triosfu.server.addresses import open_mux
 from triosfu.server.demo import Demo
+from triosfu.server.inside import Inside
+from triosfu.server.reachable import Reachable
 from triosfu.server.settings import (
     agent_workers,
     configured_metrics,
@@ -41,14 +45,17 @@ from triosfu.server.settings import (
     room_settings,
     webhook_events,
 )
+from triosfu.server.task_tree import watching
 from triosfu.signalling.routes import Signalling, token_refresher
 from triosfu.whip.endpoint import Whip
 from triosfu.whip.session import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
+    from triosfu.cluster.post import Post
     from triosfu.config import Config
+    from triosfu.metrics.monitoring import Monitoring
     from triosfu.net.udp import UdpMux
     from triosfu.sdp.policy import MediaPolicy
     from triosfu.webhooks.delivery import Webhooks
@@ -90,71 +97,36 @@ class PeerFactory:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server(Reachable):
     """A running server."""
 
-    config: Config
-    port: int
     rooms: Rooms
     mux: UdpMux
     webhooks: Webhooks | None
     agents: workers.Agents
     trio_token: trio.lowlevel.TrioToken = field(repr=False)  # for `trio.from_thread`, where the server has a thread
-    _keys: Mapping[str, str] = field(repr=False)
 
     @property
-    def url(self) -> str:
-        """The URL that LiveKit clients connect to."""
-        host = self.config.bind_addresses[0]
-        if host in {"0.0.0.0", "::"}:  # noqa: S104  compared, not bound
-            host = "127.0.0.1"
-        return f"ws://[{host}]:{self.port}" if ":" in host else f"ws://{host}:{self.port}"
-
-    @property
-    def http_url(self) -> str:
-        """The same for the server API and for browsers."""
-        return "http" + self.url.removeprefix("ws")
-
-    def create_token(
-        self,
-        *,
-        identity: str,
-        room: str,
-        name: str = "",
-        ttl: float = tokens.DEFAULT_TTL,
-        video: tokens.VideoGrant | None = None,
-        metadata: str = "",
-        attributes: Mapping[str, str] | None = None,
-        kind: str = "standard",
-    ) -> str:
-        """An access token for `identity` to join `room`, valid for `ttl` seconds; `video` replaces the usual grants."""
-        key, secret = next(iter(self._keys.items()))
-        return tokens.create_token(
-            key,
-            secret,
-            now=time.time(),
-            identity=identity,
-            room=room,
-            name=name,
-            ttl=ttl,
-            video=video,
-            metadata=metadata,
-            attributes=attributes,
-            kind=kind,
-        )
+    def media_ports(self) -> list[int]:
+        """The UDP ports that media comes to."""
+        return sorted({port for _, port in self.mux.local_addresses})
 
 
 @asynccontextmanager
-async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server]:
+async def serve(config: Config, *, grace: float = GRACE, post: Post | None = None) -> AsyncIterator[Server]:
     """Serve until the block is left; then everybody is told, and after at most `grace` seconds nothing is left.
 
     Cancelled, within the block or while it is entered, it has ended everything at once: no task, socket or timer stays.
     Clients' connections are closed, but not every client is told why.
 
+    A worker process (docs/workers.md) has a `post`, which brings it connections: it listens to nobody but for media.
+
     Raises:
-        ConfigError: A port or an address cannot be had.
+        ConfigError: A port or an address cannot be had; or `workers` are wanted, which only `triosfu run` starts.
     """
+    if config.workers != 1:
+        raise ConfigError("workers: worker processes are started by `triosfu run` only")
     logs.configure_by_default(level=config.logging.level, json=config.logging.json)
     rng = SystemRandom()
     keys = dict(config.keys)
@@ -162,10 +134,9 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
         # Nobody can make a token for these but this server's owner, by `create_token`.
         keys = {f"API{rng.randbytes(6).hex()}": rng.randbytes(32).hex()}
     async with AsyncExitStack() as stack:
-        monitoring = await stack.enter_async_context(configured_metrics(config)) if config.prometheus.port else None
+        monitoring = await _monitoring(config, stack, port=post is None)
         webhooks = await stack.enter_async_context(configured_webhooks(config, rng)) if config.webhook.urls else None
         mux = await open_mux(config, stack)
-        log.info("packet_path", **mux.path())
         whip_sessions = Sessions()
         peers = PeerFactory(
             mux=mux,
@@ -174,7 +145,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
             settings=PeerSettings(ice_lite=config.rtc.use_ice_lite, tcp_only=config.rtc.force_tcp),
             rng=rng,
         )
-        settings = room_settings(config, rng)
+        settings = room_settings(config, rng, node_id="" if post is None else post.node_id)
         told = None if webhooks is None else webhook_events(config.webhook, webhooks, rng)
         agents = agent_workers(config, keys, settings, rng, listener=told)
         rooms = Rooms(
@@ -189,6 +160,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                     whip_sessions,
                     *([] if told is None else [told]),
                     *([] if monitoring is None else [monitoring.history]),
+                    *([] if post is None else [post.presence]),
                 ),
             )
         )
@@ -197,10 +169,7 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
         api = twirp.Twirp(keys, [RoomService(rooms).service(), dispatch_service, *absent_services()])
         whip = Whip(rooms, whip_sessions, keys, peers.policy)
         demo = Demo(keys) if config.development else None
-        listeners = await open_listeners(config.bind_addresses, config.port)
-        for listener in listeners:
-            stack.callback(listener.socket.close)  # a start that is cancelled may not get as far as `serve_http`
-        port = listeners[0].socket.getsockname()[1]
+        listeners, port = ([], config.port) if post is not None else await _listen(config, stack)
 
         async def respond(request: Request) -> Response | Upgrade:
             if request.path == "/":
@@ -215,13 +184,15 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                 return page
             return await signalling.respond(request)
 
-        http = HttpServer(respond, limits=Limits(body=config.limit.max_api_request_body_size))
+        log.info("packet_path", **mux.path())
+        http = HttpServer(respond, limits=Limits(body=config.limit.max_api_request_body_size), clock=mux.clock)
         async with trio.open_nursery() as nursery:
             if webhooks is not None:
                 nursery.start_soon(webhooks.run, name="webhooks")
             nursery.start_soon(agents.run, name="agents")
             await nursery.start(rooms.run, name="rooms")
-            await nursery.start(http.serve, listeners, name="http")
+            if post is None:
+                await nursery.start(http.serve, listeners, name="http")
             if monitoring is not None:
                 mux.forwarded = monitoring.history.forwarding.observe
                 sources = Sources(
@@ -238,8 +209,15 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                     agents=agents,
                 )
                 await nursery.start(monitoring.run, sources, name="metrics")
+            if post is not None:
+                inside = Inside(stack.enter_context(watching()), None if monitoring is None else monitoring.page)
+                doors = {PUBLIC: http, OWN: HttpServer(inside.respond, cross_origin=False)}
+                await nursery.start(post.run, rooms, doors, name="post")
             try:
-                yield Server(config, port, rooms, mux, webhooks, agents, trio.lowlevel.current_trio_token(), keys)
+                yield Server(
+                    config=config, port=port, _keys=keys, rooms=rooms, mux=mux, webhooks=webhooks, agents=agents,
+                    trio_token=trio.lowlevel.current_trio_token(),
+                )  # fmt: skip
             finally:
                 rooms.close()
                 with trio.move_on_after(grace, shield=True):
@@ -247,6 +225,20 @@ async def serve(config: Config, *, grace: float = GRACE) -> AsyncIterator[Server
                     if webhooks is not None:
                         await webhooks.drain()
                 nursery.cancel_scope.cancel()
+
+
+async def _monitoring(config: Config, stack: AsyncExitStack, *, port: bool) -> Monitoring | None:
+    if not config.prometheus.port:
+        return None
+    return await stack.enter_async_context(configured_metrics(config, port=port))
+
+
+async def _listen(config: Config, stack: AsyncExitStack) -> tuple[list[trio.SocketListener], int]:
+    """The sockets that clients connect to, and their port; `stack` closes them."""
+    listeners = await open_listeners(config.bind_addresses, config.port)
+    for listener in listeners:
+        stack.callback(listener.socket.close)  # a start that is cancelled may not get as far as `serve_http`
+    return listeners, listeners[0].socket.getsockname()[1]
 
 
 def health(request: Request) -> Response:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# A client may be silent for as long as it is there. Pings every 5 s keep data moving, so one that is not is found out.
+# A client may be silent for as long as it is there. A ping after 7.5 s without a word of ours keeps data moving, so one
+# that is gone is found out.
 PING: Final = "its client: the ping's write deadline (10 s) and TCP_USER_TIMEOUT end a connection that is dead"
 ALARM: Final = "no deadline is armed, so there is nothing to be late for; arming one moves the end of this wait"
 
@@ -22,6 +23,9 @@ DECLARED: Final[Mapping[str, str]] = {
     "triosfu.net.tcp:TcpPort._accept": "the service: connections from anybody",
     "triosfu.net.tcp:Connection._read": "the end of its peer connection, whose cores give up in time",
     "triosfu.rooms.directory:Rooms.run": "the service: holds the rooms, until the server ends",
+    "triosfu.cluster.control:Control.receive": "the other process: what it says each second, or its end",
+    "triosfu.cluster.control:Control.run": "the end of the control socket; what waits here is bounded",
+    "triosfu.cluster.post:Post.until_told": "the service: the front says stop, or is gone",
     "triosfu.server.admin:serve_admin": "the service: somebody who asks for this tree",
     "triosfu.server.until_signalled:run_until_signalled": "the service: SIGINT or SIGTERM",
     "triosfu.server.until_signalled:_insist": "a second signal, while the first one's goodbyes take their grace",

@@ -17,7 +17,7 @@ from triosfu.media.levels import LevelSettings
 from triosfu.media.receiver import ReceiveSettings
 from triosfu.rooms.configuration import LONGEST_DELAY, overlaid
 from triosfu.rooms.settings import Limits, RoomDefaults, RoomSettings, Times
-from triosfu.rooms.sids import new_sid
+from triosfu.rooms.sids import NODE, new_sid
 from triosfu.sdp.policy import MediaPolicy
 from triosfu.webhooks.core import Schedule
 from triosfu.webhooks.events import EventWriter
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 RTX = "video/rtx"
 
 
-def room_settings(config: Config, rng: Random) -> RoomSettings:
-    """The settings that all rooms of a server share."""
+def room_settings(config: Config, rng: Random, *, node_id: str = "") -> RoomSettings:
+    """The settings that all rooms of a server share; without a `node_id` it is one that nobody has."""
     usual = RoomDefaults(
         empty_timeout=config.room.empty_timeout,
         departure_timeout=config.room.departure_timeout,
@@ -54,7 +54,7 @@ def room_settings(config: Config, rng: Random) -> RoomSettings:
             dynacast_downgrade=config.video.dynacast_pause_delay,
         ),
         enabled_codecs=tuple(config.room.enabled_codecs),
-        node_id=new_sid("ND_", rng),
+        node_id=node_id or new_sid(NODE, rng),
         region=config.region,
         ice_servers=tuple(ice_servers(config.rtc)),
         data_tracks=config.enable_data_tracks,
@@ -164,11 +164,11 @@ def configured_webhooks(config: Config, rng: Random) -> AbstractAsyncContextMana
     )
 
 
-def configured_metrics(config: Config) -> AbstractAsyncContextManager[Monitoring]:
-    """Metrics on the configured port."""
+def configured_metrics(config: Config, *, port: bool) -> AbstractAsyncContextManager[Monitoring]:
+    """Metrics, on the configured `port` or for somebody else to serve."""
     from triosfu.metrics.monitoring import open_monitoring  # noqa: PLC0415  as above
 
-    return open_monitoring(config)
+    return open_monitoring(config, port=port)
 
 
 def webhook_events(config: WebhookConfig, webhooks: Webhooks, rng: Random) -> EventWriter:

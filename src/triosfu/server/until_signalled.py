@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,10 +15,11 @@ import trio
 from triosfu.errors import ConfigError
 from triosfu.server.admin import default_socket_path, open_admin_socket, serve_admin
 from triosfu.server.app import serve
+from triosfu.server.front import Front, serve_front
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from triosfu.config import Config
     from triosfu.server.app import Server
@@ -31,10 +33,13 @@ INSISTED = 130  # the exit code of a process that ends at the second signal
 async def run_until_signalled(
     config: Config,
     *,
-    on_ready: Callable[[Server], None],
+    on_ready: Callable[[Server | Front], None],
+    worker: Sequence[str] = (),
     admin_socket: Path | Literal["default"] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; `on_ready` is called once clients can connect. A second signal ends the process.
+
+    `worker` is the command that starts a worker process, where the configuration wants several.
 
     The live tree of tasks is served at `admin_socket`, also during the goodbyes. The default place is not worth a
     start that fails: there may be no socket then, and a warning. Cancelled, it has ended the server as `serve` does,
@@ -45,9 +50,11 @@ async def run_until_signalled(
     """
     with trio.open_signal_receiver(*SIGNALS) as signals, ExitStack() as stack:
         async with trio.open_nursery() as nursery:
-            async with serve(config) as server:
+            several = config.workers > 1
+            async with serve_front(config, worker) if several else serve(config) as server:
                 if (listener := _open(admin_socket, server.port, stack)) is not None:
-                    nursery.start_soon(serve_admin, listener, name="admin")
+                    others = server.trees if isinstance(server, Front) else None
+                    nursery.start_soon(partial(serve_admin, listener, others=others), name="admin")
                 on_ready(server)
                 await anext(signals)
                 log.info("stopping", hint="once more to stop at once")

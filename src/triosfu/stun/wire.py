@@ -18,6 +18,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, Self
 
@@ -324,6 +325,7 @@ def _xor(value: bytes, transaction: bytes) -> bytes:
     return value[:2] + (int.from_bytes(masked) ^ int.from_bytes(mask)).to_bytes(len(masked))
 
 
+@lru_cache(maxsize=4096)  # it takes 10 µs, and each answer to a check names an address that was answered before
 def _packed_host(host: str) -> bytes:
     try:
         # A link-local address may name its interface after a percent sign; that is nobody else's business.

@@ -10,8 +10,13 @@ import os
 from functools import cache
 from typing import Any, Protocol, TypeAlias
 
+import structlog
+
 SWITCH = "TRIOSFU_KERNEL"
-VERSION = 1  # of the records; another one is not ours
+VERSION = 1  # of the records; with another one the kernel is not ours
+SIZES = {"way": 16, "sink": 24, "queue": 56, "log": 32, "lane": 88, "part": 56, "burst": 48, "stop": 8}  # bytes
+
+log = structlog.get_logger(__name__)
 
 Record: TypeAlias = Any
 """A cffi pointer to one of the kernel's records, or to several."""
@@ -30,7 +35,21 @@ def installed() -> Kernel | None:
     if os.environ.get(SWITCH, "").lower() in {"off", "0", "no", "false"}:
         return None
     try:
-        import triosfu_kernel  # noqa: PLC0415  # not everybody has it
+        import triosfu_kernel  # noqa: PLC0415  not everybody has it
     except ImportError:
         return None
-    return triosfu_kernel if triosfu_kernel.lib.KERNEL_VERSION == VERSION else None
+    if fits(triosfu_kernel):
+        return triosfu_kernel  # type: ignore[no-any-return]
+    log.warning("kernel.does_not_fit", advice="compile it anew: make kernel, or pip install ./kernel")
+    return None
+
+
+def fits(kernel: Kernel) -> bool:
+    """Whether the records of `kernel` are those that this version of triosfu fills in."""
+    if kernel.lib.KERNEL_VERSION != VERSION:
+        return False
+    try:
+        sizes = {name: kernel.ffi.sizeof(f"struct {name}") for name in SIZES}
+    except kernel.ffi.error:  # one of them is missing
+        return False
+    return sizes == SIZES

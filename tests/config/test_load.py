@@ -259,7 +259,8 @@ def test_overrides_win_and_go_into_sections() -> None:
         ),
         (
             "rtc: {congestion_control: {stream_allocator: {probe_mode: media}}}",
-            f"rtc.congestion_control.stream_allocator.probe_mode: {REFUSED['rtc.congestion_control'].reason}",
+            "rtc.congestion_control.stream_allocator.probe_mode: "
+            + REFUSED["rtc.congestion_control.stream_allocator"].reason,
         ),
     ],
 )

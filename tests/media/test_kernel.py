@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pylibsrtp
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.media.send_path import MEDIA, RTX, RTX_SSRC, SSRC, Path, Recorder, vp8
 from tests.media.test_send_path import LAYERS, Model, steps
-from triosfu.kernel import installed
+from triosfu.kernel import fits, installed
 from triosfu.media.codecs import DEPENDENCY_DESCRIPTOR
 from triosfu.media.down_track import DownTrack
 from triosfu.media.forwarder import Forwarder
@@ -305,6 +306,21 @@ def test_while_nothing_is_connected_packets_are_dropped_and_counted(compiled: bo
     one.burst(103, 2, b"sound")
     assert (first.dropped, second.dropped) == (2, 2)
     assert [len(subscriber.sent) for subscriber in one.subscribers] == [3, 3]
+
+
+def test_a_kernel_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = installed()
+    assert found is not None
+    assert fits(found)
+    assert not fits(SimpleNamespace(ffi=found.ffi, lib=SimpleNamespace(KERNEL_VERSION=0)))
+    for other in (lambda _: found.ffi.sizeof("struct none"), lambda _: 8):
+        assert not fits(SimpleNamespace(ffi=SimpleNamespace(sizeof=other, error=found.ffi.error), lib=found.lib))
+    monkeypatch.setenv("TRIOSFU_KERNEL", "off")
+    installed.cache_clear()
+    assert installed() is None
+    monkeypatch.undo()
+    installed.cache_clear()
+    assert installed() is found
 
 
 def test_the_records_are_laid_out_as_in_c() -> None:

@@ -85,6 +85,7 @@ ELSEWHERE = {
     "webhook.api_key", "webhook.urls",  # these six in tests/webhooks/test_call.py
     "webhook.filter_params.include_events", "webhook.filter_params.exclude_events",
     "workers",  # tests/cluster/
+    "rtc.congestion_control.use_send_side_bwe",  # tests/clients/test_feedback.py
     "webhook.resource_url_notifier.max_age", "webhook.resource_url_notifier.max_depth",
 }  # fmt: skip
 LOOPBACK = "development: true\nport: 0\nbind_addresses: [127.0.0.1]\n"

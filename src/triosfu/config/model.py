@@ -76,6 +76,14 @@ class TurnServer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CongestionControl:
+    """Section `rtc.congestion_control`: how the way to a subscriber is measured; nothing is lowered or paused by it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    use_send_side_bwe: bool = False  # by transport-wide feedback, not by the subscriber's own estimate (REMB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RtcConfig:
     """Section `rtc`: how media reaches us."""
 
@@ -94,6 +102,7 @@ class RtcConfig:
     packet_buffer_size_video: _PacketCount = 500  # packets kept for retransmission, for a second at most
     packet_buffer_size_audio: _PacketCount = 200
     pli_throttle: PliThrottle = PliThrottle()
+    congestion_control: CongestionControl = CongestionControl()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,9 @@ class Refusal:
 _CLUSTER: Final = "one server is one node so far: there is no Redis (for more cores, see workers)"
 _TCP: Final = "no client is moved from UDP to TCP: ICE takes the way that works, see rtc.tcp_port"
 _TURN: Final = "no TURN server is built in yet: list one of your own under rtc.turn_servers"
-_BANDWIDTH: Final = "bandwidth estimation is not configurable yet"
+_BANDWIDTH: Final = (
+    "nothing is lowered or paused for bandwidth yet: only rtc.congestion_control.use_send_side_bwe is honoured"
+)
 _STUN: Final = "no STUN server is asked for our address: set rtc.node_ip to it"
 _RECONNECT: Final = "forced reconnects are not made"
 _PION: Final = "there is no pion here: use logging.level"
@@ -68,7 +70,13 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "rtc.batch_io": Refusal("reading and writing is always batched, there is nothing to set"),
     "rtc.packet_buffer_size": Refusal("use rtc.packet_buffer_size_video and rtc.packet_buffer_size_audio"),
     "rtc.strict_acks": Refusal("it has no effect: leave it out", (True,)),
-    "rtc.congestion_control": Refusal(_BANDWIDTH),
+    "rtc.congestion_control.enabled": Refusal(_BANDWIDTH),
+    "rtc.congestion_control.allow_pause": Refusal(_BANDWIDTH),
+    "rtc.congestion_control.stream_allocator": Refusal(_BANDWIDTH),
+    "rtc.congestion_control.remote_bwe": Refusal(_BANDWIDTH),
+    "rtc.congestion_control.use_send_side_bwe_interceptor": Refusal(_BANDWIDTH),
+    "rtc.congestion_control.send_side_bwe": Refusal(_BANDWIDTH),
+    "rtc.congestion_control.send_side_bwe_pacer": Refusal(_BANDWIDTH),
     "rtc.reconnect_on_publication_error": Refusal(_RECONNECT),
     "rtc.reconnect_on_subscription_error": Refusal(_RECONNECT),
     "rtc.reconnect_on_data_channel_error": Refusal(_RECONNECT),

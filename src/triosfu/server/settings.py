@@ -128,6 +128,7 @@ def media_policy(config: Config) -> MediaPolicy:
         receive=codecs,
         send=codecs,
         rtx=RTX in codecs,
+        transport_cc=config.rtc.congestion_control.use_send_side_bwe,
     )
 
 

@@ -8,11 +8,14 @@ WRAP = 1 << 16
 
 def told(log: SentLog, first: int, count: int) -> list[tuple[float, int]]:
     """When what feedback names was sent, and its size."""
-    feedback = TransportFeedback(
-        sender_ssrc=1, media_ssrc=2, base_sequence=first % WRAP, status_count=count, reference_time=0,
-        feedback_count=0, received=tuple((place, 1) for place in range(count)),
-    )  # fmt: skip
-    return [(sent, size) for sent, _, size in log.resolve(feedback)[0]]
+    found = []
+    for number in range(first, first + count):
+        arrived = log.resolve(TransportFeedback(1, 2, number % WRAP, 1, 0, 0, ((0, 4),)))  # at a millisecond
+        if arrived is not None:
+            ((at, size),) = arrived.shares
+            assert arrived.lowest == arrived.last
+            found.append((round(at - arrived.last, 6), size))
+    return found
 
 
 def test_feedback_tells_of_the_latest_packets_once_and_of_no_others() -> None:
@@ -31,3 +34,21 @@ def test_feedback_tells_of_the_latest_packets_once_and_of_no_others() -> None:
     assert told(log, total - 2, 1) == []
     assert log.sent(7, 1.0) == total % WRAP
     assert told(log, total, 1) == [(1.0, 7)]
+
+
+def test_what_arrives_is_told_in_shares_with_the_shortest_way_and_that_of_the_last() -> None:
+    log = SentLog()
+    for number in range(10):
+        log.sent(100, number * 0.02)
+    # 20 ms on the way each, but for 5, which takes 10, and the last, which takes 30; 3 is missing, 4 is told of again.
+    ways = {0: 80, 1: 80, 2: 80, 4: 80, 5: 40, 6: 80, 7: 80, 8: 80, 9: 120}  # in ticks
+    log.resolve(TransportFeedback(1, 2, 4, 1, 0, 0, ((0, 4),)))
+    ticks, received = 0, []
+    for number, way in ways.items():
+        received.append((number, number * 80 + way - ticks))
+        ticks = number * 80 + way
+    arrived = log.resolve(TransportFeedback(1, 2, 0, 10, 0, 0, tuple(received)))
+    assert arrived is not None
+    assert (round(arrived.lowest, 6), round(arrived.last, 6)) == (0.01, 0.03)
+    assert [(round(at, 6), octets) for at, octets in arrived.shares] == [(0.11, 400), (0.21, 400)]
+    assert log.resolve(TransportFeedback(1, 2, 0, 10, 0, 0, tuple(received))) is None

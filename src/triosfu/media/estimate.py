@@ -33,22 +33,23 @@ class Estimate:
 
     def receive_feedback(self, feedback: TransportFeedback, log: SentLog, now: float) -> None:
         """Take transport-wide feedback about packets in `log`."""
-        arrived, missing = log.resolve(feedback)
         self.feedback_at = now
-        if arrived or missing:
-            share = missing / (len(feedback.received) + missing)
+        if feedback.status_count:
+            share = 1 - len(feedback.received) / feedback.status_count
             self.loss += SMOOTHING * (share - self.loss)
-        if not arrived:
+        found = log.resolve(feedback)
+        if found is None:
             return
-        for sent, arrival, size in arrived:
-            self._arrivals.append((arrival, size))
-            self._bytes += size
-            delay = arrival - sent  # of two clocks: only its change means something
-            if self._lowest_delay is None or not -WINDOW < delay - self._lowest_delay < 60 * WINDOW:
-                self._lowest_delay = delay  # the first, or the subscriber's clock has jumped
-            self._lowest_delay = min(self._lowest_delay, delay)
-            self.queueing = delay - self._lowest_delay
-        newest = arrived[-1][1]
-        while self._arrivals and not 0 <= newest - self._arrivals[0][0] <= WINDOW:
-            self._bytes -= self._arrivals.popleft()[1]
+        lowest = self._lowest_delay
+        if lowest is None or not -WINDOW < found.last - lowest < 60 * WINDOW:
+            lowest = found.lowest  # the first, or the subscriber's clock has jumped
+        self._lowest_delay = lowest = min(lowest, found.lowest)
+        self.queueing = found.last - lowest
+        arrivals = self._arrivals
+        for share_of in found.shares:
+            arrivals.append(share_of)
+            self._bytes += share_of[1]
+        newest = found.shares[-1][0]
+        while not 0 <= newest - arrivals[0][0] < WINDOW:
+            self._bytes -= arrivals.popleft()[1]
         self.arrival_rate = round(8 * self._bytes / WINDOW)

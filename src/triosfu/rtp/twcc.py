@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Self
 
 from triosfu.errors import MalformedPacket
@@ -17,7 +18,7 @@ HEAD = struct.Struct("!IIHHI")  # sender, media, base sequence, status count, re
 TICK = 0.00025  # seconds; deltas count these
 REFERENCE = 0.064  # seconds; the reference time counts these
 TICKS_PER_REFERENCE = 256
-MISSING, SMALL, LARGE = 0, 1, 2  # packet status symbols
+MISSING, SMALL, LARGE, RESERVED = 0, 1, 2, 3  # packet status symbols
 LONGEST_RUN = 0x1FFF
 
 
@@ -54,13 +55,16 @@ class TransportFeedback:
         sender, media, base, count, tail = HEAD.unpack_from(body)
         symbols, position = read_chunks(body, HEAD.size, count)
         received = []
+        size = len(body)
         for distance, symbol in symbols:
-            width = symbol  # a small delta has one byte, a large one two
-            if position + width > len(body):
+            if symbol == SMALL and position < size:
+                received.append((distance, body[position]))
+                position += 1
+            elif symbol == LARGE and position + 1 < size:
+                received.append((distance, ((body[position] << 8 | body[position + 1]) ^ 0x8000) - 0x8000))
+                position += 2
+            else:
                 raise MalformedPacket("rtcp: ends within the deltas of a transport feedback")
-            delta = int.from_bytes(body[position : position + width], "big", signed=symbol == LARGE)
-            received.append((distance, delta))
-            position += width
         reference = (tail >> 8 ^ 0x800000) - 0x800000
         return cls(sender, media, base, count, reference, tail & 0xFF, tuple(received))
 
@@ -103,15 +107,19 @@ def read_chunks(body: bytes, position: int, count: int) -> tuple[list[tuple[int,
             # Every packet that came has a delta in the datagram, so a longer run cannot be true.
             if symbol and len(found) + run > size - position:
                 raise MalformedPacket("rtcp: no room for the deltas of a transport feedback")
-            symbols = [symbol] * run if symbol else []
-            distance, first = distance + run, distance
-        elif chunk & 0x4000:
+            if symbol == RESERVED:
+                raise MalformedPacket("rtcp: reserved status in a transport feedback")
+            if symbol:
+                found += zip(range(distance, distance + run), repeat(symbol))
+            distance += run
+            continue
+        if chunk & 0x4000:
             symbols = [chunk >> shift & 3 for shift in range(12, -1, -2)][: count - distance]
             distance, first = distance + 7, distance
         else:
             symbols = [chunk >> shift & 1 for shift in range(13, -1, -1)][: count - distance]
             distance, first = distance + 14, distance
-        if 3 in symbols:
+        if RESERVED in symbols:
             raise MalformedPacket("rtcp: reserved status in a transport feedback")
         found += [(first + step, symbol) for step, symbol in enumerate(symbols) if symbol]
     return found, position

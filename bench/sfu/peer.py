@@ -17,7 +17,7 @@ from triosfu.sdp.policy import MediaPolicy
 from triosfu.sdp.transport import DEFAULT_MAX_PACKET_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from triosfu.net.udp import UdpMux
     from triosfu.peer import DataChannel
@@ -35,10 +35,17 @@ class Ended(Exception):
 
 
 def first_of(group: BaseException) -> BaseException:
-    """The first of the errors in a group that has groups in it."""
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
+    """The error in a group, and in groups in it, that is not only a consequence of another: who was not cancelled."""
+    errors = list(_leaves(group))
+    return next((error for error in errors if "closed: cancelled" not in str(error)), errors[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 class Connection(PeerConnection):

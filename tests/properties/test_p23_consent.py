@@ -55,7 +55,7 @@ async def test_p23_a_black_hole_ends_a_connection_with_or_without_data(
         began = trio.current_time()
         for direction in dark:
             both.ways[direction].dark = (began, math.inf)
-        # What waits in a slow way when it goes dark still arrives: a check, and its answer, which may have to wait, too.
+        # What waits in a slow way when it goes dark still arrives: a check, and its answer, which may have to wait too.
         under_way = sum(max(0.0, way.busy_until - began) for way in both.ways)
         for side in both.sides:
             await fails(side, began + under_way + ways[0].latency)

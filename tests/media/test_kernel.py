@@ -18,19 +18,20 @@ from triosfu.kernel import fits, installed
 from triosfu.media.codecs import DEPENDENCY_DESCRIPTOR
 from triosfu.media.down_track import DownTrack
 from triosfu.media.forwarder import Forwarder
-from triosfu.media.lanes import PARTS, STALLED, lane_record, part_record
+from triosfu.media.lanes import PARTS, STALLED, Fan, lane_record, part_record
 from triosfu.media.layers import NO_LAYER
 from triosfu.media.sender import Sender
 from triosfu.media.shape import ABS_CAPTURE_TIME, ABS_SEND_TIME, TRANSPORT_SEQUENCE
 from triosfu.net.batch import SLOT
 from triosfu.net.egress import SLOTS, Destination, Egress
+from triosfu.net.kernel_queue import KernelQueue, Sink
 from triosfu.peer.sink import TransportSink
 from triosfu.rtp.wire import RtpPacket, build_rtp
 from triosfu.srtp import Inbound, Outbound, SrtpKeys, SrtpProfile
 from triosfu.srtp.binding import InPlaceSession
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tests.media.test_send_path import Step
     from triosfu.media.burst import Burst
@@ -306,6 +307,29 @@ def test_while_nothing_is_connected_packets_are_dropped_and_counted(compiled: bo
     one.burst(103, 2, b"sound")
     assert (first.dropped, second.dropped) == (2, 2)
     assert [len(subscriber.sent) for subscriber in one.subscribers] == [3, 3]
+
+
+def test_a_bug_on_the_lanes_costs_nobody_a_packet_or_sends_it_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Straight(compiled=True, mime="audio/opus", subscribers=2, extension_ids={})
+    one.burst(100, 2, b"sound")
+    wrote = KernelQueue.wrote
+
+    def failing(queue: KernelQueue, sinks: Sequence[Sink]) -> None:
+        wrote(queue, sinks)
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KernelQueue, "wrote", failing)  # the kernel has sent the burst
+        one.burst(102, 2, b"sound")
+    with monkeypatch.context() as patched:
+        patched.setattr(Fan, "forward", None)  # it has not
+        one.burst(104, 2, b"sound")
+    assert [len(subscriber.packets) for subscriber in one.subscribers] == [6, 6]
+    one.burst(106, 2, b"sound")
+    assert one.path.receiver.failed_subscribers == 2
+    for subscriber in one.subscribers:
+        sequences = [packet.sequence for packet in subscriber.packets]
+        assert sequences == list(range(sequences[0], sequences[0] + 8))
 
 
 def test_a_kernel_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,6 @@ class Fan:
     __slots__ = (
         "_at",
         "_burst",
-        "_forwarders",
         "_lanes",
         "_left",
         "_left_count",
@@ -119,11 +118,12 @@ class Fan:
         "_queue",
         "_shape",
         "_sinks",
+        "forwarders",
     )
 
     def __init__(self, forwarders: Sequence[Forwarder]) -> None:
         lanes = [forwarder.lane for forwarder in forwarders if forwarder.lane is not None]
-        self._forwarders = list(forwarders)
+        self.forwarders = list(forwarders)
         self._sinks = [lane.sink for lane in lanes]
         self._shape: Shape = forwarders[0].shape
         self._queue = queue = lanes[0].queue
@@ -142,7 +142,7 @@ class Fan:
         record.source, record.keyframe, record.video = burst.source, burst.keyframe, receiver.kind == "video"
         record.now, record.stalled = now, STALLED
         left: dict[int, int] = {}  # the number of a forwarder -> from where in the burst on Python has to do it
-        forward, number = queue.kernel.lib.kernel_forward, len(self._forwarders)
+        forward, number = queue.kernel.lib.kernel_forward, len(self.forwarders)
         for first in range(0, len(parts), PARTS):
             record.count = self._parts.write(parts[first : first + PARTS])
             at.lane = at.part = count[0] = 0
@@ -156,7 +156,7 @@ class Fan:
             for place in range(count[0]):
                 stop = self._left[place]
                 left.setdefault(stop.lane, first + stop.part)
-        forwarders = self._forwarders
+        forwarders = self.forwarders
         return [(forwarders[number], start) for number, start in left.items()]
 
 

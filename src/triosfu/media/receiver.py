@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from triosfu.media.feedback import Feedback
+    from triosfu.media.forwarder import Forwarder
     from triosfu.media.lanes import Lane
     from triosfu.media.stream import ReceiveStream
     from triosfu.rtp.wire import RtpPacket
@@ -227,7 +228,7 @@ class TrackReceiver:
                 self._grouped = grouped(self.subscribers)
             fans, plain = self._grouped
             for fan in fans:
-                for forwarder, start in fan.forward(burst, now, self):
+                for forwarder, start in self._along_lanes(fan, burst, now):
                     self._feed(forwarder, burst, now, start)
             for subscriber in plain:
                 self._feed(subscriber, burst, now)
@@ -235,6 +236,15 @@ class TrackReceiver:
             newest[burst.source] = burst.packets[-1]
             if len(newest) > MAX_SOURCES:
                 del newest[next(iter(newest))]
+
+    def _along_lanes(self, fan: Fan, burst: Burst, now: float) -> list[tuple[Forwarder, int]]:
+        try:
+            return fan.forward(burst, now, self)
+        except Exception:
+            # Nor must a bug there: Python takes all of it, and leaves alone what the kernel has sent already.
+            log.exception("lanes_failed", mime=self.mime)
+            self.failed_subscribers += 1
+            return [(forwarder, 0) for forwarder in fan.forwarders]
 
     def _feed(self, subscriber: Subscriber, burst: Burst, now: float, start: int = 0) -> None:
         try:

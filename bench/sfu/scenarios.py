@@ -36,7 +36,8 @@ class Scenario:
 
     title: str
     sizes: tuple[int, ...]  # how many are in it
-    everybody: bool = False  # publishes, or only one
+    everybody: bool = False  # publishes
+    publishers: int = 1  # if not everybody
     sound: bool = False
     silent: bool = False  # whoever would speak says nothing
     picture: bool = False
@@ -46,6 +47,7 @@ class Scenario:
 
 SCENARIOS: Mapping[str, Scenario] = {
     "audio": Scenario("one who speaks", (10, 50, 100, 200, 500), sound=True),
+    "stage": Scenario("ten who speak", (20, 60, 110, 210), publishers=10, sound=True),
     "quiet": Scenario("one who says nothing", (10, 100, 300), sound=True, silent=True),
     "video": Scenario("one picture of 2 Mbit/s", (10, 30, 100, 200, 300), picture=True),
     "meeting": Scenario(
@@ -79,7 +81,7 @@ class Meeting:
 
     def publishes(self, number: int) -> bool:
         """Whether this one sends anything."""
-        return self.scenario.everybody or number == 0
+        return self.scenario.everybody or number < self.scenario.publishers
 
     async def gather(self, nursery: trio.Nursery, sockets: set[CountingSocket]) -> None:
         """Have all join."""

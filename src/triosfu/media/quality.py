@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from triosfu.media.receiver import TrackReceiver
 
 WINDOW = 5.0  # seconds
+SLACK = 0.5  # seconds: who looks at many tracks, one after the other, may be that much earlier than the last time
 BEST, DRY, PAUSED, LOST = 100.0, 40.0, 30.0, 20.0  # scores
 LOWEST = 30.0  # of a track that something is known of
 RISE, FALL = 0.4, 0.8  # weights of a new window's score: bad news travels faster
@@ -91,8 +92,8 @@ class TrackQuality:
         return self._window_at + WINDOW
 
     def handle_timeout(self, now: float) -> None:
-        """Close the window if it is over, and judge it."""
-        if now < self._window_at + WINDOW:
+        """Close the window if it is over, or nearly so, and judge it."""
+        if now < self._window_at + WINDOW - SLACK:
             return
         self._count_mute(now)
         judged = self._judge(now, now - self._window_at)

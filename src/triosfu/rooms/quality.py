@@ -1,7 +1,7 @@
 """Connection quality as clients show it: looked at every five seconds, told when it changed (section 7.5).
 
 A participant is as well connected as the worst of the tracks that it sends and receives; one whose transport has
-fallen silent is lost.
+fallen silent is lost. Looking and telling go by slices: in a large room there are thousands of tracks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from triosfu.media.quality import BEST, LOST, WINDOW, Observation, TrackQuality,
 from triosfu.peer import PeerState
 from triosfu.rooms import track_info
 from triosfu.rooms.dynacast import OFF, bare
+from triosfu.rooms.slices import Slices
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from triosfu.media.receiver import TrackReceiver
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.publication import Publication
@@ -80,19 +83,31 @@ class Quality:
         self._room = room
         self._scores: dict[str, float] = {}  # participant sid -> score that was told
         self._watches: dict[tuple[str, str], Watch] = {}
+        self._slices = Slices(room.deadlines, "quality, further")
 
     def tick(self) -> None:
-        """Look at every transport and track, and tell what changed."""
-        scores = self._look(trio.current_time())
+        """Look at every transport and track, and tell what changed; unless the last look is not over yet."""
+        self._slices.start(self._look_and_tell())
+
+    def _look_and_tell(self) -> Iterator[None]:
+        scores: dict[str, float] = {}
+        known, self._watches = self._watches, {}  # of tracks that are gone nothing is kept
+        for one in list(self._room.participants.values()):
+            tracks: list[float] = []
+            for score in self._look(one, known):
+                tracks.append(score)
+                yield
+            if one.active:
+                scores[one.sid] = LOST if is_silent(one) else worst(tracks)
+            yield
         self._room.counters.update(f"quality drop: {one.direction}" for one in self._watches.values() if one.dropped)
         changed = {sid for sid, score in scores.items() if label(score) != self._label_told(sid)}
         self._scores = scores
-        if not changed:
-            return
-        for receiver in list(self._room.participants.values()):
+        for receiver in list(self._room.participants.values()) if changed else ():
             if receiver.active:
                 concerned = {receiver.sid, *receiver.subscriptions.publishers}
                 self._tell(receiver, sorted(changed & concerned))
+                yield
 
     def scores(self) -> list[float]:
         """Everybody's score, 0 to 100, when it was last looked at."""
@@ -111,46 +126,32 @@ class Quality:
 
     # --- scores ----------------------------------------------------------------------------------------------------
 
-    def _look(self, now: float) -> dict[str, float]:
-        """Return the scores by participant; tracks that are gone are forgotten."""
-        known, self._watches = self._watches, {}
-        scores: dict[str, float] = {}
-        for one in self._room.participants.values():
-            if not one.active:
-                continue
-            tracks = [
-                self._watch((publication.sid, receiver.mime), known, receiver.mime, now, reports=False).look(
+    def _look(self, one: Participant, known: dict[tuple[str, str], Watch]) -> Iterator[float]:
+        """Give the score of each track of a participant, looked at when it is asked for."""
+        if not one.active:
+            return
+        for publication in list(one.publications):
+            for receiver in list(publication.receivers.values()):
+                watch = self._watch((publication.sid, receiver.mime), known, receiver.mime, reports=False)
+                yield watch.look(
                     received(receiver, _expected_layer(publication, receiver)),
                     quiet=_is_off(publication, receiver),
-                    now=now,
+                    now=trio.current_time(),
                 )
-                for publication in one.publications
-                for receiver in publication.receivers.values()
-            ]
-            tracks += [
-                self._watch((one.sid, subscription.track_sid), known, down.mime, now, reports=True).look(
+        for subscription in one.subscriptions:
+            down, source = subscription.down, subscription.receiver
+            if down is not None and source is not None:
+                watch = self._watch((one.sid, subscription.track_sid), known, down.mime, reports=True)
+                yield watch.look(
                     sent(down),
                     # What does not come from the publisher is no fault of the subscriber's.
-                    quiet=not down.holds <= {Hold.PAUSED} or not receiver.available,
+                    quiet=not down.holds <= {Hold.PAUSED} or not source.available,
                     paused=Hold.PAUSED in down.holds,
-                    now=now,
+                    now=trio.current_time(),
                 )
-                for subscription in one.subscriptions
-                if (down := subscription.down) is not None and (receiver := subscription.receiver) is not None
-            ]
-            scores[one.sid] = LOST if is_silent(one) else worst(tracks)
-        return scores
 
-    def _watch(
-        self,
-        track: tuple[str, str],
-        known: dict[tuple[str, str], Watch],
-        mime: str,
-        now: float,
-        *,
-        reports: bool,
-    ) -> Watch:
-        watch = known.get(track) or Watch(mime=mime, needs_reports=reports, now=now)
+    def _watch(self, track: tuple[str, str], known: dict[tuple[str, str], Watch], mime: str, *, reports: bool) -> Watch:
+        watch = known.get(track) or Watch(mime=mime, needs_reports=reports, now=trio.current_time())
         self._watches[track] = watch
         return watch
 

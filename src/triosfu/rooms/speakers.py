@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 import trio
 from livekit.protocol import models, rtc
 
+from triosfu.rooms.slices import Slices
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.room import Room
 
@@ -27,9 +31,12 @@ class Speakers:
         self._room = room
         self._levels: dict[str, float] = {}  # participant sid -> level that was told
         self._forced: dict[str, tuple[float, float]] = {}  # sid -> level, until: a simulated speaker
+        self._slices = Slices(room.deadlines, "speakers, further")
 
     def tick(self) -> None:
-        """Look at everybody's level and tell what changed."""
+        """Look at everybody's level and tell what changed; unless not everybody has been told the last change."""
+        if self._slices.busy:
+            return
         now = trio.current_time()
         levels: dict[str, float] = {}
         for one in list(self._room.participants.values()):
@@ -46,8 +53,12 @@ class Speakers:
         infos = [models.SpeakerInfo(sid=sid, level=levels[sid], active=True) for sid in changed]
         infos.sort(key=lambda info: -info.level)
         infos += [models.SpeakerInfo(sid=sid, level=0.0, active=False) for sid in stopped]
+        self._slices.start(self._tell_all(infos))
+
+    def _tell_all(self, infos: list[models.SpeakerInfo]) -> Iterator[None]:
         for receiver in list(self._room.participants.values()):
             self._tell(receiver, [info for info in infos if _concerns(info.sid, receiver)])
+            yield
 
     def _level(self, participant: Participant, now: float) -> float:
         forced = self._forced.get(participant.sid)

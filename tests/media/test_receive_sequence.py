@@ -91,12 +91,15 @@ def test_the_buffer_keeps_the_last_packets_for_a_while_and_takes_each_once(
     for index, size, waited in taken:
         now += waited
         assert buffer.put(indexed(index, size, now)) == model.put(indexed(index, size, now))
-        assert {packet.index for packet in buffer} == set(model.kept)
+        assert set(buffer) == set(model.kept)
     for index in range(41):
         packet = buffer.get(index)
-        assert (packet.index if packet else None) == (index if index in model.kept else None)
+        assert (index in buffer) is (packet is not None) is (index in model.kept)
+        if packet:
+            kept = packet.index, packet.sequence, packet.arrival, len(packet.data)
+            assert kept == (index, index, *model.kept[index])
     for moment in (now + LEAST, now + MOST):
         buffer.expire(moment)
         model.expire(moment)
-        assert {packet.index for packet in buffer} == set(model.kept)
+        assert set(buffer) == set(model.kept)
     assert not model.kept

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.media.codecs.test_send_codecs import two_by_two
 from tests.media.receive_publisher import (
     AUDIO,
     DELTA,
@@ -30,8 +31,9 @@ from tests.media.receive_publisher import (
     sent,
     with_video,
 )
+from triosfu.media.codecs import DEPENDENCY_DESCRIPTOR
 from triosfu.rtp.rtcp import Bye, Nack, Pli, ReceiverReport, SenderReport
-from triosfu.rtp.wire import build_rtp
+from triosfu.rtp.wire import RtpPacket, build_rtp
 
 
 def test_packets_reach_the_subscriber_as_they_came_and_stay_for_retransmission() -> None:
@@ -42,9 +44,27 @@ def test_packets_reach_the_subscriber_as_they_came_and_stay_for_retransmission()
     assert (first.keyframe, second.keyframe) == (True, False)
     assert (first.arrival, first.spatial, first.index & 0xFFFF) == (1.0, 0, 0xFFFF)
     assert second.index == first.index + 1
-    assert receiver.packet(0, second.index) is second
+    for one in recorder.packets:
+        again = receiver.packet(0, one.index)
+        assert [getattr(again, name) for name in RtpPacket.__slots__] == [getattr(one, name) for name in one.__slots__]
     assert receiver.packet(0, second.index + 1) is None
     assert receiver.packet(1, second.index) is None
+
+
+def test_what_only_the_packets_before_could_tell_of_a_packet_stays_with_it() -> None:
+    ingress, receiver, recorder = new_ingress(), new_video("video/AV1"), Recorder()
+    codecs: dict[int, str | int] = {45: "video/AV1"}
+    extensions = EXTENSIONS | {DEPENDENCY_DESCRIPTOR: 12}
+    ingress.add_track(receiver, mid="0", ssrcs=[1000], payload_types=codecs, extension_ids=extensions)
+    receiver.subscribe(recorder)
+    descriptors = [two_by_two(template=3), b"\x04\x00\x0a", two_by_two(template=6)]
+    for sequence, descriptor in enumerate(descriptors):
+        receive(ingress, media(sequence, payload_type=45, payload=b"\x18", extensions={12: descriptor}), 0.0)
+    for packet in recorder.packets:
+        again = receiver.packet(0, packet.index)
+        assert again is not None
+        assert packet.descriptor is not None
+        assert (again.descriptor, again.data) == (packet.descriptor, packet.data)
 
 
 def test_padding_is_taken_out_and_the_rest_has_no_gap() -> None:

@@ -145,13 +145,13 @@ class TrackReceiver:
     def packet(self, spatial: int, index: int) -> RtpPacket | None:
         """The packet of layer `spatial` with this `index`, for a retransmission; None when it is not kept any more."""
         stream = self.streams.get(spatial)
-        return None if stream is None else stream.buffer.get(index)
+        return None if stream is None else stream.packet(index)
 
     def sent(self, source: int, index: int) -> RtpPacket | None:
         """The packet `index` of the stream that has the SSRC `source`; None when it is not kept any more."""
         for stream in self.streams.values():
             if stream.ssrc == source:
-                return stream.buffer.get(index)
+                return stream.packet(index)
         return None
 
     def newest(self, source: int) -> RtpPacket | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from triosfu.errors import MalformedPacket
 from triosfu.media.buffer import PacketBuffer
+from triosfu.media.codecs import inspects_with_memory
 from triosfu.media.keyframes import KeyframeRequests
 from triosfu.media.nack import NackGenerator
 from triosfu.media.rebuild import as_red, original_of
@@ -42,7 +43,8 @@ class ReceiveStream:
         self.ssrc = first.ssrc
         self.spatial = spatial
         self.reception = Reception(first, receiver.clock_rate)
-        self.buffer = PacketBuffer(receiver.buffer_size)
+        self._once = inspects_with_memory(receiver.mime)  # each packet can be inspected only once
+        self.buffer = PacketBuffer(receiver.buffer_size, descriptors=self._once)
         self.nacks = NackGenerator()
         self.keyframes = KeyframeRequests(receiver.keyframe_distance[min(spatial, 2)])
         self.tracker = StreamTracker(settings_for(spatial, screenshare=receiver.screenshare))
@@ -123,7 +125,7 @@ class ReceiveStream:
         """Put a packet into the gap that it left; False when there is none, or it is too old."""
         asked = self.nacks.received(number)
         index = self._exclusions.index(number)
-        if index is None or self.buffer.get(index) is not None:
+        if index is None or index in self.buffer:
             self.duplicates += 1
             return False
         if packet.payload_type not in self._own:
@@ -141,12 +143,24 @@ class ReceiveStream:
             self.late += 1
             return False
         self._inspect(packet)
+        if self._once:
+            self.buffer.describe(packet)
         if packet.keyframe:
             self.keyframes.came()
             self._keyframe_at = packet.timestamp
         packet.vital = packet.timestamp == self._keyframe_at
         self._receiver.deliver(packet, now)
         return True
+
+    def packet(self, index: int) -> RtpPacket | None:
+        """The packet with this `index`, as it was delivered; None when it is not kept any more."""
+        packet = self.buffer.get(index)
+        if packet is not None:
+            packet.spatial = self.spatial
+            if not self._once:
+                self._inspect(packet)
+            packet.vital = packet.timestamp == self._keyframe_at
+        return packet
 
     def _skip(self, newest: int, number: int, now: float) -> None:
         """Packets are missing between `newest` and `number`; or the stream began anew."""

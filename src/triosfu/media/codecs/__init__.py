@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from triosfu.rtp.wire import RtpPacket
 
-__all__ = ["DEPENDENCY_DESCRIPTOR", "inspect_for"]
+__all__ = ["DEPENDENCY_DESCRIPTOR", "inspect_for", "inspects_with_memory"]
 
 INSPECTORS: dict[str, Callable[[RtpPacket], None]] = {
     "video/vp8": inspect_vp8,
@@ -39,6 +39,11 @@ def inspect_for(mime: str, extension_ids: Mapping[str, int] | None = None) -> Ca
     if mime == "video/av1":
         return inspect_av1 if extension_ids is None else with_dependency_descriptor(extension_ids)
     return INSPECTORS.get(mime, _inspect_nothing)
+
+
+def inspects_with_memory(mime: str) -> bool:
+    """Whether what the inspector finds in a packet depends on those before, so that no packet is read a second time."""
+    return mime.lower() == "video/av1"
 
 
 def _inspect_nothing(packet: RtpPacket) -> None:

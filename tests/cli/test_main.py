@@ -188,7 +188,7 @@ def test_an_error_that_a_nursery_has_wrapped_is_still_one_line(
 ) -> None:
     errors: list[Exception] = [ExceptionGroup("inner", [ConfigError("port: is\ntaken")])]
 
-    def fail(_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ExceptionGroup("outer", errors)
 
     monkeypatch.setattr(trio, "run", fail)
@@ -199,7 +199,7 @@ def test_an_error_that_a_nursery_has_wrapped_is_still_one_line(
 
 
 def test_an_interrupt_is_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trio, "run", interrupt)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +14,7 @@ from rich.console import Console
 import triosfu
 from triosfu import logs
 from triosfu.cli.allocator import give_large_blocks_back
+from triosfu.cli.collector import Collector
 from triosfu.cli.options import ConfigBody, ConfigFile, Development, KeyFile, Keys, configure
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ def run(
     from triosfu.server import run_until_signalled  # noqa: PLC0415
 
     give_large_blocks_back()
-    gc.freeze()  # what was imported stays: a full collection that looks at it all holds up media for 40 ms
     logs.configure(level=chosen.logging.level, json=chosen.logging.json)
     for name, secret in chosen.keys.items():
         if len(secret) < SAFE_SECRET and not chosen.development:
@@ -94,7 +93,8 @@ def run(
     place: Path | Literal["default"] | None = "default"
     if admin_socket is not None:
         place = None if admin_socket == "none" else Path(admin_socket)
-    trio.run(partial(run_until_signalled, chosen, on_ready=announce, worker=COMMAND, admin_socket=place))
+    serve = partial(run_until_signalled, chosen, on_ready=announce, worker=COMMAND, admin_socket=place)
+    trio.run(serve, instruments=[Collector()])
 
 
 def announce(server: Server | Front) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -11,6 +10,7 @@ import trio
 
 from triosfu import logs
 from triosfu.cli.allocator import give_large_blocks_back
+from triosfu.cli.collector import Collector
 from triosfu.server.worker import run_worker
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ COMMAND: Final = (sys.executable, "-m", "triosfu.cli.worker")
 def prepare(config: Config) -> None:
     """What the command line does before it serves."""
     give_large_blocks_back()
-    gc.freeze()
     logs.configure(level=config.logging.level, json=config.logging.json)
 
 
 if __name__ == "__main__":
-    trio.run(partial(run_worker, int(sys.argv[1]), prepare))
+    trio.run(partial(run_worker, int(sys.argv[1]), prepare), instruments=[Collector()])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 LEAST, MOST = 0.5, 1.0  # seconds that a packet is kept: at least, and as long as there is
 EVERY = 0.1  # seconds between two looks for what is too old, while packets come
-ROOM = 64 * 1024  # bytes for a stream's packets
+ROOM = 32 * 1024  # bytes of a stream's packets, up to which there is
 
 RELEASED: Final = b""  # stands where a packet was: it has come, and is not kept any more
 

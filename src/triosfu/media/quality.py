@@ -6,7 +6,6 @@ Sans-IO: counters and time in, a score and a deadline out. A participant is as w
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -58,7 +57,7 @@ class TrackQuality:
         self._rtt: float | None = None  # the worst of the window
         self._jitter = 0.0
         self._layers_missing = 0
-        self._usual: deque[float] = deque(maxlen=USUAL_WINDOWS)
+        self._usual: list[float] = []  # packets a second, of recent windows; a deque is half a kilobyte
         self._muted_since: float | None = None
         self._muted = 0.0  # seconds of the window
         self._paused = False
@@ -134,7 +133,7 @@ class TrackQuality:
             if last.reported_at is None:
                 return None
         rate = packets / (span - self._muted)
-        self._usual.append(rate)
+        self._usual = [*self._usual[1 - USUAL_WINDOWS :], rate]
         layers = BEST - LAYER_COST * self._layers_missing
         return max(0.0, min(layers, self._packet_score(packets, max(0, last.lost - first.lost), rate)))
 

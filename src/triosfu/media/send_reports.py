@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,7 +58,7 @@ class SendReports:
 
     def __init__(self, clock_rate: int) -> None:
         self._clock_rate = clock_rate
-        self._sent: deque[tuple[int, float]] = deque(maxlen=REMEMBERED)  # middle of the NTP time, when sent
+        self._sent: list[tuple[int, float]] = []  # middle of the NTP time, when sent; a deque is half a kilobyte
         self._last: tuple[float, int] | None = None  # NTP and RTP time of the last report
         self._skipped = 0
         self._own_clock = False
@@ -92,7 +91,7 @@ class SendReports:
 
     def sent(self, ntp: int, now: float) -> None:
         """Remember that a report with this NTP time (32.32) left at `now`."""
-        self._sent.append((ntp >> 16 & 0xFFFFFFFF, now))
+        self._sent = [*self._sent[1 - REMEMBERED :], (ntp >> 16 & 0xFFFFFFFF, now)]
 
     def receive(self, block: ReportBlock, stats: SendStats, now: float) -> None:
         """Take one report block into `stats` (RFC 3550, section 6.4.1)."""

@@ -273,6 +273,8 @@ class WebSocket:
                         self._end(event.code, event.reason or "")
                     if self._wire.over:
                         return
+                    del event  # a description may be large, and the next message be long in coming
+                del data
                 data = await self._wire.read()
 
     async def _take(self, event: TextMessage | BytesMessage) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from random import Random
 
@@ -7,9 +8,10 @@ import pytest
 
 from tests.media.send_path import PUBLISHED, RTX_SSRC, SSRC, Path, Recorder, vp8
 from triosfu.errors import UsageError
+from triosfu.grid import SPACING
 from triosfu.media.down_track import DownTrack
 from triosfu.media.receiver import TrackReceiver
-from triosfu.media.sender import REPORT_BYTES, Sender
+from triosfu.media.sender import REPORT_BYTES, REPORT_EVERY, Sender
 from triosfu.media.shape import TRANSPORT_SEQUENCE
 from triosfu.rtp.rtcp import (
     Dlrr,
@@ -46,6 +48,20 @@ def audio_track(ssrc: int, *, now: float = 0.0) -> DownTrack:
     receiver.deliver(RtpPacket.parse(build_rtp(ssrc=1, payload_type=96, sequence=1, timestamp=0), now), now)
     receiver.forward(now)
     return track
+
+
+def test_those_who_came_together_do_not_report_together() -> None:
+    slots, rng = Counter[float](), Random(1)
+    for _ in range(500):
+        sender = Sender(rng=rng, now=100.0)
+        sender.add(audio_track(1, now=100.0))
+        for _ in range(3):
+            at = sender.next_timeout()
+            sender.handle_timeout(at)
+            slots[at] += 1
+    assert slots.total() == 1500
+    share = 500 * SPACING / (0.8 * REPORT_EVERY)  # of one place on the grid
+    assert max(slots.values()) < 2.5 * share
 
 
 def test_many_tracks_are_reported_in_compounds_that_fit_a_datagram() -> None:

@@ -13,9 +13,9 @@ from typing import Final
 
 import trio
 
-YOUNG: Final = 700  # more objects than before, after which the newest ones are looked at: as Python has it
-MIDDLE: Final = 3  # of these looks, after which what they have left is looked at: two milliseconds at most
-OLD: Final = 100  # of those, after which everything is, if much has become old, whether anybody has left or not
+YOUNG: Final = 500  # more objects than before, after which the newest ones are looked at: about a millisecond's worth
+MIDDLE: Final = 1  # of these looks, after which the next one is at what the others have left, too
+OLD: Final = 200  # of those, after which everything is, if much has become old, whether anybody has left or not
 FEW, SHARE = 20, 4  # who have left before there is a full collection: so many, and one for so many who are there
 PAUSE: Final = 5.0  # seconds at least from one full collection to the next
 COUNTED: Final = "participant "  # how the names of the tasks begin whose end is that of a participant

@@ -9,6 +9,7 @@ of the rounds count, and the ratio of each pair.
 Scenarios, by how many are in the room:
 
     audio    one speaks (Opus, 50 packets a second), all others listen
+    stage    ten speak, all listen
     quiet    one who speaks is silent (a packet each 400 ms, as with DTX), all others listen: what is left is what
              participants cost whether they hear anything or not
     video    one is seen (VP8, 2 Mbit/s in 240 packets a second), all others watch

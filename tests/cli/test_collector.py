@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import trio
 import trio.testing
+from livekit.protocol import models
 
+from tests.rooms.test_lifetimes import connect, join, running
 from triosfu.cli.collector import FEW, PAUSE, SHARE, Collector
 
 if TYPE_CHECKING:
@@ -24,14 +26,14 @@ def full_collections() -> int:
 
 
 @contextmanager
-def collected() -> Iterator[None]:
+def collected() -> Iterator[Collector]:
     """As within `triosfu run`; what comes after is left as it was."""
     before, frozen = gc.get_threshold(), gc.get_freeze_count()
     collector = Collector()
     collector.before_run()
     trio.lowlevel.add_instrument(collector)
     try:
-        yield
+        yield collector
     finally:
         trio.lowlevel.remove_instrument(collector)
         collector.after_run()
@@ -85,3 +87,17 @@ async def test_who_has_left_is_garbage_no_longer_than_until_then() -> None:
             Cycle()
             nursery.start_soon(trio.sleep, 0, name="participant alice")
         assert not [one for one in gc.get_objects() if isinstance(one, Cycle)]
+
+
+async def test_a_real_participant_is_counted_while_it_is_there(autojump_clock: MockClock) -> None:
+    """It is known by the name of its task."""
+    with collected() as collector:
+        async with running() as rooms:
+            alice, _ = await join(rooms, "alice")
+            connect(alice)
+            assert collector._present == 1
+            before = full_collections()
+            alice.close(models.DisconnectReason.CLIENT_INITIATED)
+            await trio.testing.wait_all_tasks_blocked()
+            assert collector._present == 0
+            assert full_collections() == before + 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from livekit.protocol import models
 
 from tests.rooms.test_lifetimes import Ear, connect, join, running
 from triosfu.rooms.deadlines import Deadlines
@@ -87,3 +88,29 @@ async def test_the_quality_of_a_large_room_is_looked_at_and_told_by_slices(autoj
         await trio.sleep(rooms.settings.times.quality + 1)
         assert moments.total() == PEOPLE
         assert max(moments.values()) <= SLICE
+
+
+async def test_who_leaves_or_comes_between_two_slices_does_no_harm(autojump_clock: MockClock) -> None:
+    moments = Counter[float]()
+    async with running() as rooms:
+        people = []
+        for number in range(PEOPLE):
+            participant, _ = await join(rooms, f"P{number}")
+            connect(participant)
+            participant.link = TimedEar(moments)
+            people.append(participant)
+        (room,) = rooms
+        room.quality.tick()
+        await trio.sleep(PAUSE / 2)
+        assert room.quality._slices.busy
+        for gone in people[::2]:
+            gone.close(models.DisconnectReason.CLIENT_INITIATED)
+        late, _ = await join(rooms, "late")
+        connect(late)
+        late.link = TimedEar(moments)
+        await trio.sleep(1)
+        assert not room.quality._slices.busy
+        # Those who stayed are told, and the one who came in the meantime of itself the next time.
+        assert moments.total() == PEOPLE // 2
+        await trio.sleep(rooms.settings.times.quality + 1)
+        assert moments.total() == PEOPLE // 2 + 1

@@ -20,19 +20,20 @@ import trio
 from bench.sfu.playing import sent_at
 from triosfu.errors import MalformedPacket
 from triosfu.net.address import IPV4_LENGTH, unpack
-from triosfu.net.batch import Arena, ffi, libc
+from triosfu.net.batch import LARGEST_RUN, Arena, coalesce, ffi, libc
 from triosfu.sdp.extmap import TRANSPORT_CC
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from bench.sfu.feedback import Feedback
     from bench.sfu.peer import End
     from triosfu.net.address import Address
 
-BATCH, LARGEST = 64, 18_432
+BATCH = 64
 SO_TIMESTAMPNS = 35
-CONTROL = 32  # bytes of the one control message
+STAMPED = 32  # bytes of the control message with the time of arrival
+CONTROL = STAMPED + 24  # … and of the one that tells how a run was cut
 WORDS = 8  # of a struct mmsghdr
 CONTROL_LENGTH_AT, LENGTH_AT = 5, 14  # in 64-bit and in 32-bit words
 RECEIVE_BUFFER = 1 << 20
@@ -84,25 +85,38 @@ class Shelf:
     """Memory for one batch, shared by all sockets: they are read one after the other."""
 
     def __init__(self) -> None:
-        self.arena = Arena(BATCH, LARGEST)
+        self.arena = Arena(BATCH, LARGEST_RUN)
         self._control = ffi.new("char[]", BATCH * CONTROL)
         self._names = ffi.new("char[]", BATCH * IPV4_LENGTH)
         self.times = memoryview(ffi.buffer(self._control)).cast("B")
+        self._runs = self.times.cast("I")
         self.views = [self.arena.view(slot) for slot in range(BATCH)]
         for slot in range(BATCH):
             self.arena.headers[slot].msg_hdr.msg_name = self._names + slot * IPV4_LENGTH
             self.arena.headers[slot].msg_hdr.msg_namelen = IPV4_LENGTH
             self.arena.headers[slot].msg_hdr.msg_control = self._control + slot * CONTROL
             self.arena.headers[slot].msg_hdr.msg_controllen = CONTROL
+        self._used = 0
         self._words = memoryview(ffi.buffer(self.arena.headers)).cast("B").cast("Q")
         self.halves = memoryview(ffi.buffer(self.arena.headers)).cast("B").cast("I")
 
     def receive(self, descriptor: int) -> int:
         """Take what has arrived, at most `BATCH` datagrams."""
-        count: int = libc.recvmmsg(descriptor, self.arena.headers, BATCH, socket.MSG_DONTWAIT, ffi.NULL)
-        for slot in range(max(0, count)):
+        for slot in range(self._used):
             self._words[slot * WORDS + CONTROL_LENGTH_AT] = CONTROL
-        return max(0, count)
+        count: int = libc.recvmmsg(descriptor, self.arena.headers, BATCH, socket.MSG_DONTWAIT, ffi.NULL)
+        self._used = max(0, count)
+        return self._used
+
+    def datagrams(self, slot: int) -> Iterator[memoryview]:
+        """What came in a slot: a datagram, or a run of them that nobody has cut (UDP_GRO, udp(7))."""
+        view, length = self.views[slot], self.halves[slot * 2 * WORDS + LENGTH_AT]
+        if self._words[slot * WORDS + CONTROL_LENGTH_AT] <= STAMPED:
+            yield view[:length]
+            return
+        size = self._runs[(slot * CONTROL + STAMPED + 16) // 4]
+        for start in range(0, length, size):
+            yield view[start : min(start + size, length)]
 
     def source(self, slot: int) -> Address:
         """Where the datagram of a slot came from."""
@@ -122,6 +136,7 @@ class CountingSocket:
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        coalesce(self._socket)
         self._socket.bind((host, 0))
         self.host = host
         self.family = socket.AF_INET
@@ -168,16 +183,15 @@ class CountingSocket:
         while count == BATCH:
             count = shelf.receive(self._socket.fileno())
             for slot in range(count):
-                view = shelf.views[slot]
-                length = shelf.halves[slot * 2 * WORDS + LENGTH_AT]
-                if 128 <= view[0] < 192 and not 192 <= view[1] < 224:
-                    self._count(shelf, slot, view, length)
-                elif end is not None and 20 <= view[0] < 64:
-                    self._stamp = shelf.arrived(slot)
-                    end.peer.transport.receive_dtls(bytes(view[:length]), shelf.source(slot), now)
-                    end.peer.transport.end_of_batch(now)
-                else:
-                    self._others.append((bytes(view[:length]), shelf.source(slot)))
+                for view in shelf.datagrams(slot):
+                    if 128 <= view[0] < 192 and not 192 <= view[1] < 224:
+                        self._count(shelf, slot, view)
+                    elif end is not None and 20 <= view[0] < 64:
+                        self._stamp = shelf.arrived(slot)
+                        end.peer.transport.receive_dtls(bytes(view), shelf.source(slot), now)
+                        end.peer.transport.end_of_batch(now)
+                    else:
+                        self._others.append((bytes(view), shelf.source(slot)))
         if self._others:
             self._news.set()
         if end is not None:
@@ -186,10 +200,10 @@ class CountingSocket:
             end.mux.egress.held = False
             end.mux.egress.flush()
 
-    def _count(self, shelf: Shelf, slot: int, view: memoryview, length: int) -> None:
+    def _count(self, shelf: Shelf, slot: int, view: memoryview) -> None:
         sequence, ssrc = HEADER.unpack_from(view)
         self.packets += 1
-        self.octets += length
+        self.octets += len(view)
         stream = self.streams.get(ssrc) or self._new_stream(ssrc, sequence)
         ahead = (sequence - stream.highest) & 0xFFFF
         if ahead < 1 << 15:
@@ -200,7 +214,7 @@ class CountingSocket:
         if self._numbered and (at := self._count_at(stream, view)) > 0:
             self.arrivals.append((view[at] << 8 | view[at + 1], shelf.arrived(slot)))
         if self.packets % (SAMPLED if self._keep_delays else RARELY) == 0:
-            self._sample(bytes(view[:length]), shelf.arrived(slot))
+            self._sample(bytes(view), shelf.arrived(slot))
 
     def _new_stream(self, ssrc: int, sequence: int) -> Stream:
         stream = self.streams[ssrc] = Stream(sequence, repairs=False)

@@ -6,6 +6,7 @@ import struct
 import time
 from dataclasses import dataclass
 from itertools import count as numbers_from
+from random import Random
 from typing import TYPE_CHECKING
 
 import trio
@@ -53,7 +54,7 @@ class Quality:
         return round(self.rate * FRAME_EVERY / 8 / self.packets)
 
 
-SOUND = 80  # bytes: 32 kbit/s
+SOUND = 40, 120  # bytes, at random, as Opus has them with a variable rate: 32 kbit/s
 PICTURE = Quality(2_000_000, 8, 1280)
 LAYERS = Quality(150_000, 1, 320), Quality(500_000, 2, 640), Quality(1_700_000, 7, 1280)
 
@@ -176,17 +177,20 @@ class Sound:
         self.every = SOUND_EVERY
         self._way, self._sender = way, sender
         self._sequence = 0
-        self._rest = bytes(SOUND - STAMP.size)
+        self._octets = 0
+        self._random = Random(sender.ssrc)
         self._reports = Reports(way)
 
     def send(self) -> None:
         """One packet."""
         self._sequence += 1
         timestamp = round(self._sequence * self.every * SOUND_CLOCK)
-        payload = STAMP.pack(MARK, time.time_ns(), self._sequence) + self._rest
+        size = self._random.randint(*SOUND)
+        self._octets += size
+        payload = STAMP.pack(MARK, time.time_ns(), self._sequence) + bytes(size - STAMP.size)
         self._way.send(self._sender, self._sequence, timestamp, payload)
         self._way.flush()
-        self._reports.send(timestamp, [(self._sender.ssrc, self._sequence, self._sequence * SOUND)])
+        self._reports.send(timestamp, [(self._sender.ssrc, self._sequence, self._octets)])
 
 
 class Picture:

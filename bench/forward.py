@@ -29,9 +29,9 @@ GCM = SrtpProfile.AEAD_AES_128_GCM
 class Nowhere:
     """An outlet that throws everything away."""
 
-    def send(self, first: int, count: int) -> int:
+    def send(self, slots: range) -> tuple[()]:
         """Send nothing."""
-        return 0
+        return ()
 
     def send_one(self, data: bytes, address: object) -> bool:
         """Send nothing."""

@@ -6,6 +6,8 @@
 
 #define HEADER_SIZE 12
 #define CLOSED 2
+#define NONE UINT32_MAX
+#define LINE 64 /* bytes, of the processor's caches */
 
 typedef int (*protect_t)(void *session, void *packet, int *length);
 
@@ -77,6 +79,11 @@ int kernel_forward(void *protect_function, struct queue *queue, struct lane **la
         uint32_t place = first;
         if (lane->armed && lane->source == burst->source && lane->sink->session && lane->sink->way) {
             struct sink *sink = lane->sink;
+            if (queue->used >= queue->enough) { /* here, where it cuts no run */
+                at->lane = number;
+                at->part = first;
+                return 1;
+            }
             for (; place < burst->count; place++) {
                 const struct part *part = burst->parts + place;
                 if (part->index != lane->next_index || part->temporal > lane->gate || (part->transport_at && !lane->log))
@@ -87,17 +94,19 @@ int kernel_forward(void *protect_function, struct queue *queue, struct lane **la
                     return 1;
                 }
                 uint32_t slot = queue->queued;
-                char *packet = queue->arena + (size_t)slot * queue->slot_size;
+                char *packet = queue->arena + queue->used;
                 int length = write_packet((uint8_t *)packet, lane, part, burst->tails);
                 if (part->transport_at)
                     stamp((uint8_t *)packet + part->transport_at, lane->log, (uint32_t)length, burst->now);
                 if (protect(sink->session, packet, &length)) {
                     sink->refused++;
                 } else {
+                    queue->iovecs[slot].iov_base = packet;
                     queue->iovecs[slot].iov_len = (size_t)length;
                     queue->ways[slot] = sink->way;
                     queue->kept[slot] = part->vital;
                     queue->lanes[slot] = number;
+                    queue->used += ((uint32_t)length + LINE - 1) / LINE * LINE;
                     queue->queued = slot + 1;
                 }
                 lane->next_index++;
@@ -117,22 +126,101 @@ int kernel_forward(void *protect_function, struct queue *queue, struct lane **la
     return 0;
 }
 
-/* Write the messages for `slots` from `first` on, runs to one address as one; their number. `starts` gets the first slot
- * of each. A run is cut by the kernel of the system (UDP_SEGMENT): all but its last datagram are of one size. */
-uint32_t kernel_gather(const struct queue *queue, struct mmsghdr *headers, char *controls, uint32_t control_size,
-                       uint32_t *starts, uint32_t first, uint32_t slots, int segmented, uint32_t most_segments,
-                       size_t most_bytes) {
-    uint32_t count = 0;
+/* Give each slot in use its own place in the arena again. */
+void kernel_clear(struct queue *queue) {
+    for (uint32_t slot = 0; slot < queue->queued; slot++)
+        queue->iovecs[slot].iov_base = queue->arena + (size_t)slot * queue->slot_size;
+    queue->queued = queue->used = 0;
+}
+
+/* Whose order a datagram is part of: the SSRC of a packet of RTP, and 0 for all else. */
+static uint64_t source_of(const struct iovec *datagram, uint32_t slot_size) {
+    const uint8_t *at = datagram->iov_base;
+    if (datagram->iov_len < HEADER_SIZE || datagram->iov_len > slot_size || at[0] >> 6 != 2 || at[1] >> 5 == 6)
+        return 0;
+    return 1ull << 32 | (uint64_t)at[8] << 24 | (uint64_t)at[9] << 16 | (uint64_t)at[10] << 8 | at[11];
+}
+
+/* Put `slot` among those to its address: behind what its source has sent, or, as the first of its source, before the
+ * first source that has begun with a smaller one. */
+static void join(struct queue *queue, struct way *way, uint32_t slot) {
+    uint32_t *following = queue->following, before = NONE, behind = NONE, seen = NONE;
+    const uint64_t *sources = queue->sources, source = sources[slot];
+    if (sources[way->last] == source) {
+        behind = way->last;
+    } else {
+        int found = 0;
+        for (uint32_t each = way->first; each != NONE; before = each, each = following[each]) {
+            if (sources[each] == source)
+                behind = each;
+            else if (!found && (before == NONE || sources[before] != sources[each]) &&
+                     queue->iovecs[each].iov_len < queue->iovecs[slot].iov_len) {
+                found = 1;
+                seen = before;
+            }
+        }
+        if (behind == NONE)
+            behind = found ? seen : before;
+    }
+    way->last = slot;
+    if (behind == NONE) {
+        following[slot] = way->first;
+        way->first = slot;
+    } else {
+        following[slot] = following[behind];
+        following[behind] = slot;
+    }
+}
+
+/* Bring the `slots` from `first` on into the order in which they are sent, with their `iovecs`: as they stand, or
+ * those to one address together, in the place of the first of them. */
+void kernel_arrange(struct queue *queue, uint32_t *order, struct iovec *iovecs, uint32_t first, uint32_t slots,
+                    int together) {
+    uint32_t place = 0, end = first + slots;
+    if (!together) {
+        for (; place < slots; place++)
+            order[place] = first + place;
+        memcpy(iovecs, queue->iovecs + first, slots * sizeof *iovecs);
+        return;
+    }
+    uint64_t turn = ++queue->turn;
+    for (uint32_t slot = first; slot < end; slot++) {
+        struct way *way = queue->ways[slot];
+        queue->sources[slot] = source_of(queue->iovecs + slot, queue->slot_size);
+        queue->later[slot] = way->turn == turn;
+        if (way->turn == turn) {
+            join(queue, way, slot);
+        } else {
+            way->turn = turn;
+            way->first = way->last = slot;
+            queue->following[slot] = NONE;
+        }
+    }
+    for (uint32_t head = first; head < end; head++)
+        if (!queue->later[head])
+            for (uint32_t slot = queue->ways[head]->first; slot != NONE; slot = queue->following[slot]) {
+                order[place] = slot;
+                iovecs[place++] = queue->iovecs[slot];
+            }
+}
+
+/* Write the messages for `count` places of `order` from `first` on, runs to one address as one; their number. `starts`
+ * gets the first place of each. A run is cut by the kernel of the system (UDP_SEGMENT): all but its last datagram are
+ * of one size. */
+uint32_t kernel_gather(const struct queue *queue, const uint32_t *order, struct iovec *iovecs, struct mmsghdr *headers,
+                       char *controls, uint32_t control_size, uint32_t *starts, uint32_t first, uint32_t count,
+                       int segmented, uint32_t most_segments, size_t most_bytes) {
+    uint32_t messages = 0;
     const struct way *open = NULL; /* whose run may go on */
     size_t size = 0, total = 0;
     struct msghdr *header = NULL;
-    for (uint32_t slot = first; slot < first + slots; slot++) {
-        const struct way *way = queue->ways[slot];
-        size_t length = queue->iovecs[slot].iov_len;
+    for (uint32_t place = first; place < first + count; place++) {
+        const struct way *way = queue->ways[order[place]];
+        size_t length = iovecs[place].iov_len;
         if (way == open && length <= size && header->msg_iovlen < most_segments && total + length <= most_bytes) {
             total += length;
             if (++header->msg_iovlen == 2) {
-                char *control = controls + (size_t)(count - 1) * control_size;
+                char *control = controls + (size_t)(messages - 1) * control_size;
                 header->msg_control = control;
                 header->msg_controllen = control_size;
                 *(uint16_t *)CMSG_DATA((struct cmsghdr *)control) = (uint16_t)size;
@@ -141,16 +229,16 @@ uint32_t kernel_gather(const struct queue *queue, struct mmsghdr *headers, char 
                 open = NULL;
             continue;
         }
-        starts[count] = slot;
-        header = &headers[count++].msg_hdr;
+        starts[messages] = place;
+        header = &headers[messages++].msg_hdr;
         header->msg_name = way->name;
         header->msg_namelen = way->name_length;
-        header->msg_iov = queue->iovecs + slot;
+        header->msg_iov = iovecs + place;
         header->msg_iovlen = 1;
         header->msg_control = NULL;
         header->msg_controllen = 0;
         size = total = length;
         open = segmented && !way->whole && length <= queue->slot_size ? way : NULL;
     }
-    return count;
+    return messages;
 }

@@ -1,11 +1,14 @@
 /* The records that Python prepares and the kernel works on. */
 
-#define KERNEL_VERSION 1 /* another number when any of them changes */
+#define KERNEL_VERSION 2 /* another number when any of them changes */
 
 struct way { /* a destination */
     void *name;
     uint32_t name_length;
     uint32_t whole; /* takes no messages that are to be cut into datagrams */
+    uint64_t turn;  /* in which it was last sent to, */
+    uint32_t first; /* and then the slot that leaves first, */
+    uint32_t last;  /* and the one that was written last */
 };
 
 struct sink { /* one subscriber's transport */
@@ -20,9 +23,15 @@ struct queue { /* the slots of the egress arena, in use from the first on */
     struct way **ways;
     uint8_t *kept;     /* not to be dropped lightly */
     uint32_t *lanes;   /* which lane wrote a slot, in the call that did */
+    uint64_t *sources;   /* from here to `turn`, for `kernel_arrange`: whose order a slot is part of, */
+    uint32_t *following; /* the next slot to the same address, */
+    uint8_t *later;      /* whether an earlier slot goes there, */
+    uint64_t turn;       /* and how often it was called */
     uint32_t slot_size;
     uint32_t slots;
     uint32_t queued;
+    uint32_t used;       /* bytes of the arena: packets stand side by side, as long as only the kernel writes, */
+    uint32_t enough;     /* and no lane is begun with this many: what is near is cheaper to send */
 };
 
 struct log { /* the packets of one transport by their transport-wide sequence numbers */

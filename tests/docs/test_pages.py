@@ -101,7 +101,7 @@ def test_the_bounds_in_the_table_of_queues_are_those_of_the_code() -> None:
     peer, socket, web = PeerSettings(), WebSocketLimits(), http.Limits()
     assert (peer.high_water, peer.hard_limit) == (1 << 20, 16 << 20)
     assert (socket.queue_count, socket.queue_bytes) == (1024, 8 << 20)
-    assert (link.MAX_WAITING, data.HELD_BYTES, egress.SLOTS) == (1024, 100_000, 256)
+    assert (link.MAX_WAITING, data.HELD_BYTES, egress.SLOTS) == (1024, 100_000, 1024)
     assert (RoomSettings().limits.candidates, connection.MAX_REMOTE_CANDIDATES) == (128, 64)
     assert (Schedule().depth, Schedule().size) == (200, 64 << 20)
     assert (Settings().receive_buffer, web.buffered, web.connections) == (1 << 20, 256 << 20, 4096)

@@ -55,16 +55,19 @@ class Wire:
     def __init__(self, egress: Egress) -> None:
         self._egress = egress
         self.sent: dict[int, list[Sent]] = {}  # by port
+        self.full = False
 
-    def send(self, first: int, count: int) -> int:
+    def send(self, slots: range) -> Sequence[int]:
         egress = self._egress
-        for slot in range(first, first + count):
-            data = bytes(egress.arena[slot * SLOT : slot * SLOT + egress._slots.length(slot)])
+        if self.full:
+            return slots
+        for slot in slots:
+            data = egress._large.get(slot) or bytes(egress._slots.datagram(slot))
             destination = egress._queued[slot]
             self.sent.setdefault(destination.address[1], []).append((data, bool(egress._kept[slot])))
             if egress.kernel_queue is not None:
                 assert egress.kernel_queue.ways[slot] == destination.way_address
-        return 0
+        return ()
 
     def send_one(self, data: bytes, address: object) -> bool:
         raise AssertionError("nothing is held back")
@@ -280,6 +283,48 @@ def test_bursts_of_any_length_do_not_pass_through_python(
             assert one.path.receiver.failed_subscribers == 0
     assert outcomes[0] == outcomes[1]
     assert min(len(sent) for sent in outcomes[0][0].values()) > count
+
+
+def test_packets_of_the_kernel_and_datagrams_of_python_leave_together() -> None:
+    outcomes = []
+    for compiled in (False, True):
+        one = Straight(compiled=compiled, mime="audio/opus", extension_ids={})
+        destinations = [subscriber.sink.destination for subscriber in one.subscribers]
+        assert None not in destinations
+        for number, size in enumerate((40, SLOT, 9_000, 41, 1)):
+            one.burst(100 + 3 * number, 3, b"sound" * (1 + 50 * number))
+            for destination in destinations[: number % 3]:
+                one.egress.send(bytes([number]) * size, destination)  # type: ignore[arg-type]
+        assert one.egress.queued
+        one.egress.flush()
+        one.burst(200, 3, b"sound")
+        one.egress.flush()
+        for destination in destinations:
+            one.egress.send(b"the end", destination)  # type: ignore[arg-type]
+        one.egress.flush()
+        outcomes.append(one.wire.sent)
+    assert outcomes[0] == outcomes[1]
+
+
+def test_what_a_full_socket_leaves_of_the_kernels_packets_is_held_back() -> None:
+    outcomes = []
+    for compiled in (False, True):
+        one = Straight(compiled=compiled, mime="video/VP8", extension_ids={})
+        for number in (100, 101):
+            one.path.now += 1 / 30
+            one.burst(number, 1, vp8(number, key=True))
+        one.egress.flush()
+        one.wire.full = True
+        one.burst(102, 3, vp8(102, key=True))
+        one.egress.flush()
+        held = [(data, destination.address) for data, destination in one.egress._held]
+        assert held
+        one.egress.drop_held()
+        one.wire.full = False
+        one.burst(105, 3, vp8(105))
+        one.egress.flush()
+        outcomes.append((held, one.wire.sent, one.egress.counters))
+    assert outcomes[0] == outcomes[1]
 
 
 def test_what_libsrtp_refuses_is_dropped_and_counted() -> None:

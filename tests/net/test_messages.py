@@ -26,10 +26,20 @@ pytestmark = pytest.mark.usefixtures("packet_path")
 # Sizes that make runs, that end them, and runs that are too long for one message.
 sizes = st.one_of(st.sampled_from([1, 100, 1200, SLOT]), st.integers(1, SLOT))
 bursts = st.lists(st.tuples(st.integers(0, 2), sizes, st.integers(1, 70)), max_size=8)
+# The same of media: to whom, of which size, how many, and from which of three sources; RTCP, or what is no RTP at all.
+kinds = st.sampled_from(["first", "second", "third", "rtcp", "other"])
+media = st.lists(st.tuples(st.integers(0, 2), sizes, st.integers(1, 9), kinds), max_size=30)
+
+
+def datagram(kind: str, number: int, size: int) -> bytes:
+    """One of `size` bytes; if there is room its number tells it from the others of its kind."""
+    head = {"rtcp": b"\x80\xc8", "other": b"\x16\xfe"}.get(kind, b"\x80\x60") + number.to_bytes(4, "big")
+    return (head.ljust(8, b"\0") + kind.encode().ljust(8, b"\0") + bytes(size))[:size]
 
 
 def written(egress: Egress, slots: range, *, segmented: bool) -> int:
-    return egress._messages.write(egress._queued, slots, segmented=segmented)
+    egress._messages.arrange(egress._queued, slots, segmented=segmented)
+    return egress._messages.write(egress._queued, range(len(slots)), segmented=segmented)
 
 
 def drain(sock: socket.socket) -> list[bytes]:
@@ -71,6 +81,55 @@ def test_all_datagrams_arrive_as_they_were_queued(bursts: list[tuple[int, int, i
         assert arrived == queued
         assert not egress.counters
         assert not any(destination.whole for destination in destinations)
+
+
+@given(bursts=media)
+def test_what_a_source_sends_to_an_address_keeps_its_order(bursts: list[tuple[int, int, int, str]]) -> None:
+    with udp() as ours, udp() as first, udp() as second, udp() as third:
+        egress = Egress()
+        egress.open_outlet(ours, ours.getsockname(), batched=True)
+        peers = first, second, third
+        destinations = [egress.destination(peer.getsockname()) for peer in peers]
+        queued: list[list[bytes]] = [[], [], []]
+        for number, (peer, size, count, kind) in enumerate(bursts):
+            for repeat in range(count):
+                queued[peer].append(datagram(kind, 10 * number + repeat, size))
+                egress.send(queued[peer][-1], destinations[peer])
+        egress.flush()
+        for at, sock in enumerate(peers):
+            arrived = drain(sock)
+            assert sorted(arrived) == sorted(queued[at])
+            for mark in (b"\x80\x60first", b"\x80\x60second", b"\x80\x60third", b"\x80\xc8", b"\x16\xfe"):
+                of_kind = [
+                    [data for data in all_of_them if data[:2] + data[8:].rstrip(b"\0") == mark or data[:2] == mark]
+                    for all_of_them in (arrived, queued[at])
+                ]
+                assert of_kind[0] == of_kind[1]
+        assert not egress.counters
+
+
+@pytest.mark.parametrize(
+    ("packets", "order", "messages"),
+    [
+        ([("first", 80), ("second", 100)], [1, 0], 1),  # a run ends with what is smaller
+        ([("first", 80), ("first", 100)], [0, 1], 2),
+        ([("first", 100), ("second", 90), ("third", 110), ("first", 95)], [2, 0, 3, 1], 2),
+        ([("other", 80), ("other", 100)], [0, 1], 2),
+        ([("rtcp", 80), ("first", 100), ("rtcp", 120)], [1, 0, 2], 2),
+        ([("first", 100), ("second", 100), ("first", 100)], [0, 2, 1], 1),
+    ],
+)
+def test_packets_of_several_sources_make_runs(packets: list[tuple[str, int]], order: list[int], messages: int) -> None:
+    with udp() as ours:
+        egress = Egress()
+        egress.open_outlet(ours, ours.getsockname(), batched=True)
+        destination, another = (egress.destination(("127.0.0.1", port)) for port in (9, 10))
+        for number, (kind, size) in enumerate(packets):
+            egress.send(datagram(kind, number, size), destination)
+        egress.send(b"to another", another)
+        assert written(egress, range(len(packets) + 1), segmented=True) == messages + 1
+        assert list(egress._messages.order)[: len(packets) + 1] == [*order, len(packets)]
+        egress._queued.clear()
 
 
 def take(inbox: BatchedInbox) -> list[bytes]:
@@ -203,9 +262,9 @@ def test_a_run_that_is_refused_is_sent_singly_or_counted_as_a_whole(
             assert (tries, dict(egress.counters)) == (2, {"send_eperm": 4})
 
 
-@given(bursts=bursts, whole=st.booleans(), segmented=st.booleans())
+@given(bursts=media, whole=st.booleans(), segmented=st.booleans(), first=st.integers(0, 5))
 def test_the_kernel_writes_the_messages_that_python_writes(
-    bursts: list[tuple[int, int, int]], whole: bool, segmented: bool
+    bursts: list[tuple[int, int, int, str]], whole: bool, segmented: bool, first: int
 ) -> None:
     with udp() as ours:
         egress = Egress()
@@ -215,23 +274,28 @@ def test_the_kernel_writes_the_messages_that_python_writes(
         destinations = [egress.destination(("127.0.0.1", port)) for port in (1, 2, 3)]
         if whole:
             destinations[2].take_whole()
-        slots = [(peer, size) for peer, size, count in bursts for _ in range(count)][:SLOTS]
-        for number, (peer, size) in enumerate(slots):
-            egress.send(bytes(9000 if number % 50 == 49 else size), destinations[peer])
-        found = []
-        for write in (egress._messages._write, egress._messages.write):
-            count = write(egress._queued, range(len(slots)), segmented=segmented)
-            headers = [egress._messages._headers[at].msg_hdr for at in range(count)]
+        packets = [(peer, size, kind) for peer, size, count, kind in bursts for _ in range(count)]
+        for number, (peer, size, kind) in enumerate(packets):
+            egress.send(datagram(kind, number, 9000 if number % 50 == 49 else size), destinations[peer])
+        slots = range(min(first, len(packets)), len(packets))
+        found, queued, made = [], egress._queued, egress._messages
+        for arrange, write, order, starts in (
+            (made._arrange, made._write, made._order, made._starts),
+            (made.arrange, made.write, made.order, made.starts),
+        ):
+            arrange(queued, slots, segmented=segmented)
+            count = write(queued, range(len(slots)), segmented=segmented)
+            headers = [made._headers[at].msg_hdr for at in range(count)]
             cuts = [
-                egress._messages._sizes[(at * CONTROL_SIZE + 16) // 2] if header.msg_controllen else 0
+                made._sizes[(at * CONTROL_SIZE + 16) // 2] if header.msg_controllen else 0
                 for at, header in enumerate(headers)
             ]
-            found.append(
-                [
-                    (header.msg_name, header.msg_namelen, header.msg_iov, header.msg_iovlen, header.msg_controllen, cut)
-                    for header, cut in zip(headers, cuts, strict=True)
-                ]
-            )
+            messages = [
+                (header.msg_name, header.msg_namelen, header.msg_iov, header.msg_iovlen, header.msg_controllen, cut)
+                for header, cut in zip(headers, cuts, strict=True)
+            ]
+            iovecs = [(made._iovecs[at].iov_base, made._iovecs[at].iov_len) for at in range(len(slots))]
+            found.append((messages, iovecs, list(order)[: len(slots)], list(starts)[:count]))
         assert found[0] == found[1]
-        assert egress._messages._starts == list(egress._messages.starts)[: len(found[0])]
-        egress._queued.clear()
+        assert sorted(found[0][2]) == list(slots)
+        queued.clear()

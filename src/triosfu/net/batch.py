@@ -106,12 +106,13 @@ class Arena:
     Of a large slot the system provides the pages that are used.
     """
 
-    __slots__ = ("_size", "headers", "iovec_words", "iovecs", "memory", "pointer", "slots")
+    __slots__ = ("_address", "_size", "headers", "iovec_words", "iovecs", "memory", "pointer", "slots")
 
     def __init__(self, slots: int, size: int = SLOT) -> None:
         self.slots, self._size = slots, size
         self.pointer: Pointer = ffi.new("char[]", slots * size)
         self.memory = memoryview(ffi.buffer(self.pointer)).cast("B")
+        self._address = int(ffi.cast("uintptr_t", self.pointer))
         self.iovecs = ffi.new("struct iovec[]", slots)
         self.headers = ffi.new("struct mmsghdr[]", slots)
         for index in range(slots):
@@ -122,9 +123,10 @@ class Arena:
         # The hot path writes lengths into an array of words, which is three times faster than by field.
         self.iovec_words = memoryview(ffi.buffer(self.iovecs)).cast("B").cast("Q")
 
-    def length(self, slot: int) -> int:
-        """How many bytes of `slot` are to be sent."""
-        return self.iovec_words[2 * slot + 1]
+    def datagram(self, slot: int) -> memoryview:
+        """What is to be sent of `slot`, which may stand elsewhere in the arena than the slot itself."""
+        at = self.iovec_words[2 * slot] - self._address
+        return self.memory[at : at + self.iovec_words[2 * slot + 1]]
 
     def view(self, slot: int) -> memoryview:
         """The bytes of one slot."""

@@ -28,14 +28,14 @@ from triosfu.net.outlets import BatchedOutlet, NoOutlet, PlainOutlet, StreamOutl
 from triosfu.srtp.binding import protect_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from triosfu.kernel import Kernel, Record
     from triosfu.net.batch import DatagramSocket, Pointer
     from triosfu.net.outlets import Outlet
     from triosfu.net.tcp import TcpPort
 
-SLOTS = 256  # datagrams per flush at most
+SLOTS = 1024  # datagrams per flush at most
 MAX_HELD = 512  # datagrams held back from a full socket
 
 
@@ -207,18 +207,20 @@ class Egress:
             last = first + 1
             while last < count and queued[last].outlet is outlet:
                 last += 1
-            if left := outlet.send(first, last - first):
-                self._hold(range(last - left, last))
+            if left := outlet.send(range(first, last)):
+                self._hold(left)
             first = last
+        if self.kernel_queue is not None:
+            self.kernel_queue.clear()
         queued.clear()
         if self._large:
             self._let_go_of_large()
 
-    def _hold(self, slots: range) -> None:
+    def _hold(self, slots: Sequence[int]) -> None:
         """Keep what is to be kept of what a socket did not take."""
         for slot in slots:
             if self._kept[slot] and len(self._held) < MAX_HELD:
-                data = self._large.get(slot) or bytes(self._slots.view(slot)[: self._slots.length(slot)])
+                data = self._large.get(slot) or bytes(self._slots.datagram(slot))
                 self._held.append((data, self._queued[slot]))
             else:
                 self.counters["send_full"] += 1

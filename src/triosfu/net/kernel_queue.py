@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from triosfu.net.batch import Arena, Pointer
     from triosfu.net.egress import Destination
 
+ENOUGH = 128 * 1024  # bytes written for one flush: they are still in the processor's near caches when they are sent
+
 
 class Sink:
     """One transport's way out, as the kernel uses it: `lead` it anew whenever the path or the keys change."""
@@ -54,11 +56,17 @@ class KernelQueue:
         self._kept = ffi.from_buffer(kept)  # holds it where it is
         self._ways = ffi.new("struct way *[]", slots.slots)
         self._lanes = ffi.new("uint32_t[]", slots.slots)
+        self._sources = ffi.new("uint64_t[]", slots.slots)
+        self._following = ffi.new("uint32_t[]", slots.slots)
+        self._later = ffi.new("uint8_t[]", slots.slots)
         self._starts = ffi.new("uint32_t[]", slots.slots)
+        self._order = ffi.new("uint32_t[]", slots.slots)
         self.ways = memoryview(ffi.buffer(self._ways)).cast("B").cast("Q")
         """The address of each slot's destination."""
         self.starts = memoryview(ffi.buffer(self._starts)).cast("B").cast("I")
-        """The first slot of each message, as `gather` has made them."""
+        """The first place of each message, as `gather` has made them."""
+        self.order = memoryview(ffi.buffer(self._order)).cast("B").cast("I")
+        """The slot at each place, as `arrange` has made it."""
         self._numbers = memoryview(ffi.buffer(self._lanes)).cast("B").cast("I")
         self.record: Record = ffi.new(
             "struct queue *",
@@ -68,14 +76,20 @@ class KernelQueue:
                 "ways": self._ways,
                 "kept": ffi.cast("uint8_t *", self._kept),
                 "lanes": self._lanes,
+                "sources": self._sources,
+                "following": self._following,
+                "later": self._later,
+                "enough": ENOUGH,
                 "slot_size": slot_size,
                 "slots": slots.slots,
             },
         )
 
     def begin(self) -> None:
-        """Set `record.queued` to what is in use; then the kernel may write."""
-        self.record.queued = len(self._queued)
+        """Say how much is in use; then the kernel may write."""
+        record, queued = self.record, len(self._queued)
+        if record.queued != queued:  # others have written since, each to its slot's own place
+            record.queued, record.used = queued, queued * record.slot_size
 
     def wrote(self, sinks: Sequence[Sink]) -> None:
         """Queue what the kernel has written since `begin`, for the lanes of these sinks."""
@@ -86,24 +100,49 @@ class KernelQueue:
             if not first:
                 self.woken()
 
-    def gather(
-        self, headers: Pointer, controls: Pointer, control_size: int, most_segments: int, most_bytes: int
+    def clear(self) -> None:
+        """Let go of all slots."""
+        self.record.queued = len(self._queued)
+        self.kernel.lib.kernel_clear(self.record)
+
+    def arrange(self, iovecs: Pointer) -> Callable[..., None]:
+        """What `Messages._arrange` does, compiled: into `order` and `iovecs`."""
+        record, order = self.record, self._order
+        compiled: Callable[..., None] = self.kernel.lib.kernel_arrange
+        iovecs = self.kernel.ffi.cast("struct iovec *", _address(iovecs))
+
+        def arrange(_queued: object, slots: range, *, segmented: bool) -> None:
+            compiled(record, order, iovecs, slots.start, len(slots), segmented)
+
+        return arrange
+
+    def gather(  # noqa: PLR0917  called once
+        self,
+        iovecs: Pointer,
+        headers: Pointer,
+        controls: Pointer,
+        control_size: int,
+        most_segments: int,
+        most_bytes: int,
     ) -> Callable[..., int]:
-        """What `Messages._write` does, compiled: into `headers` and `controls`, and the first slots into `starts`."""
-        ffi, record, starts = self.kernel.ffi, self.record, self._starts
+        """What `Messages._write` does, compiled: into `headers` and `controls`, and the first places into `starts`."""
+        ffi, record, order, starts = self.kernel.ffi, self.record, self._order, self._starts
         compiled: Callable[..., int] = self.kernel.lib.kernel_gather
+        iovecs = ffi.cast("struct iovec *", _address(iovecs))
         headers = ffi.cast("struct mmsghdr *", _address(headers))
         controls = ffi.cast("char *", _address(controls))
 
-        def write(_queued: object, slots: range, *, segmented: bool) -> int:
+        def write(_queued: object, places: range, *, segmented: bool) -> int:
             return compiled(
                 record,
+                order,
+                iovecs,
                 headers,
                 controls,
                 control_size,
                 starts,
-                slots.start,
-                len(slots),
+                places.start,
+                len(places),
                 segmented,
                 most_segments,
                 most_bytes,

@@ -9,6 +9,7 @@ from triosfu.net.messages import segmentation_available
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Sequence
 
     from triosfu.net.address import Address
     from triosfu.net.batch import Arena, DatagramSocket
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 class Outlet(Protocol):
     """A way out for datagrams of the egress arena."""
 
-    def send(self, first: int, count: int) -> int:
-        """Send `count` slots from `first` on; how many the socket has not room for. Must neither wait nor raise."""
+    def send(self, slots: range) -> Sequence[int]:
+        """Send `slots`; those for which the socket has no room. Must neither wait nor raise."""
 
     def send_one(self, data: bytes, address: Address) -> bool:
         """Send `data`; whether the socket had room for it. Must neither wait nor raise."""
@@ -46,16 +47,15 @@ class BatchedOutlet:
         self._counters = counters
         self.segmented = segmentation_available(sock)
 
-    def send(self, first: int, count: int) -> int:
-        """Send slots; how many there was no room for."""
+    def send(self, slots: range) -> Sequence[int]:
+        """Send slots; those there was no room for."""
         if self._descriptor < 0:
-            self._counters["send_closed"] += count
-            return 0
-        slots = range(first, first + count)
+            self._counters["send_closed"] += len(slots)
+            return ()
         unsent, self.segmented = self._messages.send(
             self._descriptor, self._queued, slots, self._counters, segmented=self.segmented
         )
-        return slots.stop - unsent
+        return unsent
 
     def send_one(self, data: bytes, address: Address) -> bool:
         """Send one datagram; whether there was room for it."""
@@ -93,13 +93,13 @@ class PlainOutlet:
         self._queued = queued
         self._large = large
 
-    def send(self, first: int, count: int) -> int:
-        """Send slots; how many there was no room for."""
-        for slot in range(first, first + count):
-            data = self._large.get(slot) or self._slots.view(slot)[: self._slots.length(slot)]
+    def send(self, slots: range) -> Sequence[int]:
+        """Send slots; those there was no room for."""
+        for slot in slots:
+            data = self._large.get(slot) or self._slots.datagram(slot)
             if not self.send_one(data, self._queued[slot].address):
-                return first + count - slot
-        return 0
+                return range(slot, slots.stop)
+        return ()
 
     def send_one(self, data: bytes | memoryview, address: Address) -> bool:
         """Send one datagram; whether there was room for it."""
@@ -137,20 +137,20 @@ class StreamOutlet:
         self._large = large
         self._counters = counters
 
-    def send(self, first: int, count: int) -> int:
-        """Send slots; how many there was no room for."""
+    def send(self, slots: range) -> Sequence[int]:
+        """Send slots; those there was no room for."""
         touched: dict[Connection, None] = {}
         connections = {} if self._port is None else self._port.connections
-        for slot in range(first, first + count):
+        for slot in slots:
             connection = connections.get(self._queued[slot].address)
             if connection is None:
                 self._counters["send_no_stream"] += 1
                 continue
-            connection.write(self._large.get(slot) or self._slots.view(slot)[: self._slots.length(slot)])
+            connection.write(self._large.get(slot) or self._slots.datagram(slot))
             touched[connection] = None
         for connection in touched:
             connection.flush()
-        return 0  # what a connection does not take it has dropped itself
+        return ()  # what a connection does not take it has dropped itself
 
     def send_one(self, data: bytes, address: Address) -> bool:
         """Send one datagram; whether there was room for it."""
@@ -177,10 +177,10 @@ class NoOutlet:
     def __init__(self, counters: Counter[str]) -> None:
         self._counters = counters
 
-    def send(self, first: int, count: int) -> int:  # noqa: ARG002  which ones does not matter
-        """Send slots; how many there was no room for."""
-        self._counters["send_no_socket"] += count
-        return 0
+    def send(self, slots: range) -> Sequence[int]:
+        """Send slots; those there was no room for."""
+        self._counters["send_no_socket"] += len(slots)
+        return ()
 
     def send_one(self, data: bytes, address: Address) -> bool:  # noqa: ARG002  nor here
         """Send one datagram; whether there was room for it."""

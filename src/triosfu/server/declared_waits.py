@@ -32,7 +32,6 @@ DECLARED: Final[Mapping[str, str]] = {
     "trio._core._entry_queue:EntryQueue.task": "trio's own: calls from other threads and signals",
     "triosfu.net.websocket:_Wire.read": PING,
     "triosfu.net.websocket:_Wire.wait": PING,
-    "triosfu.net.websocket:WebSocket.receive": PING,
     "triosfu.net.clock:Clock.run": ALARM,
     "triosfu.rooms.deadlines:Deadlines.run": ALARM,
     "triosfu.agents.workers:Agents.run": ALARM,

@@ -146,9 +146,10 @@ class WebSocket:
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the conversation now: `receive` raises, `send_nowait` refuses; what is queued has 250 ms to get out."""
-        if self._closing is None:
-            self._closing = (code, reason)
-        self._scope.deadline = min(self._scope.deadline, trio.current_time() + self._limits.flush)
+        if self._closing is not None:
+            return
+        self._closing = (code, reason)
+        self._scope.deadline = trio.current_time() + self._limits.flush
         if self._reading is not None:
             self._reading.cancel()
         self._wire.wake()
@@ -181,6 +182,8 @@ class WebSocket:
         with trio.CancelScope() as self._reading:
             while self._closing is None:
                 rest = self._hand_on(take)
+                if self._closing is not None:
+                    break
                 if rest is None:
                     await self._read()
                 else:
@@ -235,7 +238,7 @@ class WebSocket:
                 except Exception as error:  # noqa: BLE001  as in `_next`
                     self._failed(error)
                 self.close(*self._ended)  # whoever waits for a message has to know
-                await self._wire.finish(self._limits.flush)
+                await self._wire.finish()
         finally:
             self._wire.over = True
             self._alarm.cancel()
@@ -396,24 +399,29 @@ class _Wire:
 
     async def read(self) -> bytes:
         """Wait for bytes; b"" when there will be none."""
-        while not self.over:
-            try:
-                if self._socket is None:
-                    data = bytes(await self.stream.receive_some(READ_SIZE))
-                else:  # trio's own way has steps for those who do not know that they have to wait
-                    await trio.lowlevel.wait_readable(self._socket)
-                    data = os.read(self._socket.fileno(), READ_SIZE)
-            except BlockingIOError:
-                continue
-            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-                self._break()
-                break
-            self.unanswered += len(data)
-            # Empty fragments and pings carry no message, so the message limit does not see them.
-            if data and self.unanswered <= 4 * self._limits.message:
-                return data
+        if self.over:
+            return b""
+        try:
+            data = await self._read_some()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            self._break()
+            return b""
+        self.unanswered += len(data)
+        # Empty fragments and pings carry no message, so the message limit does not see them.
+        if not data or self.unanswered > 4 * self._limits.message:
             self.end()
-        return b""
+            return b""
+        return data
+
+    async def _read_some(self) -> bytes:
+        if self._socket is None:
+            return bytes(await self.stream.receive_some(READ_SIZE))
+        while True:  # trio's own way has steps for those who do not know that they have to wait
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return os.read(self._socket.fileno(), READ_SIZE)
+            except BlockingIOError:
+                pass
 
     def append(self, data: bytes) -> None:
         """Add a whole frame to what is to be written."""
@@ -482,14 +490,14 @@ class _Wire:
         if self._broken:
             self.end()
 
-    async def finish(self, seconds: float) -> None:
+    async def finish(self) -> None:
         """Write what is left, then let the client read it: closing with unread data would reset the connection."""
         self.over = True
-        with trio.move_on_after(seconds), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             await self.flush()
             if not self._broken:
                 await self.stream.send_eof()
-                while await self.stream.receive_some(READ_SIZE):
+                while await self._read_some():
                     pass
 
     def _write_at_once(self, data: bytes) -> int:

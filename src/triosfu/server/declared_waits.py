@@ -30,7 +30,7 @@ DECLARED: Final[Mapping[str, str]] = {
     "triosfu.server.until_signalled:run_until_signalled": "the service: SIGINT or SIGTERM",
     "triosfu.server.until_signalled:_insist": "a second signal, while the first one's goodbyes take their grace",
     "trio._core._entry_queue:EntryQueue.task": "trio's own: calls from other threads and signals",
-    "triosfu.net.websocket:_Wire.read": PING,
+    "triosfu.net.websocket:_Wire._read_some": PING,
     "triosfu.net.websocket:_Wire.wait": PING,
     "triosfu.net.clock:Clock.run": ALARM,
     "triosfu.rooms.deadlines:Deadlines.run": ALARM,

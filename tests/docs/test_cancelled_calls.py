@@ -158,4 +158,4 @@ async def test_a_cancelled_receive_or_listen_has_taken_no_message(listening: boo
             await client.send_message(str(number))
         await trio.sleep(1)
     assert heard == [str(number) for number in range(20)]
-    assert times > 20
+    assert times > (5 if listening else 20)  # who listens may take several before it is cancelled

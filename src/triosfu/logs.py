@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
@@ -44,8 +45,10 @@ def _configure_structlog(level: str, json: bool, stream: TextIO | None) -> int: 
             event[name] = "…"
         return event
 
+    writer = lru_cache(maxsize=1)(structlog.WriteLogger)  # each call asks for one, also if nothing is written
+
     def logger(*_: object) -> structlog.WriteLogger:
-        return structlog.WriteLogger(stream or sys.stderr)  # which may be another one by now
+        return writer(stream or sys.stderr)  # which may be another one by now
 
     renderer: structlog.typing.Processor
     if json:

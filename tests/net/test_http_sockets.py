@@ -1,20 +1,28 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import socket
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio_websocket
+from wsproto.frame_protocol import Opcode
 
+from fuzz.checks.http import UPGRADE
 from tests.net.connection import echo
+from tests.net.test_websocket import masked
 from triosfu.errors import ConfigError
 from triosfu.net.http import TCP_USER_TIMEOUT_MS, Limits, Request, Response, Upgrade, open_listeners, serve_http
 from triosfu.net.websocket import QUIET, WebSocketLimits
 
 if TYPE_CHECKING:
-    from triosfu.net.websocket import WebSocket
+    from collections.abc import AsyncIterator
+
+    from triosfu.net.websocket import WebSocket, WebSocketHandler
 
 
 async def test_plain_requests_and_websockets_share_a_port() -> None:
@@ -110,12 +118,70 @@ def test_a_client_that_vanishes_is_found_out_within_twenty_seconds() -> None:
     assert Limits().idle < 20
 
 
-async def test_what_a_socket_does_not_take_at_once_follows_in_order() -> None:
-    """The first message is larger than its buffers, so the write goes on in the middle of a frame."""
+@asynccontextmanager
+async def conversing(session: WebSocketHandler) -> AsyncIterator[socket.socket]:
+    """A client's socket, its upgrade done, whose server calls `session`."""
+
+    async def handler(request: Request) -> Response | Upgrade:
+        return Upgrade(session)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await open_listeners(["127.0.0.1"], 0)
+        await nursery.start(serve_http, listeners, handler)
+        async with await trio.open_tcp_stream(*listeners[0].socket.getsockname()) as stream:
+            await stream.send_all(UPGRADE)
+            assert (await stream.receive_some()).endswith(b"\r\n\r\n")
+            with socket.socket(fileno=os.dup(stream.socket.fileno())) as client:
+                yield client
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_socket_takes_is_written_before_who_says_it_goes_on() -> None:
+    """No other task has had a turn when the client has it."""
+    said, found = trio.Event(), list[bool]()
+
+    async def session(peer: WebSocket) -> None:
+        await peer.receive()
+        peer.send_nowait("now")
+        found.append(bool(select.select([client], [], [], 10)[0]))
+        said.set()
+
+    async with conversing(session) as client:
+        client.sendall(masked(Opcode.TEXT, b"go"))
+        await said.wait()
+        assert found == [True]
+        assert client.recv(100).startswith(b"\x81\x03now")
+
+
+async def test_answers_to_what_comes_together_go_out_together() -> None:
+    def take(message: str | bytes) -> float:
+        assert peers[0].send_nowait(message)
+        assert not select.select([client], [], [], 0)[0]
+        return 0.0
+
+    async def session(peer: WebSocket) -> None:
+        peers.append(peer)
+        await peer.listen(take)
+
+    peers: list[WebSocket] = []
+    async with conversing(session) as client:
+        client.sendall(masked(Opcode.TEXT, b"one") + masked(Opcode.PING, b"?") + masked(Opcode.TEXT, b"two"))
+        await trio.lowlevel.wait_readable(client)
+        assert client.recv(100) == b"\x8a\x01?\x81\x03one\x81\x03two"
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_what_a_socket_does_not_take_at_once_follows_in_order(asked: bool) -> None:
+    """The first message is larger than its buffers, so the write goes on in the middle of a frame.
+
+    It begins with the handshake, or once nothing else is to be written.
+    """
     sizes = [3_000_000, *range(1, 2000, 97)]
     sent = trio.Event()
 
     async def session(peer: WebSocket) -> None:
+        if asked:
+            assert await peer.receive() == "go"
         for size in sizes:
             assert peer.send_nowait(size.to_bytes(4, "big") * size)
         sent.set()
@@ -131,7 +197,10 @@ async def test_what_a_socket_does_not_take_at_once_follows_in_order() -> None:
         async with trio_websocket.open_websocket(
             "127.0.0.1", port, "/", use_ssl=False, max_message_size=64 << 20
         ) as client:
+            if asked:
+                await client.send_message("go")
             await sent.wait()
+            nursery.start_soon(client.ping)  # whose answer comes between
             for size in sizes:
                 assert await client.get_message() == size.to_bytes(4, "big") * size
             await client.send_message("done")

@@ -480,3 +480,42 @@ def test_a_session_cancelled_at_any_step_leaves_whole_frames_or_nothing() -> Non
     while trio.run(cancelled_at, step, clock=MockClock(autojump_threshold=0)):
         step += 1
     assert step > 100
+
+
+async def test_one_who_sends_without_pause_leaves_the_loop_to_others_after_sixteen_messages() -> None:
+    taken: Counter[int] = Counter()  # by turn of the loop
+    turn = 0
+
+    def take(message: str | bytes) -> float:
+        taken[turn] += 1
+        return 0.0
+
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _others() -> None:
+            nonlocal turn
+            while taken.total() < 100:
+                turn += 1
+                await trio.lowlevel.checkpoint()
+
+        client = Raw(nursery, lambda socket: socket.listen(take), more=masked(Opcode.TEXT, b"again") * 100)
+        await client.upgrade()
+        await client.stream.aclose()
+    assert max(taken.values()) <= 32  # of two turns of its own, if the other task was first in one and last in the next
+
+
+async def test_who_is_told_to_wait_takes_no_more_until_then(autojump_clock: MockClock) -> None:
+    taken: list[tuple[str | bytes, float]] = []
+
+    def take(message: str | bytes) -> float:
+        taken.append((message, trio.current_time()))
+        return 30.0 if message == "dear" else 0.0
+
+    async with trio.open_nursery() as nursery:
+        said = b"".join(masked(Opcode.TEXT, text) for text in (b"cheap", b"dear", b"later"))
+        client = Raw(nursery, lambda socket: socket.listen(take), more=said)
+        await client.upgrade()
+        await client.stream.send_all(masked(Opcode.CLOSE, b"\x03\xe8"))
+        assert await client.read_to_end() == [(8, b"\x03\xe8")]
+    assert taken == [("cheap", 0), ("dear", 0), ("later", 30)]

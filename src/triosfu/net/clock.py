@@ -106,7 +106,8 @@ class Clock:
         if len(self._entries) >= self._sweep_at:
             self.sweep()
         heapq.heappush(self._entries, (at, next(self._order), alarm))
-        self._sleep.deadline = min(self._sleep.deadline, at)
+        if at < self._sleep.deadline:  # noqa: PLR1730  to set it is dear, even to what it was
+            self._sleep.deadline = at
 
     def cancelled(self) -> None:
         """Note that an entry stands for nothing any more; half of them are dropped at once, or many ends were dear."""

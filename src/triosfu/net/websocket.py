@@ -1,12 +1,15 @@
 """One WebSocket on a connection whose upgrade request is already read (RFC 6455), by wsproto.
 
-    handler                     WebSocket                               wsproto                 stream
-    send_nowait(message) ──▶ queue (count, bytes) ──▶ writer ──▶ frames ──▶ outbox ──▶ writer ──▶ socket
-    receive()            ◀── one message ◀─────────── reader ◀── frames ◀───────────────────── socket
+    handler                     WebSocket               wsproto                       stream
+    send_nowait(message) ──▶ queue (count, bytes) ──▶ frames ──▶ outbox ──▶ socket, if it takes all of it at once
+                                                                    └─────▶ writer, else ──▶ socket
+    listen(), receive()  ◀── one message ◀─────────── frames ◀───────────────────────────── socket
 
 Several tasks have something to write, and a write that is cancelled in the middle of a frame corrupts the stream
-without a word. So all of them only append whole frames to an outbox. One task, the writer, owns the socket; if its own
-write is cut short, the connection ends. Messages are compressed for clients that offer it: see `net.deflate`.
+without a word. So all of them append whole frames to an outbox, and then write what the socket takes without a wait,
+which nothing can cut short. If anything is left, it is the writer's turn: until that task has written all there is, the
+socket is its own; if its write is cut short, the connection ends. Who waits for a message reads it: there is no
+task for that. Messages are compressed for clients that offer it: see `net.deflate`.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ import math
 import os
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 import trio
@@ -45,6 +48,7 @@ INTERNAL_ERROR: Final = 1011
 TRY_AGAIN_LATER: Final = 1013
 READ_SIZE: Final = 16384  # below what the C library maps anew for each read (`cli.allocator`)
 WRITE_SIZE: Final = 65536  # frames are gathered up to this size before they are written
+YIELD_EVERY: Final = 16  # messages; one client that sends without pause must not keep the loop from the others
 
 QUIET: Final = 1.5  # ping intervals without a word of ours, after which there is a ping
 
@@ -106,7 +110,8 @@ class WebSocket:
         self._queued_bytes = 0
         self._closing: tuple[int, str] | None = None
         self._ended = (ABNORMAL, "")  # what the client has closed with, or we, for its fault
-        self._taken, self._arrived = trio.open_memory_channel[str | bytes](1)
+        self._holding = False  # what is said is written a little later, together
+        self._events: Iterator[Event] = iter(())  # in what was read
         self._parts: list[str | bytes | bytearray] = []  # of the message that is arriving
         self._size = 0  # of these, in bytes
         self._pings = 0
@@ -135,14 +140,16 @@ class WebSocket:
             return False
         self._queue.append(message)
         self._queued_bytes += len(message)
-        self._wire.wake()
+        if not self._holding:
+            self._push()
         return True
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the conversation now: `receive` raises, `send_nowait` refuses; what is queued has 250 ms to get out."""
-        if self._closing is None:
-            self._closing = (code, reason)
-        self._scope.deadline = min(self._scope.deadline, trio.current_time() + self._limits.flush)
+        if self._closing is not None:
+            return
+        self._closing = (code, reason)
+        self._scope.deadline = trio.current_time() + self._limits.flush
         if self._reading is not None:
             self._reading.cancel()
         self._wire.wake()
@@ -153,23 +160,50 @@ class WebSocket:
         Raises:
             WebSocketClosed: One side has ended the conversation. What the client sent before its end comes first.
         """
-        while self._closing is None:
-            with trio.CancelScope() as self._reading:
-                try:
-                    message = await self._arrived.receive()
-                except trio.EndOfChannel:
-                    self.close(*self._ended)
-                else:
-                    self._wire.unanswered = 0
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.CancelScope() as self._reading:
+            while self._closing is None:
+                message = self._next()
+                if message is not None:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                     return message
-        code, reason = self._closing or (ABNORMAL, "")
-        raise WebSocketClosed(code, reason)
+                await self._read()
+        raise WebSocketClosed(*self._closing or self._ended)
 
-    async def rest(self, seconds: float) -> None:
-        """Take no message for so long, or until this side ends the conversation. Cancelled, it has done nothing."""
-        if self._closing is None:
-            with trio.move_on_after(seconds) as self._reading:
-                await trio.sleep_forever()
+    async def listen(self, take: Callable[[str | bytes], float]) -> NoReturn:
+        """Give each message to `take`, and then wait for the seconds that it says, until the conversation is over.
+
+        Whatever it sends on messages that come together goes out together. Cancelled, it has taken no message that it
+        has not given.
+
+        Raises:
+            WebSocketClosed: As `receive` does.
+        """
+        with trio.CancelScope() as self._reading:
+            while self._closing is None:
+                rest = self._hand_on(take)
+                if self._closing is not None:
+                    break
+                if rest is None:
+                    await self._read()
+                else:
+                    await trio.sleep(rest)
+        raise WebSocketClosed(*self._closing or self._ended)
+
+    def _hand_on(self, take: Callable[[str | bytes], float]) -> float | None:
+        """Give `take` what was read; return the seconds to wait before more of it, None if there is no more."""
+        self._holding = True
+        try:
+            for _ in range(YIELD_EVERY):
+                message = self._next()
+                if message is None:
+                    return None
+                if (rest := take(message)) or self._closing is not None:
+                    return rest
+            return 0.0
+        finally:
+            self._holding = False
+            self._push()
 
     async def serve(self, handler: WebSocketHandler) -> None:
         """Call `handler` with this WebSocket, once and in any case, and close after it.
@@ -195,30 +229,29 @@ class WebSocket:
                 self.close(GOING_AWAY)  # the first close counts: this one is for a cancelled handler's client
 
     async def _run(self) -> None:
+        """Write what others could not, and ping, until the conversation is over; then close the connection."""
         try:
             with self._scope:
+                self._alarm.deadline = self._ping_at()
                 try:
-                    await self._converse()
-                except Exception as error:  # noqa: BLE001  wsproto has several of its own for hostile frames
-                    log.info("websocket.failed", error=repr(error))
-                    self._counters["websocket_failed"] += 1
-                await self._wire.finish(self._limits.flush)
+                    await self._write()
+                except Exception as error:  # noqa: BLE001  as in `_next`
+                    self._failed(error)
+                self.close(*self._ended)  # whoever waits for a message has to know
+                await self._wire.finish()
         finally:
             self._wire.over = True
             self._alarm.cancel()
-            self._taken.close()
             stream = self._wire.stream
             if isinstance(stream, trio.SocketStream):
                 stream.socket.close()
             else:
                 await trio.aclose_forcefully(stream)
 
-    async def _converse(self) -> None:
-        """Read, write and ping until the conversation is over and all of it is in the outbox."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write, nursery.cancel_scope)
-            self._alarm.deadline = self._ping_at()
-            await self._read()
+    def _failed(self, error: Exception) -> None:
+        log.info("websocket.failed", error=repr(error))
+        self._counters["websocket_failed"] += 1
+        self._wire.end()
 
     def _ping_at(self) -> float:
         """When to send the next ping: data must move for a vanished client's connection to break.
@@ -249,6 +282,7 @@ class WebSocket:
             self._pings += 1
             self._unanswered_since = now
             self._say(Ping(payload=self._pings.to_bytes(4, "big")))
+            self._push()
             self._alarm.deadline = now + self._limits.pong_deadline
 
     def _ponged(self, payload: bytes) -> None:
@@ -257,42 +291,50 @@ class WebSocket:
             self._alarm.deadline = self._ping_at()
 
     async def _read(self) -> None:
-        """Take what the client says, to its end. What comes after a message waits until that one is received."""
-        with self._taken:
-            data = self._leading or await self._wire.read()
-            while data:
-                self._protocol.receive_data(data)
-                for event in self._protocol.events():
-                    if isinstance(event, TextMessage | BytesMessage):
-                        await self._take(event)
-                    elif isinstance(event, Ping):
-                        self._say(event.response())
-                    elif isinstance(event, Pong):
-                        self._ponged(event.payload)
-                    elif isinstance(event, CloseConnection):
-                        self._end(event.code, event.reason or "")
-                    if self._wire.over:
-                        return
-                    del event  # a description may be large, and the next message be long in coming
-                del data
-                data = await self._wire.read()
+        """Wait for more of what the client says. What comes after a message waits until that one is taken."""
+        self._push()
+        data, self._leading = self._leading, b""
+        data = data or await self._wire.read()
+        if data:
+            self._protocol.receive_data(data)
+            self._events = self._protocol.events()
+        else:
+            self.close(*self._ended)
 
-    async def _take(self, event: TextMessage | BytesMessage) -> None:
+    def _next(self) -> str | bytes | None:
+        """Return the next message of what was read, None if there is no whole one; answer pings that come before it."""
+        try:
+            for event in self._events:
+                if isinstance(event, (TextMessage, BytesMessage)):
+                    message = self._take(event)
+                    if message is not None:
+                        self._wire.unanswered = 0
+                        return message
+                elif isinstance(event, Ping):
+                    self._say(event.response())
+                elif isinstance(event, Pong):
+                    self._ponged(event.payload)
+                elif isinstance(event, CloseConnection):
+                    self._end(event.code, event.reason or "")
+                if self._wire.over:
+                    break
+        except Exception as error:  # noqa: BLE001  wsproto has several of its own for hostile frames
+            self._failed(error)
+        return None
+
+    def _take(self, event: TextMessage | BytesMessage) -> str | bytes | None:
         part = event.data
         self._size += len(part.encode()) if isinstance(part, str) and not part.isascii() else len(part)
         if self._size > self._limits.message:
             self._end(MESSAGE_TOO_BIG, "message too big")
-            return
+            return None
         if part:
             self._parts.append(part)
-        if event.message_finished:
-            parts, self._parts, self._size = self._parts, [], 0
-            empty: str | bytes = "" if isinstance(event, TextMessage) else b""
-            message = empty.join(parts)  # type: ignore[arg-type]  # all are of one kind
-            try:
-                self._taken.send_nowait(message)  # to wait for the next bytes is checkpoint enough
-            except trio.WouldBlock:
-                await self._taken.send(message)
+        if not event.message_finished:
+            return None
+        parts, self._parts, self._size = self._parts, [], 0
+        empty: str | bytes = "" if isinstance(event, TextMessage) else b""
+        return empty.join(parts)  # type: ignore[arg-type]  # all are of one kind
 
     def _end(self, code: int, reason: str) -> None:
         """The client has closed, or has made a mistake that ends this: answer with the same code, and read no more."""
@@ -306,7 +348,17 @@ class WebSocket:
         if not self._wire.over and (state is ConnectionState.OPEN or state is ConnectionState.REMOTE_CLOSING):
             self._wire.append(self._protocol.send(event))
 
-    async def _write(self, conversation: trio.CancelScope) -> None:
+    def _push(self) -> None:
+        """Write what is queued if it can be done at once; else the writer does it."""
+        wire = self._wire
+        if wire.left_to_writer or not (self._queue or wire.size):
+            return
+        self._frame()
+        wire.push()
+        if self._queue:
+            wire.wake()
+
+    async def _write(self) -> None:
         while not self._wire.over:
             self._frame()
             self._wire.calm()  # whatever has stirred it until now is looked at here
@@ -315,11 +367,10 @@ class WebSocket:
                 self._say(CloseConnection(code=code, reason=reason))
                 break
             await self._wire.flush()
-            if self._queue:
+            if self._queue or self._wire.size:
                 await trio.lowlevel.checkpoint()  # to flush what a socket takes at once is none
             else:
                 await self._wire.wait()
-        conversation.cancel()
 
     def _frame(self) -> None:
         """Move queued messages to the outbox, about one write's worth."""
@@ -334,6 +385,8 @@ class _Wire:
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, limits: WebSocketLimits) -> None:
         self.stream = stream
+        # None for other streams, and where sockets are no files.
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) and sys.platform != "win32" else None
         self.over = False  # nothing more is read or accepted for writing
         self.size = 0  # bytes in the outbox
         self.unanswered = 0  # bytes read since the handler last took a message
@@ -341,6 +394,7 @@ class _Wire:
         self._limits = limits
         self._outbox: list[bytes] = []
         self._stirred = trio.Event()
+        self._stirred.set()  # the writer begins
         self._broken = False
 
     async def read(self) -> bytes:
@@ -348,8 +402,8 @@ class _Wire:
         if self.over:
             return b""
         try:
-            data = bytes(await self.stream.receive_some(READ_SIZE))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = await self._read_some()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             self._break()
             return b""
         self.unanswered += len(data)
@@ -359,6 +413,16 @@ class _Wire:
             return b""
         return data
 
+    async def _read_some(self) -> bytes:
+        if self._socket is None:
+            return bytes(await self.stream.receive_some(READ_SIZE))
+        while True:  # trio's own way has steps for those who do not know that they have to wait
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return os.read(self._socket.fileno(), READ_SIZE)
+            except BlockingIOError:
+                pass
+
     def append(self, data: bytes) -> None:
         """Add a whole frame to what is to be written."""
         self._outbox.append(data)
@@ -366,7 +430,25 @@ class _Wire:
         self.written_at = trio.current_time()
         if self.size > self._limits.queue_bytes + self._limits.message:  # pongs, to a client that reads none
             self._break()
-        self.wake()
+
+    @property
+    def left_to_writer(self) -> bool:
+        """Whether the writer is writing, or is about to."""
+        return self._broken or self._stirred.is_set()
+
+    def push(self) -> None:
+        """Write the outbox as far as the socket takes it at once; the writer does the rest."""
+        data = b"".join(self._outbox)
+        try:
+            taken = self._write_at_once(data)
+        except OSError:
+            self._break()
+            return
+        self._outbox.clear()
+        self.size = len(data) - taken
+        if self.size:
+            self._outbox.append(data[taken:])
+            self.wake()
 
     def end(self) -> None:
         """Read nothing more; what is in the outbox is still written."""
@@ -398,7 +480,7 @@ class _Wire:
         self.size = 0
         self._broken = True
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-            taken = _take_at_once(self.stream, data)
+            taken = self._write_at_once(data)
             if taken == len(data):
                 self._broken = False
                 return
@@ -408,35 +490,32 @@ class _Wire:
         if self._broken:
             self.end()
 
-    async def finish(self, seconds: float) -> None:
+    async def finish(self) -> None:
         """Write what is left, then let the client read it: closing with unread data would reset the connection."""
         self.over = True
-        with trio.move_on_after(seconds), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             await self.flush()
             if not self._broken:
                 await self.stream.send_eof()
-                while await self.stream.receive_some(READ_SIZE):
+                while await self._read_some():
                     pass
+
+    def _write_at_once(self, data: bytes) -> int:
+        """How many bytes of `data` the socket has taken without waiting: trio's own way costs a turn of the event loop.
+
+        Raises:
+            OSError: The connection is broken.
+        """
+        if self._socket is None:
+            return 0
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
 
     def _break(self) -> None:
         self._broken = True
         self.end()
-
-
-def _take_at_once(stream: trio.abc.Stream, data: bytes) -> int:
-    """How many bytes of `data` a socket has taken without waiting; 0 of other streams, and where sockets are no files.
-
-    trio's own way costs a turn of the event loop for each write.
-
-    Raises:
-        OSError: The connection is broken.
-    """
-    if not isinstance(stream, trio.SocketStream) or sys.platform == "win32":
-        return 0
-    try:
-        return os.write(stream.socket.fileno(), data)
-    except BlockingIOError:
-        return 0
 
 
 def _accepted(key: str, deflate: Deflate | None) -> bytes:

@@ -31,7 +31,8 @@ class Deadlines:
     def arm(self, name: Hashable, at: float, action: Callable[[], None]) -> None:
         """Perform `action` when the clock reaches `at` seconds; replaces what was armed under `name`."""
         self._armed[name] = (at, action)
-        self._sleep.deadline = min(self._sleep.deadline, at)
+        if at < self._sleep.deadline:  # noqa: PLR1730  to set it is dear, even to what it was
+            self._sleep.deadline = at
 
     def disarm(self, name: Hashable) -> None:
         """Forget the deadline `name`; nothing happens when there is none."""

@@ -32,11 +32,6 @@ class SocketLink:
         self._waiting: list[rtc.SignalResponse] = []
         self._closed: int | None = None  # with which code, once asked for
 
-    @property
-    def closed(self) -> bool:
-        """Whether this side has ended the connection."""
-        return self._closed is not None
-
     def open(self, socket: WebSocket) -> None:
         """The client's WebSocket is there: say what waits."""
         self._socket = socket

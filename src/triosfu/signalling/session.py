@@ -28,7 +28,6 @@ log = structlog.get_logger(__name__)
 Reason = models.DisconnectReason
 CLIENT_REASONS = frozenset({Reason.CLIENT_INITIATED, Reason.USER_UNAVAILABLE, Reason.USER_REJECTED, Reason.AGENT_ERROR})
 MALFORMED = 1007  # WebSocket close code: a message is not what its type promises
-YIELD_EVERY = 16  # requests; one client that sends without pause must not keep the loop from the others
 RATE, BURST = 500.0, 2000.0  # requests a second, and how many at once; who sends more is read more slowly
 HEAVY, REST = 0.05, 3.0  # seconds of work for one request, after which its client waits for so many times as long
 
@@ -38,28 +37,28 @@ async def converse(socket: WebSocket, link: SocketLink, participant: Participant
 
     Cancelled, it has told the participant that the connection is lost.
     """
+    received, pace = 0, Pace(trio.current_time())
+
+    def take(frame: str | bytes) -> float:
+        nonlocal received
+        received, began = received + 1, time.thread_time()  # what other processes take is not its client's doing
+        link.text = isinstance(frame, str)
+        try:
+            request = decode(frame)
+        except MalformedPacket:
+            counters["malformed_signals"] += 1
+            socket.close(MALFORMED)
+            return 0.0
+        if received == 1:
+            participant.link_used(link)
+        handle(participant, request)
+        counters["requests"] += 1
+        return max(rest_after(time.thread_time() - began), pace.rest(trio.current_time()))
+
     try:
         link.open(socket)
         participant.link_opened(link)
-        received, pace = 0, Pace(trio.current_time())
-        while not link.closed:
-            frame = await socket.receive()
-            received, began = received + 1, time.thread_time()  # what other processes take is not its client's doing
-            link.text = isinstance(frame, str)
-            try:
-                request = decode(frame)
-            except MalformedPacket:
-                counters["malformed_signals"] += 1
-                socket.close(MALFORMED)
-                break
-            if received == 1:
-                participant.link_used(link)
-            handle(participant, request)
-            counters["requests"] += 1
-            if rest := max(rest_after(time.thread_time() - began), pace.rest(trio.current_time())):
-                await socket.rest(rest)
-            elif received % YIELD_EVERY == 0:
-                await trio.lowlevel.checkpoint()
+        await socket.listen(take)
     except WebSocketClosed as closed:
         log.debug("signalling over", participant=participant.sid, code=closed.code)
     finally:

@@ -45,6 +45,10 @@ class Subscriber(Protocol):
     def lane(self) -> Lane | None:
         """Where the compiled kernel finds its numbers, if it serves this one."""
 
+    @property
+    def source(self) -> int:
+        """The SSRC of the stream that it forwards; a number that none has while it forwards nothing."""
+
     def take(self, burst: Burst, now: float, start: int = 0) -> None:
         """Take packets of one stream, from the one numbered `start` on.
 
@@ -153,6 +157,10 @@ class TrackReceiver:
             if stream.ssrc == source:
                 return stream.packet(index)
         return None
+
+    def feeds(self, source: int) -> bool:
+        """Whether the stream that has the SSRC `source` goes to anybody."""
+        return any(subscriber.source == source for subscriber in self.subscribers)
 
     def newest(self, source: int) -> RtpPacket | None:
         """The last packet that was forwarded of the stream that has the SSRC `source`."""

@@ -71,6 +71,33 @@ class TrackReceiver:
     `Ingress.add_track` connects it to the packets of a publisher; until then, and after `remove_track`, it is quiet.
     """
 
+    __slots__ = (
+        "_bursts",
+        "_grouped",
+        "_level",
+        "_level_id",
+        "_newest",
+        "_own_packets",
+        "available",
+        "buffer_size",
+        "changes",
+        "clock_rate",
+        "created_at",
+        "extension_ids",
+        "failed_subscribers",
+        "feedback",
+        "inspect",
+        "keyframe_distance",
+        "kind",
+        "mime",
+        "nack",
+        "past",
+        "screenshare",
+        "streams",
+        "subscribers",
+        "unexpected_mime",
+    )
+
     def __init__(
         self,
         *,

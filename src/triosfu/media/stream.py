@@ -31,6 +31,39 @@ class ReceiveStream:
     payload types that are not the track's), so that what is forwarded has gaps only where the network made them.
     """
 
+    __slots__ = (
+        "_exclusions",
+        "_fed_at",
+        "_feedback",
+        "_inspect",
+        "_keyframe_at",
+        "_number",
+        "_once",
+        "_own",
+        "_payload_types",
+        "_receiver",
+        "_red",
+        "_reported",
+        "_video",
+        "buffer",
+        "bytes",
+        "duplicates",
+        "foreign",
+        "keyframes",
+        "late",
+        "nacks",
+        "packets",
+        "padding",
+        "reception",
+        "recovered",
+        "reordered",
+        "repaired",
+        "sender_report",
+        "spatial",
+        "ssrc",
+        "tracker",
+    )
+
     def __init__(
         self,
         receiver: TrackReceiver,

@@ -27,6 +27,17 @@ MAX_DELTA = 0x7FFF
 class TwccRecorder:
     """Collects (transport sequence number, arrival) and makes feedback packets of them."""
 
+    __slots__ = (
+        "_emitted_at",
+        "_feedback_count",
+        "_fresh",
+        "_highest",
+        "_start",
+        "_told",
+        "_told_arrivals",
+        "deadline",
+    )
+
     def __init__(self) -> None:
         self._fresh: dict[int, float] = {}  # extended number -> arrival, of what no feedback has told yet
         self._told = array("q")  # the numbers that one has told lately, ascending

@@ -591,6 +591,20 @@ def test_repeated_plaintext_handshakes_are_answered_a_bounded_number_of_times() 
     assert_works(wire)
 
 
+def test_each_repetition_of_the_last_flight_has_numbers_of_its_own() -> None:
+    """A peer that has dropped the first for its number would never take it."""
+    wire = pair()
+    wire.start()
+    first_flight = wire.sent[0]
+    answers = [wire.sent[-1]]
+    for _ in range(3):
+        wire.server.receive_datagram(first_flight, wire.now)
+        answers += wire.server.datagrams_to_send()
+    numbers = [record.data[3:11] for answer in answers for record in split(answer)]
+    assert len(numbers) == len(set(numbers)) == 4 * len(split(answers[0]))
+    assert_works(wire)
+
+
 def test_one_certificate_serves_many_connections_and_says_what_descriptions_carry() -> None:
     certificate = identity("server")
     assert certificate.context() is certificate.context()

@@ -119,6 +119,14 @@ def test_the_ring_has_a_slot_for_each_index_of_the_last_second(taken: list[tuple
     assert len(buffer._ring) <= 500
 
 
+def test_an_index_that_was_passed_over_in_the_last_second_has_a_slot_too() -> None:
+    buffer = PacketBuffer(500)
+    buffer.put(indexed(1000, 10, 0.0))
+    for index in range(1002, 1002 + FIRST):
+        buffer.put(indexed(index, 10, 2.0))
+    assert buffer.put(indexed(1001, 10, 2.0))
+
+
 def test_a_slow_stream_has_a_small_ring() -> None:
     sizes = []
     for rate in (30, 50, 240, 1000):

@@ -27,6 +27,7 @@ class Sink:
     """A subscriber that throws everything away."""
 
     lane = None
+    source = -1
 
     def take(self, burst: Burst, now: float, start: int = 0) -> None:
         """Take packets."""

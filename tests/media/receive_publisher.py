@@ -35,6 +35,7 @@ class Recorder:
         self.packets: list[RtpPacket] = []
 
     lane = None
+    source = -1
 
     def take(self, burst: Burst, now: float, start: int = 0) -> None:
         self.packets += burst.packets

@@ -15,6 +15,7 @@ class Broken:
     """A subscriber with a bug."""
 
     lane = None
+    source = -1
 
     def take(self, burst: Burst, now: float, start: int = 0) -> None:
         raise LookupError
@@ -27,6 +28,7 @@ class Sound:
         self.packets: list[RtpPacket] = []
 
     lane = None
+    source = -1
 
     def take(self, burst: Burst, now: float, start: int = 0) -> None:
         self.packets += burst.packets

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from triosfu.media.buffer import EVERY, LEAST, MOST, ROOM, PacketBuffer
+from triosfu.media.buffer import FIRST, LEAST, MOST, ROOM, UNFED, PacketBuffer
 from triosfu.media.sequence import MAX_RANGES, Exclusions, extend
 from triosfu.rtp.wire import RtpPacket, build_rtp
 
@@ -64,12 +64,9 @@ class Model:
         self.kept[index] = packet.arrival, len(packet.data)
         for old in [one for one in self.kept if one <= max(self.came) - self.capacity]:
             del self.kept[old]
-        if packet.arrival >= self.look_at:
-            self.expire(packet.arrival)
         return True
 
     def expire(self, now: float) -> None:
-        self.look_at = now + EVERY
         for index in sorted(self.kept):
             age = now - self.kept[index][0]
             if age < LEAST or (age < MOST and sum(size for _, size in self.kept.values()) <= ROOM):
@@ -98,8 +95,63 @@ def test_the_buffer_keeps_the_last_packets_for_a_while_and_takes_each_once(
         if packet:
             kept = packet.index, packet.sequence, packet.arrival, len(packet.data)
             assert kept == (index, index, *model.kept[index])
-    for moment in (now + LEAST, now + MOST):
+    for moment in (now + UNFED, now + LEAST, now + MOST):
         buffer.expire(moment)
         model.expire(moment)
         assert set(buffer) == set(model.kept)
     assert not model.kept
+
+
+@given(st.lists(st.tuples(st.integers(-60, 90), st.sampled_from([0.0, 0.0, 0.015625])), max_size=60))
+@example([(1, 0.0)] * (2 * FIRST) + [(-FIRST - 3, 0.0), (7 * FIRST, 0.0), (-200, 0.0)])
+def test_the_ring_has_a_slot_for_each_index_of_the_last_second(taken: list[tuple[int, float]]) -> None:
+    """However many they are: it grows, and is what a ring of all the capacity would be."""
+    buffer, model = PacketBuffer(500), Model(500)
+    first = newest = 1_000
+    now = 0.0
+    for step, waited in [(0, 0.0), *taken]:
+        now += waited
+        index = max(first, newest + step)
+        newest = max(newest, index)
+        packet = indexed(index, 10, now)
+        assert buffer.put(packet) == model.put(packet)
+        assert set(buffer) == set(model.kept)
+    assert len(buffer._ring) <= 500
+
+
+def test_an_index_that_was_passed_over_in_the_last_second_has_a_slot_too() -> None:
+    buffer = PacketBuffer(500)
+    buffer.put(indexed(1000, 10, 0.0))
+    for index in range(1002, 1002 + FIRST):
+        buffer.put(indexed(index, 10, 2.0))
+    assert buffer.put(indexed(1001, 10, 2.0))
+
+
+def test_a_slow_stream_has_a_small_ring() -> None:
+    sizes = []
+    for rate in (30, 50, 240, 1000):
+        buffer = PacketBuffer(500)
+        for index in range(2 * rate):
+            assert buffer.put(indexed(index, 10, index / rate))
+        sizes.append(len(buffer._ring))
+    assert sizes == [32, 64, 256, 500]
+
+
+def test_descriptors_stay_with_their_packets_when_the_ring_grows() -> None:
+    buffer = PacketBuffer(500, descriptors=True)
+    for index in range(200):
+        packet = indexed(index, 10)
+        packet.descriptor = index
+        buffer.put(packet)
+        buffer.describe(packet)
+    found = [buffer.get(index) for index in range(200)]
+    assert [packet and packet.descriptor for packet in found] == list(range(200))
+
+
+def test_of_a_stream_that_goes_to_nobody_little_is_kept_and_its_numbers_stay_taken() -> None:
+    buffer = PacketBuffer(500)
+    for index in range(100):
+        buffer.put(indexed(index, 10, index / 128))
+    buffer.expire(100 / 128, fed=False)
+    assert set(buffer) == set(range(75, 100))
+    assert not buffer.put(indexed(50, 10, 100 / 128))

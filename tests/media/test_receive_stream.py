@@ -305,6 +305,7 @@ def test_opus_in_a_track_of_another_codec_stays_out() -> None:
 def test_a_failing_subscriber_costs_the_others_nothing() -> None:
     class Broken:
         lane = None
+        source = -1
 
         def take(self, burst: Burst, now: float, start: int = 0) -> None:
             raise ZeroDivisionError
@@ -325,6 +326,7 @@ def test_leaving_while_a_packet_is_handed_out_skips_nobody() -> None:
 
     class Leaver:
         lane = None
+        source = -1
 
         def take(self, burst: Burst, now: float, start: int = 0) -> None:
             receiver.unsubscribe(self)

@@ -120,7 +120,9 @@ def test_wild_numbers_neither_fail_nor_pile_up(numbers: list[int]) -> None:
             feedbacks = recorder.build(1, 2, step / 100)
             decoded(feedbacks)
             assert len(feedbacks) <= 110
-    assert len(recorder._arrivals) <= 4000
+    assert len(recorder._fresh) <= 4000
+    assert len(recorder._told) == len(recorder._told_arrivals) <= 4000
+    assert list(recorder._told) == sorted(set(recorder._told))
 
 
 def test_what_does_not_fit_a_datagram_is_split() -> None:
@@ -141,3 +143,31 @@ def test_a_duplicate_is_not_reported_twice() -> None:
     (feedback,) = recorder.build(1, 2, 0.3)
     assert [number for number, _ in feedback.arrivals()] == [1, 2]
     assert feedback.arrivals()[0][1] < 0.1
+
+
+def test_a_late_packet_is_told_with_what_came_behind_it_and_once() -> None:
+    recorder = TwccRecorder()
+    for number in (0, 1, 3, 4):
+        recorder.record(number, number / 100, marker=False)
+    recorder.build(1, 2, 0.05)
+    for _ in range(2):
+        recorder.record(2, 0.06, marker=False)
+    (feedback,) = recorder.build(1, 2, 0.07)
+    assert [number for number, _ in feedback.arrivals()] == [2, 3, 4]
+    recorder.record(2, 0.08, marker=False)
+    recorder.record(5, 0.09, marker=False)
+    (feedback,) = recorder.build(1, 2, 0.1)
+    assert [number for number, _ in feedback.arrivals()] == [5]
+
+
+def test_what_was_told_long_ago_is_forgotten_and_what_nobody_asks_for_too() -> None:
+    recorder = TwccRecorder()
+    for number in range(1000):
+        if recorder.record(number, number / 200, marker=False):
+            recorder.build(1, 2, number / 200)
+    assert 100 <= len(recorder._told) <= 122
+    for number in range(1000, 6000):
+        recorder.record(number, 5.0, marker=False)
+    assert len(recorder._fresh) == 4000
+    recorder.build(1, 2, 5.0)
+    assert len(recorder._told) == 4000

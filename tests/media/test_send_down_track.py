@@ -230,6 +230,35 @@ def test_without_sender_reports_a_switch_is_put_off_for_a_second_at_most() -> No
     assert ahead(path.media[-1].timestamp, last.timestamp) > 0
 
 
+def test_packets_are_kept_for_those_who_may_ask_and_of_other_layers_for_a_moment() -> None:
+    """Also of a layer that the subscriber has just left."""
+    path = Path(layers=2)
+    path.track.set_max_layer(0, 7, path.now)
+
+    def go_on(first: int, end: int, *, key: bool = False) -> None:
+        for number in range(first, end):
+            simulcast(path, number, key=key and number == first)
+
+    def kept() -> list[int]:
+        return [len(list(stream.buffer)) for _, stream in sorted(path.receiver.streams.items())]
+
+    go_on(100, 132, key=True)
+    assert path.track.current_layer == 0
+    assert 32 >= kept()[0] >= 31
+    assert kept()[1] <= 10, "0.2 seconds, and up to 0.1 until somebody looks"
+    of_layer_0 = path.media[-1].sequence
+    path.track.set_max_layer(1, 7, path.now)
+    go_on(132, 142, key=True)
+    assert path.track.current_layer == 1
+    asked = [of_layer_0, *(packet.sequence for packet in path.media[-9:])]
+    before = len(path.sink.packets)
+    path.track.receive_nack(asked, path.now)
+    assert len(path.sink.packets) == before + len(asked)
+    go_on(142, 174)
+    assert kept()[0] <= 10
+    assert 33 >= kept()[1] >= 31
+
+
 def test_a_layer_that_stops_gives_way_to_a_lower_one() -> None:
     path = Path(layers=2)
     simulcast(path, 1)

@@ -160,6 +160,7 @@ class Track:
         )
 
     lane = None
+    source = -1
 
     def take(self, burst: Burst, now: float, start: int = 0) -> None:
         self.packets += burst.packets

@@ -122,6 +122,11 @@ class Forwarder:
         self._refused_since = math.inf
         self._stale = (0, 0)  # next_index at which, and how many packets were from before the history
 
+    @property
+    def source(self) -> int:
+        """The SSRC of the stream that flows; -1 while none does."""
+        return self.munger.current.source
+
     # --- the hot path ----------------------------------------------------------------------------------------------
 
     def forward(self, burst: Burst, now: float, start: int = 0) -> None:

@@ -28,6 +28,8 @@ class NackGenerator:
     Numbers are extended, so their order is their age.
     """
 
+    __slots__ = ("_due", "_missing", "asked", "given_up")
+
     def __init__(self) -> None:
         self.given_up = 0  # numbers that nobody will ask for any more, ever
         self.asked = 0  # requests, of each number on its own

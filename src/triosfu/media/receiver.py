@@ -45,6 +45,10 @@ class Subscriber(Protocol):
     def lane(self) -> Lane | None:
         """Where the compiled kernel finds its numbers, if it serves this one."""
 
+    @property
+    def source(self) -> int:
+        """The SSRC of the stream that it forwards; a number that none has while it forwards nothing."""
+
     def take(self, burst: Burst, now: float, start: int = 0) -> None:
         """Take packets of one stream, from the one numbered `start` on.
 
@@ -66,6 +70,33 @@ class TrackReceiver:
 
     `Ingress.add_track` connects it to the packets of a publisher; until then, and after `remove_track`, it is quiet.
     """
+
+    __slots__ = (
+        "_bursts",
+        "_grouped",
+        "_level",
+        "_level_id",
+        "_newest",
+        "_own_packets",
+        "available",
+        "buffer_size",
+        "changes",
+        "clock_rate",
+        "created_at",
+        "extension_ids",
+        "failed_subscribers",
+        "feedback",
+        "inspect",
+        "keyframe_distance",
+        "kind",
+        "mime",
+        "nack",
+        "past",
+        "screenshare",
+        "streams",
+        "subscribers",
+        "unexpected_mime",
+    )
 
     def __init__(
         self,
@@ -153,6 +184,10 @@ class TrackReceiver:
             if stream.ssrc == source:
                 return stream.packet(index)
         return None
+
+    def feeds(self, source: int) -> bool:
+        """Whether the stream that has the SSRC `source` goes to anybody."""
+        return any(subscriber.source == source for subscriber in self.subscribers)
 
     def newest(self, source: int) -> RtpPacket | None:
         """The last packet that was forwarded of the stream that has the SSRC `source`."""

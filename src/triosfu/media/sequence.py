@@ -19,6 +19,8 @@ class Exclusions:
     hundred ranges are remembered, for packets that come late.
     """
 
+    __slots__ = ("_before", "_ends", "_floor", "_starts", "offset")
+
     def __init__(self) -> None:
         self.offset = 0  # index = number - offset, behind the newest range
         self._floor = 0  # nothing is known about numbers below

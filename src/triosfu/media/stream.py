@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from triosfu.errors import MalformedPacket
-from triosfu.media.buffer import PacketBuffer
+from triosfu.media.buffer import LEAST, PacketBuffer
 from triosfu.media.codecs import inspects_with_memory
 from triosfu.media.keyframes import KeyframeRequests
 from triosfu.media.nack import NackGenerator
@@ -29,6 +30,39 @@ class ReceiveStream:
     The index of a packet is its extended sequence number less the packets that were taken out before it (padding, and
     payload types that are not the track's), so that what is forwarded has gaps only where the network made them.
     """
+
+    __slots__ = (
+        "_exclusions",
+        "_fed_at",
+        "_feedback",
+        "_inspect",
+        "_keyframe_at",
+        "_number",
+        "_once",
+        "_own",
+        "_payload_types",
+        "_receiver",
+        "_red",
+        "_reported",
+        "_video",
+        "buffer",
+        "bytes",
+        "duplicates",
+        "foreign",
+        "keyframes",
+        "late",
+        "nacks",
+        "packets",
+        "padding",
+        "reception",
+        "recovered",
+        "reordered",
+        "repaired",
+        "sender_report",
+        "spatial",
+        "ssrc",
+        "tracker",
+    )
 
     def __init__(
         self,
@@ -59,6 +93,7 @@ class ReceiveStream:
         self._number = self.reception.highest  # the newest seen
         self._exclusions = Exclusions()
         self._keyframe_at = -1  # the timestamp of the last one
+        self._fed_at = -math.inf  # when it last went to anybody
         self._reported = 0  # packets at the last report
         self.describe(payload_types)
         if self._video:
@@ -142,6 +177,8 @@ class ReceiveStream:
         if not self.buffer.put(packet):
             self.late += 1
             return False
+        if packet.arrival >= self.buffer.look_at:
+            self._let_go(packet.arrival)
         self._inspect(packet)
         if self._once:
             self.buffer.describe(packet)
@@ -151,6 +188,12 @@ class ReceiveStream:
         packet.vital = packet.timestamp == self._keyframe_at
         self._receiver.deliver(packet, now)
         return True
+
+    def _let_go(self, now: float) -> None:
+        """Keep no packet longer than it may be asked for by who gets this stream, or got it until lately."""
+        if self._receiver.feeds(self.ssrc):
+            self._fed_at = now
+        self.buffer.expire(now, fed=now - self._fed_at < LEAST)
 
     def packet(self, index: int) -> RtpPacket | None:
         """The packet with this `index`, as it was delivered; None when it is not kept any more."""
@@ -233,7 +276,7 @@ class ReceiveStream:
             self.request_keyframe(now)
         if self.keyframes.due(now):
             feedback.outbox.append(Pli(feedback.ssrc, self.ssrc))
-        self.buffer.expire(now)
+        self._let_go(now)
         tracker = self.tracker
         if now >= tracker.next_timeout() and tracker.handle_timeout(self.packets, self.bytes, now):
             self._receiver.layer_changed()

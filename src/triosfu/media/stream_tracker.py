@@ -39,6 +39,20 @@ class StreamTracker:
     counts again, unless it was silent for long or was `reset`: it was muted then, or not wanted.
     """
 
+    __slots__ = (
+        "_bitrate_at",
+        "_bytes",
+        "_cycle_at",
+        "_good_cycles",
+        "_measured_from",
+        "_packets",
+        "_settings",
+        "_silent_since",
+        "active",
+        "bitrate",
+        "waiting",
+    )
+
     def __init__(self, settings: TrackerSettings) -> None:
         self.active = False
         self.waiting = True  # for a packet: the stream calls `started` on the next one

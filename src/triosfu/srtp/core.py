@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 __all__ = ["TAIL", "Inbound", "Outbound", "SrtpError", "SrtpKeys"]
 
 TAIL = 32  # bytes of room that protection may need behind a packet; the largest overhead is 20
-SCRATCH = 2048  # bytes of buffer for the `bytes` calls; more than any datagram we send or accept
+MAX_COPIED = 2016  # bytes that the `bytes` calls take; more than any datagram we send or accept
 MAX_STREAMS = 1024  # SSRCs that one peer may keep alive in our memory
+
+_room = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class Outbound:
     """Encrypts what we send to one peer; every SSRC that we send gets its own rollover counter (RFC 3711, 3.3.1)."""
 
-    __slots__ = ("_scratch", "_session", "protect_in_place")
+    __slots__ = ("_session", "protect_in_place")
 
     protect_in_place: Callable[[Pointer, int], int]
     """Encrypt `length` bytes of RTP at a cffi `char *` with `TAIL` bytes of room behind them; returns the new length.
@@ -32,7 +34,6 @@ class Outbound:
     def __init__(self, keys: SrtpKeys, *, copying: bool = False) -> None:
         key = keys.local_key + keys.local_salt
         self._session = open_session(keys.profile, key, Direction.OUTBOUND, copying=copying)
-        self._scratch = ffi.new("char[]", SCRATCH)
         self.protect_in_place = self._session.protect
 
     @property
@@ -42,11 +43,11 @@ class Outbound:
 
     def protect(self, data: bytes) -> bytes:
         """The SRTP packet for one RTP packet."""
-        return _on_scratch(self._session.protect, self._scratch, data)
+        return _on_copy(self._session.protect, data)
 
     def protect_rtcp(self, data: bytes) -> bytes:
         """The SRTCP packet for one compound RTCP packet."""
-        return _on_scratch(self._session.protect_rtcp, self._scratch, data)
+        return _on_copy(self._session.protect_rtcp, data)
 
     def remove_stream(self, ssrc: int) -> None:
         """Free what is kept for `ssrc`, which must never be sent again under these keys: its nonces would repeat."""
@@ -60,12 +61,11 @@ class Inbound:
     bound it: a stream that was silent while half of `max_streams` others spoke up for the first time is dropped.
     """
 
-    __slots__ = ("_half", "_newer", "_older", "_scratch", "_session")
+    __slots__ = ("_half", "_newer", "_older", "_session")
 
     def __init__(self, keys: SrtpKeys, *, copying: bool = False, max_streams: int = MAX_STREAMS) -> None:
         key = keys.remote_key + keys.remote_salt
         self._session = open_session(keys.profile, key, Direction.INBOUND, copying=copying)
-        self._scratch = ffi.new("char[]", SCRATCH)
         self._half = max(1, max_streams // 2)
         self._newer: set[bytes] = set()  # SSRCs as they are on the wire
         self._older: set[bytes] = set()
@@ -80,11 +80,11 @@ class Inbound:
 
     def unprotect(self, data: bytes) -> bytes:
         """The RTP packet inside one SRTP packet."""
-        return _on_scratch(self.unprotect_in_place, self._scratch, data)
+        return _on_copy(self.unprotect_in_place, data)
 
     def unprotect_rtcp(self, data: bytes) -> bytes:
         """The compound RTCP packet inside one SRTCP packet."""
-        plain = _on_scratch(self._session.unprotect_rtcp, self._scratch, data)
+        plain = _on_copy(self._session.unprotect_rtcp, data)
         if (ssrc := plain[4:8]) not in self._newer:
             self._keep(ssrc)
         return plain
@@ -110,9 +110,10 @@ class Inbound:
         self._newer.add(ssrc)
 
 
-def _on_scratch(operation: Callable[[Pointer, int], int], scratch: Pointer, data: bytes) -> bytes:
+def _on_copy(operation: Callable[[Pointer, int], int], data: bytes) -> bytes:
     length = len(data)
-    if length > SCRATCH - TAIL:
+    if length > MAX_COPIED:
         raise SrtpError("other")
-    ffi.memmove(scratch, data, length)
-    return ffi.unpack(scratch, operation(scratch, length))  # type: ignore[no-any-return]
+    copy = _room("char[]", length + TAIL)
+    ffi.memmove(copy, data, length)
+    return ffi.unpack(copy, operation(copy, length))  # type: ignore[no-any-return]

@@ -114,6 +114,7 @@ class Waiting:
         """Raise `Ended` when it is over."""
         while not self._why:
             await self._news.wait()
+        await trio.lowlevel.checkpoint_if_cancelled()  # if it was: that everything has closed is no news
         raise Ended(f"{self.identity}: {self._why}")
 
 

@@ -72,6 +72,7 @@ class TrackReceiver:
     """
 
     __slots__ = (
+        "__weakref__",
         "_bursts",
         "_grouped",
         "_level",

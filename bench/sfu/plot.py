@@ -50,8 +50,11 @@ def draw_cost(runs: Sequence[Figures], to: Path) -> None:
     for server, scenario in dict.fromkeys((run.server, run.scenario) for run in runs):
         by_number: dict[int, list[float]] = {}
         for run in runs:
-            if (run.server, run.scenario) == (server, scenario) and run.cost is not None:
+            of_this = (run.server, run.scenario) == (server, scenario)
+            if of_this and run.cost is not None and not SCENARIOS[scenario].data:  # a message is dearer by far
                 by_number.setdefault(run.subscriptions, []).append(run.cost)
+        if not by_number:
+            continue
         numbers = sorted(by_number)
         costs = [median(by_number[number]) for number in numbers]
         axes.plot(numbers, costs, marker="o", markersize=3, label=f"{server}: {scenario}")

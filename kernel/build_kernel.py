@@ -20,7 +20,6 @@ builder.cdef("struct iovec { ...; }; struct mmsghdr { ...; };\n" + records)
 builder.cdef("""
     int kernel_forward(void *, struct queue *, struct lane **, uint32_t, const struct burst *, struct stop *,
                        struct stop *, uint32_t *);
-    void kernel_clear(struct queue *);
     void kernel_arrange(struct queue *, uint32_t *, struct iovec *, uint32_t, uint32_t, int);
     uint32_t kernel_gather(const struct queue *, const uint32_t *, struct iovec *, struct mmsghdr *, char *, uint32_t,
                            uint32_t *, uint32_t, uint32_t, int, uint32_t, size_t);

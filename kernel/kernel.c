@@ -126,13 +126,6 @@ int kernel_forward(void *protect_function, struct queue *queue, struct lane **la
     return 0;
 }
 
-/* Give each slot in use its own place in the arena again. */
-void kernel_clear(struct queue *queue) {
-    for (uint32_t slot = 0; slot < queue->queued; slot++)
-        queue->iovecs[slot].iov_base = queue->arena + (size_t)slot * queue->slot_size;
-    queue->queued = queue->used = 0;
-}
-
 /* Whose order a datagram is part of: the SSRC of a packet of RTP, and 0 for all else. */
 static uint64_t source_of(const struct iovec *datagram, uint32_t slot_size) {
     const uint8_t *at = datagram->iov_base;

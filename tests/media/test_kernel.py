@@ -354,6 +354,28 @@ def test_while_nothing_is_connected_packets_are_dropped_and_counted(compiled: bo
     assert [len(subscriber.sent) for subscriber in one.subscribers] == [3, 3]
 
 
+def test_what_the_kernel_wrote_and_nobody_has_queued_is_in_the_way_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Straight(compiled=True, mime="audio/opus", subscribers=2, extension_ids={})
+    one.burst(100, 2, b"sound")
+
+    def failing(queue: KernelQueue, sinks: Sequence[Sink]) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KernelQueue, "wrote", failing)
+        one.burst(102, 2, b"sound")
+    for number in range(8):
+        destination = one.subscribers[number % 2].sink.destination
+        assert destination is not None
+        one.egress.send(b"\x16" + bytes([number]) * 200, destination)
+        one.burst(104 + number, 1, b"sound")
+    for port, subscriber in enumerate(one.subscribers):
+        control = [data for data, _ in subscriber.sent if data[0] == 0x16]
+        assert control == [b"\x16" + bytes([number]) * 200 for number in range(port, 8, 2)]
+        media = [RtpPacket.parse(subscriber._inbound.unprotect(data)) for data, _ in subscriber.sent if data[0] != 0x16]
+        assert {packet.payload for packet in media} == {b"sound"}
+
+
 def test_a_bug_on_the_lanes_costs_nobody_a_packet_or_sends_it_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     one = Straight(compiled=True, mime="audio/opus", subscribers=2, extension_ids={})
     one.burst(100, 2, b"sound")

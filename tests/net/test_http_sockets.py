@@ -153,6 +153,18 @@ async def test_what_a_socket_takes_is_written_before_who_says_it_goes_on() -> No
         assert client.recv(100).startswith(b"\x81\x03now")
 
 
+async def test_a_ping_is_answered_while_the_handler_is_at_work_on_the_message_behind_it() -> None:
+    async def session(peer: WebSocket) -> None:
+        assert await peer.receive() == "work"
+        await trio.sleep_forever()
+
+    async with conversing(session) as client:
+        client.sendall(masked(Opcode.PING, b"?") + masked(Opcode.TEXT, b"work"))
+        with trio.fail_after(10):
+            await trio.lowlevel.wait_readable(client)
+        assert client.recv(100) == b"\x8a\x01?"
+
+
 async def test_answers_to_what_comes_together_go_out_together() -> None:
     def take(message: str | bytes) -> float:
         assert peers[0].send_nowait(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,9 @@ from triosfu.net.messages import CONTROL_SIZE, MAX_SEGMENTS, segmentation_availa
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
+
+    from triosfu.net.egress import Destination
 
 pytestmark = pytest.mark.usefixtures("packet_path")
 
@@ -42,6 +46,16 @@ def written(egress: Egress, slots: range, *, segmented: bool) -> int:
     return egress._messages.write(egress._queued, range(len(slots)), segmented=segmented)
 
 
+@contextmanager
+def three_peers() -> Iterator[tuple[Egress, tuple[socket.socket, ...], list[Destination]]]:
+    """An egress, and three sockets with where they are."""
+    with udp() as ours, udp() as first, udp() as second, udp() as third:
+        egress = Egress()
+        egress.open_outlet(ours, ours.getsockname(), batched=True)
+        peers = first, second, third
+        yield egress, peers, [egress.destination(peer.getsockname()) for peer in peers]
+
+
 def drain(sock: socket.socket) -> list[bytes]:
     found = []
     while True:
@@ -59,11 +73,7 @@ def test_this_system_cuts_messages() -> None:
 
 @given(bursts=bursts)
 def test_all_datagrams_arrive_as_they_were_queued(bursts: list[tuple[int, int, int]]) -> None:
-    with udp() as ours, udp() as first, udp() as second, udp() as third:
-        egress = Egress()
-        egress.open_outlet(ours, ours.getsockname(), batched=True)
-        peers = first, second, third
-        destinations = [egress.destination(peer.getsockname()) for peer in peers]
+    with three_peers() as (egress, peers, destinations):
         queued: list[list[bytes]] = [[], [], []]
         arrived: list[list[bytes]] = [[], [], []]
         number = 0
@@ -85,11 +95,7 @@ def test_all_datagrams_arrive_as_they_were_queued(bursts: list[tuple[int, int, i
 
 @given(bursts=media)
 def test_what_a_source_sends_to_an_address_keeps_its_order(bursts: list[tuple[int, int, int, str]]) -> None:
-    with udp() as ours, udp() as first, udp() as second, udp() as third:
-        egress = Egress()
-        egress.open_outlet(ours, ours.getsockname(), batched=True)
-        peers = first, second, third
-        destinations = [egress.destination(peer.getsockname()) for peer in peers]
+    with three_peers() as (egress, peers, destinations):
         queued: list[list[bytes]] = [[], [], []]
         for number, (peer, size, count, kind) in enumerate(bursts):
             for repeat in range(count):

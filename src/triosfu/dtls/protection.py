@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from triosfu.dtls.records import HEADER
+from triosfu.srtp.profiles import cut
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
@@ -66,10 +67,7 @@ class Keys:
 
     @classmethod
     def of(cls, connection: SSL.Connection, *, client: bool) -> Keys | None:
-        """What `connection`, whose handshake is complete, has agreed on; None for a cipher that is not an AEAD of ours.
-
-        The layout is client key, server key, client iv, server iv (RFC 5246, section 6.3).
-        """
+        """What `connection` has agreed on, whose handshake is complete; None for a cipher that is no AEAD of ours."""
         name = connection.get_cipher_name() or ""
         suite = next((suite for end, suite in SUITES.items() if name.endswith(end)), None)
         secret, ours, theirs = connection.master_key(), connection.client_random(), connection.server_random()
@@ -77,9 +75,7 @@ class Keys:
             return None
         key, iv = suite.key, suite.iv
         block = expanded(secret, b"key expansion" + theirs + ours, 2 * (key + iv), suite.digest)
-        keys, ivs = (block[:key], block[key : 2 * key]), (block[2 * key : 2 * key + iv], block[2 * key + iv :])
-        here = 0 if client else 1
-        return cls(suite, keys[here], ivs[here], keys[1 - here], ivs[1 - here])
+        return cls(suite, *cut(block, key, iv, client=client))
 
 
 def expanded(secret: bytes, seed: bytes, length: int, digest: str) -> bytes:

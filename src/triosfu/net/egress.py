@@ -84,6 +84,7 @@ class Egress:
         """All slots; a packet may be written from its offset on, `SLOT` bytes with the room for protection."""
         self.pointers: list[Pointer] = [self._slots.pointer + slot * SLOT for slot in range(SLOTS)]
         """The same memory as a cffi `char *` for each slot."""
+        self._places = self._iovecs[::2].tolist()  # where these are
         self.counters: Counter[str] = Counter() if counters is None else counters
         self.held = False
         """True while somebody promises to flush: nobody is woken."""
@@ -170,6 +171,7 @@ class Egress:
         self._kept[slot] = keep
         if self.kernel_queue is not None:
             self.kernel_queue.ways[slot] = destination.way_address
+            self._iovecs[2 * slot] = self._places[slot]  # the kernel may have had it elsewhere
         if not slot and not self.held:
             self.wake()
 
@@ -241,7 +243,7 @@ class Egress:
 
     def _let_go_of_large(self) -> None:
         for slot in self._large:
-            self._iovecs[2 * slot] = int(ffi.cast("uintptr_t", self.pointers[slot]))
+            self._iovecs[2 * slot] = self._places[slot]
         self._large.clear()
         self._pinned.clear()
 

@@ -53,6 +53,7 @@ class KernelQueue:
         self.flush: Callable[[], None] = _nothing
         self.woken: Callable[[], None] = _nothing
         self._slots, self._queued = slots, queued
+        self._end = 0  # the slot behind the last one that the kernel has written
         self._kept = ffi.from_buffer(kept)  # holds it where it is
         self._ways = ffi.new("struct way *[]", slots.slots)
         self._lanes = ffi.new("uint32_t[]", slots.slots)
@@ -87,23 +88,24 @@ class KernelQueue:
 
     def begin(self) -> None:
         """Say how much is in use; then the kernel may write."""
-        record, queued = self.record, len(self._queued)
-        if record.queued != queued:  # others have written since, each to its slot's own place
-            record.queued, record.used = queued, queued * record.slot_size
+        record = self.record
+        record.queued = queued = len(self._queued)
+        if self._end != queued:  # others have written since, each to its slot's own place
+            record.used = queued * record.slot_size
 
     def wrote(self, sinks: Sequence[Sink]) -> None:
         """Queue what the kernel has written since `begin`, for the lanes of these sinks."""
         queued = self._queued
         first, end = len(queued), self.record.queued
+        self._end = end
         if end > first:
             queued += [sinks[number].destination for number in self._numbers[first:end].tolist()]  # type: ignore[misc]
             if not first:
                 self.woken()
 
     def clear(self) -> None:
-        """Let go of all slots."""
-        self.record.queued = len(self._queued)
-        self.kernel.lib.kernel_clear(self.record)
+        """Begin the arena anew."""
+        self._end = self.record.used = 0
 
     def arrange(self, iovecs: Pointer) -> Callable[..., None]:
         """What `Messages._arrange` does, compiled: into `order` and `iovecs`."""

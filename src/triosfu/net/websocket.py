@@ -165,6 +165,7 @@ class WebSocket:
             while self._closing is None:
                 message = self._next()
                 if message is not None:
+                    self._push()  # pongs, which a handler that is at work should not hold up
                     await trio.lowlevel.cancel_shielded_checkpoint()
                     return message
                 await self._read()
@@ -209,9 +210,8 @@ class WebSocket:
         """Call `handler` with this WebSocket, once and in any case, and close after it.
 
         The answer to the client's request goes out meanwhile: if the client is gone, the handler finds out when it
-        receives. Returns when
-        nothing is left of the connection, at most 250 ms after the handler is done. Cancelled, it has done the same:
-        the handler is cancelled, and what is queued, and a close frame, have 250 ms to get out.
+        receives. Returns when nothing is left of the connection, at most 250 ms after the handler is done. Cancelled,
+        it has done the same: the handler is cancelled, and what is queued, and a close frame, have 250 ms to get out.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run)

@@ -51,6 +51,19 @@ class SrtpProfile(IntEnum):
         return f"SRTP_{self.name}"
 
 
+def cut(material: bytes, key: int, salt: int, *, client: bool) -> tuple[bytes, bytes, bytes, bytes]:
+    """Our key and salt, and the peer's, from what TLS derives for both; `key` and `salt` are their lengths in bytes.
+
+    The layout is client key, server key, client salt, server salt (RFC 5246, section 6.3, and RFC 5764, section 4.2).
+    """
+    keys, salts = (
+        (material[:key], material[key : 2 * key]),
+        (material[2 * key : 2 * key + salt], material[2 * key + salt :]),
+    )
+    here = 0 if client else 1
+    return keys[here], salts[here][:salt], keys[1 - here], salts[1 - here][:salt]
+
+
 @dataclass(frozen=True, slots=True)
 class SrtpKeys:
     """The master keys of both directions of one transport. Never printed: the representation hides them."""
@@ -67,12 +80,7 @@ class SrtpKeys:
 
         The layout is client key, server key, client salt, server salt (RFC 5764, section 4.2).
         """
-        key, salt = profile.key_length, profile.salt_length
-        client_key, server_key = material[:key], material[key : 2 * key]
-        client_salt, server_salt = material[2 * key : 2 * key + salt], material[2 * key + salt : 2 * (key + salt)]
-        if client:
-            return cls(profile, client_key, client_salt, server_key, server_salt)
-        return cls(profile, server_key, server_salt, client_key, client_salt)
+        return cls(profile, *cut(material, profile.key_length, profile.salt_length, client=client))
 
     def swapped(self) -> Self:
         """The same keys as the peer sees them."""

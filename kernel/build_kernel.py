@@ -21,12 +21,14 @@ builder.cdef("""
     int kernel_forward(void *, struct queue *, struct lane **, uint32_t, const struct burst *, struct stop *,
                        struct stop *, uint32_t *);
     void kernel_arrange(struct queue *, uint32_t *, struct iovec *, uint32_t, uint32_t, int);
+    uint32_t kernel_receive(struct intake *, uintptr_t, void *, uint32_t, uint32_t);
+    int kernel_shape(const struct intake *, uint32_t, uint32_t, const struct form *, struct part *, char *, uint32_t);
     uint32_t kernel_gather(const struct queue *, const uint32_t *, struct iovec *, struct mmsghdr *, char *, uint32_t,
                            uint32_t *, uint32_t, uint32_t, int, uint32_t, size_t);
 """)
 builder.set_source(
     "triosfu_kernel",
-    INCLUDES + records + (HERE / "kernel.c").read_text(),
+    INCLUDES + records + "".join((HERE / name).read_text() for name in ("kernel.c", "receive.c")),
     extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra"],
 )
 

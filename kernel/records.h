@@ -1,6 +1,6 @@
 /* The records that Python prepares and the kernel works on. */
 
-#define KERNEL_VERSION 2 /* another number when any of them changes */
+#define KERNEL_VERSION 3 /* another number when any of them changes */
 
 struct way { /* a destination */
     void *name;
@@ -100,4 +100,52 @@ struct burst { /* packets of one source, in the order in which they are sent */
 struct stop { /* a lane and a part of a burst */
     uint32_t lane;
     uint32_t part;
+};
+
+struct packet { /* one that was received, as `kernel_receive` has read it */
+    uint32_t at;         /* where in the store it begins */
+    uint16_t elements;   /* where its header extensions begin, in the one-byte form, */
+    uint16_t payload_at; /* and end: the payload follows */
+    uint16_t length;     /* of all */
+    uint16_t number;     /* from here to `temporal`, of VP8's descriptor: the picture id */
+    uint8_t picture_at;
+    uint8_t picture_bits;
+    uint8_t tl0_at;
+    uint8_t tl0;
+    uint8_t key_at;
+    uint8_t key;
+    uint8_t temporal;
+    uint8_t marker;
+};
+
+struct intake { /* where received packets are read: what is the next one of a stream, and what was found */
+    void *unprotect; /* libsrtp's function */
+    char *store;
+    struct packet *packets;
+    uint32_t room;  /* bytes of the store, */
+    uint32_t used;  /* and those in use */
+    uint32_t slots; /* packets that there is room for, */
+    uint32_t count; /* and those that were read since it was emptied */
+    uint32_t ssrc;
+    uint16_t sequence;
+    uint8_t payload_type;
+    uint8_t vp8;          /* whether the payload is that */
+    uint8_t transport_id; /* the extension with the transport-wide sequence number; 0 for none */
+    uint8_t level_id;     /* the one with the loudness of a sound; 0 for none */
+    uint8_t level;        /* from here on, of what was read: its first byte, */
+    uint8_t levelled;     /* and whether there was one */
+    uint32_t timestamp;   /* of all packets of a run */
+    int32_t transport;    /* the transport-wide number of the first one; -1 without */
+    uint32_t overhead;    /* bytes that the protection of each took */
+    uint32_t left;        /* the length of one behind them that was decrypted, and is not straight; 0 without */
+    uint32_t refused;     /* 1 if one behind them was not authentic, or a replay */
+};
+
+struct form { /* what subscribers of one shape get of header extensions */
+    uint8_t begin[16]; /* elements that each packet has */
+    uint8_t begins;    /* bytes of them */
+    uint8_t transport; /* whether the first one is the transport-wide number, */
+    uint8_t send_time; /* or the time at which it is sent, which is then written */
+    uint8_t descriptor; /* the publisher's number of the dependency descriptor */
+    uint8_t numbers[15]; /* the subscribers' number for each of the publisher's that goes on; 0 for the others */
 };

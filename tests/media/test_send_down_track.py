@@ -404,7 +404,9 @@ def test_audio_whose_numbers_jump_back_carries_on_though_each_looks_late() -> No
             path.now + number * 0.02,
         )
         packet.index = base + number
-        path.track._forwarder.forward(Burst(packet), packet.arrival)
+        burst = Burst(packet.ssrc)
+        burst.add(packet)
+        path.track._forwarder.forward(burst, packet.arrival)
     assert [one.sequence - start.sequence for one in path.media[:3]] == [0, 1, 2]
     assert len(path.media) == 1 + 21
 

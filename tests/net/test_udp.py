@@ -47,8 +47,9 @@ class RecordingRoute:
         self.got.append(("dtls", data))
         self.sources.add(source)
 
-    def receive_rtp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
+    def receive_rtp(self, arena: memoryview, pointer: object, length: int, now: float, following: int = 0) -> int:
         self.got.append(("rtp", bytes(arena[:length])))
+        return 0
 
     def receive_rtcp(self, data: bytes, now: float) -> None:
         self.got.append(("rtcp", data))
@@ -472,9 +473,9 @@ class SlowRoute(RecordingRoute):
         super().__init__()
         self.clock, self.order = clock, order
 
-    def receive_rtp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
-        super().receive_rtp(arena, pointer, length, now)
+    def receive_rtp(self, arena: memoryview, pointer: object, length: int, now: float, following: int = 0) -> int:
         self.clock.jump(0.001)
+        return super().receive_rtp(arena, pointer, length, now, following)
 
     def end_of_batch(self, now: float) -> None:
         self.order.append("batch")

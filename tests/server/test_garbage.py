@@ -129,9 +129,9 @@ def record(transport: Transport) -> dict[str, list[bytes]]:
         kept["dtls"].append(data)
         dtls(data, *rest)  # type: ignore[arg-type]
 
-    def receive_rtp(arena: memoryview, pointer: object, length: int, now: float) -> None:
+    def receive_rtp(arena: memoryview, pointer: object, length: int, now: float, following: int = 0) -> int:
         kept["rtp"].append(bytes(arena[:length]))
-        rtp(arena, pointer, length, now)
+        return rtp(arena, pointer, length, now, following)
 
     def receive_rtcp(data: bytes, now: float) -> None:
         kept["rtcp"].append(data)

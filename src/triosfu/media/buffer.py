@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from triosfu.rtp.wire import RtpPacket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 LEAST, MOST = 0.5, 1.0  # seconds that a packet is kept: at least, and as long as there is
 UNFED = 0.2  # seconds, of a stream that goes to nobody
@@ -66,6 +66,20 @@ class PacketBuffer:
         self._arrivals[slot] = arrival
         self._bytes += len(data)
         return True
+
+    def put_run(self, index: int, run: Sequence[bytes], arrival: float) -> None:
+        """Keep packets that arrive now, the first under `index` and the others behind it: newer than all there are."""
+        if index != self._newest + 1:
+            self._skip(self._newest + 1, index, arrival)
+        for data in run:
+            slot = self._slot(index, arrival)
+            if replaced := self._ring[slot]:
+                self._bytes -= len(replaced)
+            self._newest = index
+            self._ring[slot] = data
+            self._arrivals[slot] = arrival
+            self._bytes += len(data)
+            index += 1
 
     def describe(self, packet: RtpPacket) -> None:
         """Keep the descriptor that was found for `packet`, which was put here just now, in a buffer that keeps them."""

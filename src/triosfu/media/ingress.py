@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from triosfu.errors import MalformedPacket
 from triosfu.media.binding import Binding, Bindings, Track
 from triosfu.media.feedback import Feedback
+from triosfu.media.runs import Run
 from triosfu.media.stream import ReceiveStream
 from triosfu.media.twcc import TwccRecorder
 from triosfu.rtp.rtcp import (
@@ -20,13 +22,14 @@ from triosfu.rtp.rtcp import (
     SenderReport,
     Xr,
 )
-from triosfu.rtp.wire import RtpPacket
+from triosfu.rtp.wire import MARKER, SSRC_AT, RtpPacket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from random import Random
 
     from triosfu.media.receiver import TrackReceiver
+    from triosfu.media.runs import Datagrams, Intake
     from triosfu.rtp.rtcp import RtcpPacket
 
 TRANSPORT_WIDE_CC = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
@@ -38,6 +41,8 @@ MAX_HELD_PACKETS = 128  # of one SSRC
 HOLD_FOR = 2.0  # seconds; older media is of no use to anybody
 RETIRED_FOR = 2.0  # seconds in which stragglers of a replaced SSRC are not taken for a change back
 MAX_RTT = 10.0
+
+_ssrc = struct.Struct("!I")
 
 
 class RtxStream:
@@ -71,7 +76,11 @@ class RtxStream:
 class Ingress:
     """One publisher's media: which SSRC belongs to which receiver, and everything that is reported back."""
 
-    def __init__(self, *, rng: Random, now: float, counters: Counter[str] | None = None) -> None:
+    def __init__(
+        self, *, rng: Random, now: float, counters: Counter[str] | None = None, intake: Intake | None = None
+    ) -> None:
+        """Make one without tracks; with the kernel's `intake` it can also `receive_run`."""
+        self._intake = intake
         self.counters: Counter[str] = Counter() if counters is None else counters
         self._feedback = Feedback(rng.randrange(1, 1 << 32))
         self._bindings = Bindings()
@@ -160,12 +169,36 @@ class Ingress:
         if self._twcc_id:
             value = packet.extension(self._twcc_id)
             if value is not None and len(value) == 2:
-                self._record(packet, value[0] << 8 | value[1], now)
+                self._record(packet.ssrc, value[0] << 8 | value[1], now, marker=packet.marker)
         stream = self._streams.get(packet.ssrc)
         if stream is not None:
             stream.receive(packet, now)
         else:
             self._receive_unknown(packet, now)
+
+    def receive_run(self, session: int, datagrams: Datagrams, now: float) -> tuple[int, int]:
+        """Take the first of these SRTP packets, as far as the kernel can read them, for the next `forward`; how many.
+
+        `session` is libsrtp's, which knows their stream. Those that it refuses are dropped; how many comes second.
+        """
+        intake = self._intake
+        arena, _, length, size = datagrams
+        stream = self._streams.get(_ssrc.unpack_from(arena, SSRC_AT)[0])
+        if intake is None or not isinstance(stream, ReceiveStream) or not stream.straight:
+            return 0, 0
+        place, count, found = intake.receive(session, datagrams, now, stream.expected(self._twcc_id))
+        level, levelled, timestamp, transport, overhead, left, refused = found
+        at = count * size
+        if count:
+            self._now = now
+            if transport >= 0:
+                self._record_run(stream.ssrc, transport, count, now, marker=arena[at - size + 1] >= MARKER)
+            data = [bytes(arena[start : min(start + size, length) - overhead]) for start in range(0, at, size)]
+            stream.receive_run(Run(intake, place, data, timestamp, now), level if levelled else -1)
+        if left:
+            self.receive_rtp(bytes(arena[at : at + left]), now)
+            count += 1
+        return count + refused, refused
 
     def forward(self, now: float) -> None:
         """Send on what has come; called after every batch, and after every other call that may release packets."""
@@ -175,12 +208,21 @@ class Ingress:
             for receiver in ready:
                 receiver.forward(now)
 
-    def _record(self, packet: RtpPacket, sequence: int, now: float) -> None:
+    def _record(self, ssrc: int, sequence: int, now: float, *, marker: bool) -> None:
         recorder, feedback = self._recorder, self._feedback
-        if recorder.record(sequence, now, marker=packet.marker):
-            feedback.outbox += recorder.build(feedback.ssrc, packet.ssrc, now)
+        if recorder.record(sequence, now, marker=marker):
+            feedback.outbox += recorder.build(feedback.ssrc, ssrc, now)
         elif recorder.deadline < feedback.deadline:
             feedback.deadline = recorder.deadline
+
+    def _record_run(self, ssrc: int, first: int, count: int, now: float, *, marker: bool) -> None:
+        """The same for packets that are numbered in turn; `marker` is that of the last one."""
+        before = count - 1
+        if before and self._recorder.record_run(first, before, now):
+            self._record(ssrc, first + before & 0xFFFF, now, marker=marker)
+            return
+        for sequence in range(first, first + count):
+            self._record(ssrc, sequence & 0xFFFF, now, marker=marker and sequence == first + before)
 
     def _receive_unknown(self, packet: RtpPacket, now: float) -> None:
         """Bind the SSRC of a packet, or hold the packet until somebody can."""

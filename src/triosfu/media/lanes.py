@@ -17,13 +17,14 @@ from triosfu.media.sent_log import REMEMBERED
 from triosfu.media.shape import HEADER_SIZE, MAX_PACKET
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from triosfu.kernel import Record
     from triosfu.media.burst import Burst
     from triosfu.media.forwarder import Forwarder
     from triosfu.media.munger import Shifts
     from triosfu.media.receiver import Subscriber, TrackReceiver
+    from triosfu.media.runs import Run
     from triosfu.media.sent_log import SentLog
     from triosfu.media.shape import Part, Shape
     from triosfu.media.sink import CompiledQueue, CompiledSink
@@ -137,14 +138,14 @@ class Fan:
 
     def forward(self, burst: Burst, now: float, receiver: TrackReceiver) -> list[tuple[Forwarder, int]]:
         """Send `burst` along the lanes; where a lane is not straight, the forwarder and its first part are returned."""
-        parts = self._shape.parts if self._shape.burst is burst else self._shape.take(burst, receiver.extension_ids)
         queue, record, at, count = self._queue, self._burst, self._at, self._left_count
         record.source, record.keyframe, record.video = burst.source, burst.keyframe, receiver.kind == "video"
         record.now, record.stalled = now, STALLED
         left: dict[int, int] = {}  # the number of a forwarder -> from where in the burst on Python has to do it
         forward, number = queue.kernel.lib.kernel_forward, len(self.forwarders)
-        for first in range(0, len(parts), PARTS):
-            record.count = self._parts.write(parts[first : first + PARTS])
+        first = 0
+        for here in self._parts.filled(self._shape, burst, receiver.extension_ids):
+            record.count = here
             at.lane = at.part = count[0] = 0
             full = 1
             while full:
@@ -156,6 +157,7 @@ class Fan:
             for place in range(count[0]):
                 stop = self._left[place]
                 left.setdefault(stop.lane, first + stop.part)
+            first += here
         forwarders = self.forwarders
         return [(forwarders[number], start) for number, start in left.items()]
 
@@ -163,7 +165,7 @@ class Fan:
 class _Parts:
     """Room for the parts of one burst; all fans of a queue share it, one after the other."""
 
-    __slots__ = ("_bytes", "_tails", "records", "tails")
+    __slots__ = ("_bytes", "_form", "_form_record", "_shaped", "_tails", "records", "tails")
 
     def __init__(self, queue: CompiledQueue) -> None:
         ffi = queue.kernel.ffi
@@ -171,8 +173,37 @@ class _Parts:
         self.tails = ffi.new("char[]", PARTS * TAIL)
         self._bytes = memoryview(ffi.buffer(self.records))
         self._tails = memoryview(ffi.buffer(self.tails)).cast("B")
+        self._form_record = ffi.new("struct form *")
+        self._form = memoryview(ffi.buffer(self._form_record)).cast("B")
+        self._shaped: Callable[..., int] = queue.kernel.lib.kernel_shape
 
-    def write(self, parts: Sequence[Part]) -> int:
+    def filled(self, shape: Shape, burst: Burst, publisher_ids: Mapping[str, int]) -> Iterator[int]:
+        """Fill in the parts of `burst` in `shape`, as many at a time as there is room for; their number each time."""
+        first = 0
+        for run in burst.runs:
+            if not self._read(run, shape.form(publisher_ids)):
+                break
+            first += len(run.data)
+            yield len(run.data)
+        else:
+            if burst.runs:
+                return
+        parts = shape.parts if shape.burst is burst else shape.take(burst, publisher_ids)
+        for place in range(first, len(parts), PARTS):
+            yield self._write(parts[place : place + PARTS])
+
+    def _read(self, run: Run, form: bytes) -> bool:
+        """Have the kernel make the parts of what it has read; whether it could."""
+        intake = run.intake
+        if intake is None or not form:
+            return False
+        self._form[:] = form
+        like = self.records[0]
+        like.index, like.timestamp, like.vital, like.arrival = run.index, run.timestamp, run.vital, run.arrival
+        count = len(run.data)
+        return bool(self._shaped(intake.record, run.place, count, self._form_record, self.records, self.tails, TAIL))
+
+    def _write(self, parts: Sequence[Part]) -> int:
         """Fill in `parts`; their number."""
         to, size = self._bytes, part_record.size
         for number, part in enumerate(parts):

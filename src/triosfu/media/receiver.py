@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from triosfu.media.feedback import Feedback
     from triosfu.media.forwarder import Forwarder
     from triosfu.media.lanes import Lane
+    from triosfu.media.runs import Run
     from triosfu.media.stream import ReceiveStream
     from triosfu.rtp.wire import RtpPacket
 
@@ -76,7 +77,6 @@ class TrackReceiver:
         "_bursts",
         "_grouped",
         "_level",
-        "_level_id",
         "_newest",
         "_own_packets",
         "available",
@@ -90,6 +90,7 @@ class TrackReceiver:
         "inspect",
         "keyframe_distance",
         "kind",
+        "level_id",
         "mime",
         "nack",
         "past",
@@ -132,9 +133,9 @@ class TrackReceiver:
         self.failed_subscribers = 0
         self.feedback: Feedback | None = None
         self._level = AudioLevel(clock_rate, settings.levels)
-        self._level_id = 0
+        self.level_id = 0  # the publisher's identifier of a sound's level, if this is one
         self._bursts: list[Burst] = []  # what has come and is not forwarded yet, by stream
-        self._newest: dict[int, RtpPacket] = {}  # the last packet forwarded of each source, by SSRC
+        self._newest: dict[int, Burst] = {}  # the last one of each source, by SSRC
         self._grouped: tuple[list[Fan], list[Subscriber]] | None = None  # who gets bursts how
         self._own_packets = 0  # in `mime`, when last asked
 
@@ -192,7 +193,8 @@ class TrackReceiver:
 
     def newest(self, source: int) -> RtpPacket | None:
         """The last packet that was forwarded of the stream that has the SSRC `source`."""
-        return self._newest.get(source)
+        burst = self._newest.get(source)
+        return None if burst is None else burst.newest
 
     def sender_report(self, spatial: int) -> SenderReportInfo | None:
         """The last sender report of layer `spatial`; None before the first."""
@@ -243,18 +245,31 @@ class TrackReceiver:
 
     def deliver(self, packet: RtpPacket, now: float) -> None:
         """Have a packet forwarded when the batch has ended that it came in."""
-        if self._level_id:
-            value = packet.extension(self._level_id)
+        if self.level_id:
+            value = packet.extension(self.level_id)
             if value:
-                self._level.observe(value[0] & 0x7F, packet.timestamp, now)
+                self.hear(value[0], packet.timestamp, now)
+        self._burst(packet.ssrc).add(packet)
+
+    def deliver_run(self, source: int, run: Run) -> None:
+        """The same for packets of the stream that has the SSRC `source`, which the kernel has read."""
+        self._burst(source).add_run(run)
+
+    def hear(self, level: int, timestamp: int, now: float) -> None:
+        """Take the level of a sound, as its publisher has written it (RFC 6464, section 3)."""
+        self._level.observe(level & 0x7F, timestamp, now)
+
+    def _burst(self, source: int) -> Burst:
+        """Where the packets of a stream wait for the end of the batch."""
         bursts = self._bursts
         for burst in bursts:
-            if burst.source == packet.ssrc:
-                burst.add(packet)
-                return
-        bursts.append(Burst(packet))
+            if burst.source == source:
+                return burst
+        burst = Burst(source)
+        bursts.append(burst)
         if len(bursts) == 1 and self.feedback is not None:
             self.feedback.ready.append(self)
+        return burst
 
     def forward(self, now: float) -> None:
         """Hand what has come to every subscriber."""
@@ -269,7 +284,7 @@ class TrackReceiver:
             for subscriber in plain:
                 self._feed(subscriber, burst, now)
             newest = self._newest
-            newest[burst.source] = burst.packets[-1]
+            newest[burst.source] = burst
             if len(newest) > MAX_SOURCES:
                 del newest[next(iter(newest))]
 
@@ -296,7 +311,7 @@ class TrackReceiver:
         self.feedback = feedback
         self.extension_ids.clear()
         self.extension_ids.update(extension_ids)
-        self._level_id = self.extension_ids.get(SSRC_AUDIO_LEVEL, 0) if self.kind == "audio" else 0
+        self.level_id = self.extension_ids.get(SSRC_AUDIO_LEVEL, 0) if self.kind == "audio" else 0
 
     def layer_changed(self) -> None:
         """A layer came to life, dried up, or changed its bitrate."""

@@ -54,17 +54,29 @@ class Reception:
                 return highest
             self.highest = highest = highest + step
             # Packets of one video frame share a timestamp and are paced: only the first says something about jitter.
-            timestamp = packet.timestamp
-            if timestamp != self._timestamp:
-                sent = ((timestamp - self._timestamp + 0x80000000) & 0xFFFFFFFF) - 0x80000000
-                off = (packet.arrival - self._arrival) * self._clock_rate - sent
-                self.jitter += ((off if off >= 0 else -off) - self.jitter) / 16
-                self._timestamp, self._arrival = timestamp, packet.arrival
+            if packet.timestamp != self._timestamp:
+                self._measure(packet.timestamp, packet.arrival)
             return highest
         if step > 0x10000 - MAX_DROPOUT:
             self.received += 1
             return highest + step - 0x10000
         return self._jump(packet, highest + step)
+
+    def observe_run(self, count: int, timestamp: int, arrival: float) -> int:
+        """Count `count` packets of one time that are the next in order; the extended number of the first one."""
+        first = self.highest + 1
+        self.received += count
+        self.highest += count
+        if timestamp != self._timestamp:
+            self._measure(timestamp, arrival)
+        return first
+
+    def _measure(self, timestamp: int, arrival: float) -> None:
+        """Take the jitter of the first packet of a time."""
+        sent = ((timestamp - self._timestamp + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+        off = (arrival - self._arrival) * self._clock_rate - sent
+        self.jitter += ((off if off >= 0 else -off) - self.jitter) / 16
+        self._timestamp, self._arrival = timestamp, arrival
 
     def _jump(self, packet: RtpPacket, number: int) -> int:
         """Believe a jump at its second packet, and count anew from there (RFC 3550, appendix A.1)."""

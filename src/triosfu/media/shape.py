@@ -34,6 +34,7 @@ MARKER = 0x80
 HIGHEST_ONE_BYTE = 14
 
 _extension_header = struct.Struct("!HH")
+form_record = struct.Struct("@16sBBBB15s")  # struct form of kernel/records.h
 
 
 def playout_delay(least: int, most: int) -> bytes:
@@ -104,7 +105,17 @@ class Part:
 class Shape:
     """Makes the parts of a track's packets, those of one burst once."""
 
-    __slots__ = ("_pairs", "_pairs_from", "burst", "delay", "extension_ids", "oversized", "parts", "primary_only")
+    __slots__ = (
+        "_form",
+        "_pairs",
+        "_pairs_from",
+        "burst",
+        "delay",
+        "extension_ids",
+        "oversized",
+        "parts",
+        "primary_only",
+    )
 
     def __init__(self, extension_ids: Mapping[str, int], *, primary_only: bool, delay: bytes = b"") -> None:
         self.extension_ids = {uri: number for uri, number in extension_ids.items() if 0 < number < 256}
@@ -115,6 +126,7 @@ class Shape:
         self.parts: list[Part] = []  # of its packets
         self._pairs_from: Mapping[str, int] = {}
         self._pairs: dict[int, tuple[int, bool]] = {}
+        self._form: bytes | None = None
 
     @property
     def numbered(self) -> bool:
@@ -150,28 +162,57 @@ class Shape:
         part.octets = end - start
         return part
 
+    def form(self, publisher_ids: Mapping[str, int]) -> bytes:
+        """What `part` makes of extensions, as the kernel wants to know it: a struct form.
+
+        Empty if they do not all fit the one-byte form, or if there is more to do.
+        """
+        if publisher_ids != self._pairs_from or self._form is None:
+            self._pair(publisher_ids)
+            self._form = self._made_form()
+        return self._form
+
+    def _made_form(self) -> bytes:
+        ids = self.extension_ids
+        if self.primary_only or max(ids.values(), default=0) > HIGHEST_ONE_BYTE:
+            return b""
+        begin = _one_byte(self._first_elements(0.0))
+        numbers = bytearray(HIGHEST_ONE_BYTE + 1)
+        descriptor = 0
+        for number, (ours, is_descriptor) in self._pairs.items():
+            if number <= HIGHEST_ONE_BYTE:
+                numbers[number] = ours
+                descriptor = number if is_descriptor else descriptor
+        send_time = ABS_SEND_TIME in ids and not self.numbered
+        return form_record.pack(begin, len(begin), self.numbered, send_time, descriptor, numbers)
+
     def _pair(self, publisher_ids: Mapping[str, int]) -> None:
         """Find out which of the publisher's extensions go on, and under which identifier."""
         self._pairs_from = dict(publisher_ids)
+        self._form = None
         self._pairs = {
             publisher_ids[uri]: (self.extension_ids[uri], uri == DEPENDENCY_DESCRIPTOR)
             for uri in FORWARDED
             if uri in publisher_ids and uri in self.extension_ids
         }
 
-    def _extensions(self, part: Part, now: float) -> bytes:
-        """The extension block with its header; sets `first`, `frame_at` and `transport_at`."""
-        packet = part.packet
+    def _first_elements(self, now: float) -> list[tuple[int, bytes]]:
+        """The extension elements that each packet has, as sent at `now`."""
         # One of the two serves the estimate of the way to the subscriber; with both negotiated the newer does.
         ids = self.extension_ids
         elements: list[tuple[int, bytes]] = []
-        transport = ids.get(TRANSPORT_SEQUENCE, 0)
-        if transport:
+        if transport := ids.get(TRANSPORT_SEQUENCE, 0):
             elements.append((transport, b"\0\0"))
         elif send_time := ids.get(ABS_SEND_TIME, 0):
             elements.append((send_time, (int(now * 262144) & 0xFFFFFF).to_bytes(3, "big")))
         if self.delay and (delay := ids.get(PLAYOUT_DELAY, 0)):
             elements.append((delay, self.delay))
+        return elements
+
+    def _extensions(self, part: Part, now: float) -> bytes:
+        """The extension block with its header; sets `first`, `frame_at` and `transport_at`."""
+        packet, elements = part.packet, self._first_elements(now)
+        transport = self.numbered
         descriptor = -1
         if self._pairs and packet.extension_profile:
             for number, start, end in packet.elements():
@@ -184,7 +225,7 @@ class Shape:
         part.first = VERSION | EXTENSION
         if all(number <= HIGHEST_ONE_BYTE and 0 < len(value) <= 16 for number, value in elements):
             profile, head = ONE_BYTE, 1
-            block = b"".join(bytes([number << 4 | len(value) - 1]) + value for number, value in elements)
+            block = _one_byte(elements)
         else:
             profile, head = TWO_BYTE, 2
             block = b"".join(bytes([number, len(value)]) + value for number, value in elements)
@@ -195,6 +236,10 @@ class Shape:
             part.frame_at = HEADER_SIZE + 4 + before + head + 1
         block += bytes(-len(block) % 4)
         return _extension_header.pack(profile, len(block) // 4) + block
+
+
+def _one_byte(elements: list[tuple[int, bytes]]) -> bytes:
+    return b"".join(bytes([number << 4 | len(value) - 1]) + value for number, value in elements)
 
 
 def _primary(part: Part, start: int, end: int) -> tuple[int, int]:

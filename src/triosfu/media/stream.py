@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from triosfu.errors import MalformedPacket
 from triosfu.media.buffer import LEAST, PacketBuffer
-from triosfu.media.codecs import inspects_with_memory
+from triosfu.media.codecs import inspect_nothing, inspect_vp8, inspects_with_memory
 from triosfu.media.keyframes import KeyframeRequests
 from triosfu.media.nack import NackGenerator
 from triosfu.media.rebuild import as_red, original_of
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
     from triosfu.media.feedback import Feedback
     from triosfu.media.receiver import TrackReceiver
+    from triosfu.media.runs import Run
     from triosfu.rtp.wire import RtpPacket
+
+NO_PAYLOAD_TYPE = 0xFF  # that no packet has
 
 
 class ReceiveStream:
@@ -40,11 +43,13 @@ class ReceiveStream:
         "_number",
         "_once",
         "_own",
+        "_payload_type",
         "_payload_types",
         "_receiver",
         "_red",
         "_reported",
         "_video",
+        "_vp8",
         "buffer",
         "bytes",
         "duplicates",
@@ -61,6 +66,7 @@ class ReceiveStream:
         "sender_report",
         "spatial",
         "ssrc",
+        "straight",
         "tracker",
     )
 
@@ -90,6 +96,9 @@ class ReceiveStream:
         self._feedback = feedback
         self._inspect = receiver.inspect
         self._video = receiver.kind == "video"
+        self._vp8 = receiver.inspect is inspect_vp8
+        self.straight = self._vp8 or receiver.inspect is inspect_nothing
+        """Whether the kernel can read it, when all is straight: it knows VP8, and what needs no look at its payload."""
         self._number = self.reception.highest  # the newest seen
         self._exclusions = Exclusions()
         self._keyframe_at = -1  # the timestamp of the last one
@@ -105,6 +114,7 @@ class ReceiveStream:
         mime = self._receiver.mime.lower()
         self._payload_types = payload_types
         self._own = frozenset(number for number, name in payload_types.items() if name.lower() == mime)
+        self._payload_type = NO_PAYLOAD_TYPE  # of the last packet in order
         self._red = min(self._own, default=0) if mime == "audio/red" else 0
 
     # --- packets ---------------------------------------------------------------------------------------------------
@@ -133,8 +143,37 @@ class ReceiveStream:
                 self._exclusions.exclude(number)
                 return
             packet = translated
+        else:
+            self._payload_type = packet.payload_type
         packet.index = number - self._exclusions.offset
         self._deliver(packet, now)
+
+    def expected(self, transport_id: int) -> tuple[int, int, int, int, int, int]:
+        """Which packet is the next one, for `Intake.receive`."""
+        level_id = self._receiver.level_id
+        return self.ssrc, self._number + 1 & 0xFFFF, self._payload_type, self._vp8, transport_id, level_id
+
+    def receive_run(self, run: Run, level: int) -> None:
+        """Take packets that the kernel has read and found straight: what `receive` does with each of them.
+
+        `level` is what they say of the loudness; -1 for nothing.
+        """
+        now, data = run.arrival, run.data
+        if self.tracker.waiting:
+            self._begin(now)
+        self.packets += len(data)
+        self.bytes += sum(map(len, data))
+        number = self.reception.observe_run(len(data), run.timestamp, now)
+        self._number = self.reception.highest
+        run.index = number - self._exclusions.offset
+        run.vital = run.timestamp == self._keyframe_at
+        run.see = self._see
+        self.buffer.put_run(run.index, data, now)
+        if now >= self.buffer.look_at:
+            self._let_go(now)
+        if level >= 0:
+            self._receiver.hear(level, run.timestamp, now)
+        self._receiver.deliver_run(self.ssrc, run)
 
     def receive_rtx(self, packet: RtpPacket, payload_type: int, now: float) -> bool:
         """Take a retransmission, of `payload_type` once unwrapped; whether it filled a gap."""
@@ -199,11 +238,15 @@ class ReceiveStream:
         """The packet with this `index`, as it was delivered; None when it is not kept any more."""
         packet = self.buffer.get(index)
         if packet is not None:
-            packet.spatial = self.spatial
-            if not self._once:
-                self._inspect(packet)
+            self._see(packet)
             packet.vital = packet.timestamp == self._keyframe_at
         return packet
+
+    def _see(self, packet: RtpPacket) -> None:
+        """Fill in again what was found in a packet that is read once more."""
+        packet.spatial = self.spatial
+        if not self._once:
+            self._inspect(packet)
 
     def _skip(self, newest: int, number: int, now: float) -> None:
         """Packets are missing between `newest` and `number`; or the stream began anew."""

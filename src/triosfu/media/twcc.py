@@ -73,6 +73,19 @@ class TwccRecorder:
         waited = now - self._emitted_at
         return fresh > EMIT_ANYHOW_ABOVE or waited >= EMIT_EVERY or (marker and waited >= EMIT_AT_MARKER)
 
+    def record_run(self, sequence: int, count: int, now: float) -> bool:
+        """Note `count` arrivals that are the next in order; False, and nothing, if one before the last may be due."""
+        first, fresh = self._highest + 1, len(self._fresh)
+        if self._highest < 0 or sequence != first & 0xFFFF or fresh + count > EMIT_ANYHOW_ABOVE:
+            return False
+        if fresh + count > EMIT_ABOVE and now - self._emitted_at >= EMIT_EVERY:
+            return False
+        if not fresh:
+            self.deadline = now + EMIT_WITHIN
+        self._highest += count
+        self._fresh.update(dict.fromkeys(range(first, first + count), now))
+        return True
+
     def build(self, sender_ssrc: int, media_ssrc: int, now: float) -> list[TransportFeedback]:
         """Feedback for everything since the last one; more than one packet when it does not fit."""
         self._emitted_at = now

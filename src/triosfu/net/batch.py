@@ -19,7 +19,7 @@ from triosfu.net.address import IPV4_LENGTH, IPV6_LENGTH, pack
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from triosfu.net.address import Address
 
@@ -30,6 +30,7 @@ SLOT = 2048  # bytes per datagram of media, room for protection included; a powe
 LARGEST = 9 * SLOT  # bytes of a datagram: data channels may use all of a DTLS record where the path carries it
 LARGEST_RUN = 65_536  # bytes of what the kernel hands over as one: no UDP datagram is larger, before it is cut
 BATCH = 64  # messages per receiving call
+ALONE = (0,) * BATCH  # of datagrams that are no runs: nothing follows in the same message
 UDP_GRO, CONTROL = 104, 32  # the option, and bytes for the control message that tells a segment's size
 FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
@@ -140,6 +141,7 @@ class Inbox(Protocol):
     pointers: list[Pointer]
     lengths: list[int]
     sources: list[bytes]  # as `net.address` packs them
+    following: Sequence[int]  # bytes behind each one that are further datagrams of its run: as long, but for the last
     messages: int  # taken from the kernel; each is a datagram, or a run of them from one address
     empty: bool  # whether there was no more
 
@@ -187,6 +189,7 @@ class BatchedInbox:
         self._pointers = self.pointers = [self._arena.pointer + index * self._size for index in range(BATCH)]
         self.lengths: list[int] = []
         self.sources: list[bytes] = []
+        self.following: Sequence[int] = ALONE
         self.messages = 0
         self.empty = True
 
@@ -202,7 +205,7 @@ class BatchedInbox:
         size = self._name_length
         names: bytes = ffi.unpack(self._names, count * size)
         self.sources = [names[at : at + size] for at in range(0, count * size, size)]
-        self.views, self.pointers = self._views, self._pointers
+        self.views, self.pointers, self.following = self._views, self._pointers, ALONE
         told = self._words[CONTROL_AT : count * HEADER_WORDS : HEADER_WORDS]
         if any(told):
             self._take_apart(told.tolist())
@@ -213,6 +216,7 @@ class BatchedInbox:
         """Make a datagram of each segment of each run."""
         lengths, sources = self.lengths, self.sources
         self.lengths, self.sources, self.views, self.pointers = [], [], [], []
+        following = self.following = []
         for slot, (length, source) in enumerate(zip(lengths, sources, strict=True)):
             size = (self._runs[slot * CONTROL // 4 + 4] if told[slot] else 0) or max(1, length)
             view, pointer = self._views[slot], self._pointers[slot]
@@ -221,6 +225,7 @@ class BatchedInbox:
                 self.sources.append(source)
                 self.views.append(view[start:])
                 self.pointers.append(pointer + start)
+                following.append(max(0, length - start - size))
 
 
 class PlainInbox:
@@ -233,6 +238,7 @@ class PlainInbox:
         self.pointers = [self._arena.pointer + index * LARGEST for index in range(BATCH)]
         self.lengths: list[int] = []
         self.sources: list[bytes] = []
+        self.following: Sequence[int] = ALONE
         self.messages = 0
         self.empty = True
 

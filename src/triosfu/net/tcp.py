@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from triosfu.net.address import pack, unpack
-from triosfu.net.batch import BATCH, LARGEST, Arena
+from triosfu.net.batch import ALONE, BATCH, LARGEST, Arena
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -95,6 +95,7 @@ class FrameInbox:
         self.pointers: list[Pointer] = [self._arena.pointer + index * LARGEST for index in range(BATCH)]
         self.lengths: list[int] = []
         self.sources: list[bytes] = []
+        self.following = ALONE
 
     def take(self, frames: Frames, source: bytes) -> int:
         """Take the next packets of a stream; how many. Errors as `Frames.take`."""

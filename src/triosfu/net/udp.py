@@ -70,10 +70,12 @@ class Route(Protocol):
     def receive_dtls(self, data: bytes, source: Address, now: float) -> None:
         """Take a DTLS datagram from a bound address."""
 
-    def receive_rtp(self, arena: memoryview, pointer: Pointer, length: int, now: float) -> None:
+    def receive_rtp(self, arena: memoryview, pointer: Pointer, length: int, now: float, following: int = 0) -> int:
         """Take an SRTP packet from a bound address, where it lies: at the start of `arena`, which `pointer` points to.
 
-        It may be decrypted in place. After the return the memory belongs to another datagram: copy what is kept.
+        It may be decrypted in place. After the return the memory belongs to another datagram: copy what is kept. The
+        `following` bytes behind it are further datagrams from there, of the same length but for the last; how many of
+        them were taken as well is returned.
         """
 
     def receive_rtcp(self, data: bytes, now: float) -> None:
@@ -396,7 +398,7 @@ class UdpMux:
                 while slot < count:
                     slot += 1
                     self._current = None
-                    self._dispatch(port, slot - 1, now)
+                    slot += self._dispatch(port, slot - 1, now)
                 while touched:
                     self._current = touched.popitem()[0]
                     self._current.end_of_batch(now)
@@ -416,7 +418,8 @@ class UdpMux:
         if self.forwarded is not None and sent and count and _is_rtp(port.inbox.views[count - 1]):
             self.forwarded(trio.current_time() - now)
 
-    def _dispatch(self, port: _Port | _StreamPort, slot: int, now: float) -> None:
+    def _dispatch(self, port: _Port | _StreamPort, slot: int, now: float) -> int:
+        """Give a datagram to whom it is for; how many behind it went there as well."""
         inbox = port.inbox
         length, source, view = inbox.lengths[slot], inbox.sources[slot], inbox.views[slot]
         first = view[0]
@@ -436,7 +439,8 @@ class UdpMux:
             elif 192 <= view[1] < 224:  # RFC 5761, section 4
                 route.receive_rtcp(bytes(view[:length]), now)
             else:
-                route.receive_rtp(view, inbox.pointers[slot], length, now)
+                return route.receive_rtp(view, inbox.pointers[slot], length, now, inbox.following[slot])
+        return 0
 
     def _dispatch_stun(self, data: bytes, source: bytes, port: _Port | _StreamPort, now: float) -> None:
         match peek(data):

@@ -22,6 +22,7 @@ from triosfu.errors import MalformedPacket, UsageError
 from triosfu.ice.candidate import Candidate
 from triosfu.ice.core import Credentials, IceState
 from triosfu.media.ingress import Ingress
+from triosfu.media.runs import intake_of
 from triosfu.media.sender import Sender
 from triosfu.net.clock import Alarm
 from triosfu.peer.channel import OVER, ChannelState, DataChannel
@@ -31,11 +32,13 @@ from triosfu.peer.waiting import WaitingPlace
 from triosfu.rtp.rtcp import parse_compound
 from triosfu.sctp.core import Association
 from triosfu.sdp.negotiation import Changes, LocalTransport, Negotiation
+from triosfu.srtp.binding import unprotect_address
 
 if TYPE_CHECKING:
     from random import Random
 
     from triosfu.dtls.certificate import Certificate
+    from triosfu.media.runs import Datagrams
     from triosfu.net.udp import UdpMux
     from triosfu.peer.state import PeerHandler
     from triosfu.sdp.negotiation import MediaPolicy
@@ -91,7 +94,8 @@ class PeerConnection:
         )
         self.sink = self._transport.sink
         self.negotiation = Negotiation(local=self._local_transport(), policy=policy, single=single, rng=rng)
-        self.ingress = Ingress(rng=rng, now=now, counters=counters)
+        intake = intake_of(mux.egress.kernel_queue, unprotect_address())
+        self.ingress = Ingress(rng=rng, now=now, counters=counters, intake=intake)
         self.ingress.wake = self.drain_soon
         self.sender = Sender(rng=rng, now=now, ntp_offset=ntp_offset)
         association = Association(now=now, rng=rng, max_message_size=self.settings.max_message_size, over_dtls=True)
@@ -394,6 +398,10 @@ class PeerConnection:
     def transport_rtp(self, packet: bytes, now: float) -> None:
         """Give a decrypted packet to the receive side."""
         self.ingress.receive_rtp(packet, now)
+
+    def transport_run(self, session: int, datagrams: Datagrams, now: float) -> tuple[int, int]:
+        """Have the receive side open and take what is straight."""
+        return self.ingress.receive_run(session, datagrams, now)
 
     def transport_rtcp(self, packet: bytes, now: float) -> None:
         """Give a decrypted compound to both media sides."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from triosfu.dtls.certificate import Certificate
     from triosfu.ice.candidate import Candidate
+    from triosfu.media.runs import Datagrams
     from triosfu.net.udp import Address, Destination, UdpMux
     from triosfu.peer.state import PeerSettings
     from triosfu.srtp.core import SrtpKeys
@@ -45,6 +46,12 @@ class TransportOwner(Protocol):
 
     def transport_rtp(self, packet: bytes, now: float) -> None:
         """Take one decrypted and authenticated RTP packet."""
+
+    def transport_run(self, session: int, datagrams: Datagrams, now: float) -> tuple[int, int]:
+        """Open SRTP packets with libsrtp's `session` and take them, the first ones; how many.
+
+        What is not taken is left as it is. The second number says how many of them were not authentic, and dropped.
+        """
 
     def transport_rtcp(self, packet: bytes, now: float) -> None:
         """Take one decrypted and authenticated RTCP compound."""
@@ -238,17 +245,26 @@ class Transport:
         except MalformedPacket:
             self.counters["malformed_dtls"] += 1
 
-    def receive_rtp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
-        """Unprotect one media packet where it lies in the receive arena and pass it on."""
-        if self._inbound is None:
+    def receive_rtp(self, arena: memoryview, pointer: object, length: int, now: float, following: int = 0) -> int:
+        """Unprotect a media packet where it lies in the receive arena and pass it on, and of those that follow many."""
+        inbound = self._inbound
+        if inbound is None:
             self.counters["early_rtp"] += 1
-            return
+            return 0
+        if inbound.address and inbound.kept(bytes(arena[8:12])):
+            datagrams = arena, pointer, length + following, length
+            taken, failed = self._owner.transport_run(inbound.address, datagrams, now)
+            if taken:
+                if failed:
+                    self.counters["unauthentic_rtp"] += failed
+                return taken - 1
         try:
-            size = self._inbound.unprotect_in_place(pointer, length)
+            size = inbound.unprotect_in_place(pointer, length)
         except MalformedPacket:
             self.counters["unauthentic_rtp"] += 1
-            return
+            return 0
         self._owner.transport_rtp(bytes(arena[:size]), now)
+        return 0
 
     def receive_rtcp(self, data: bytes, now: float) -> None:
         """Unprotect one RTCP compound and pass it on."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HEADER = struct.Struct("!BBHII")  # V/P/X/CC, M/PT, sequence, timestamp, ssrc
 EXTENSION_HEADER = struct.Struct("!HH")  # profile, length in words
+SSRC_AT = 8  # bytes into a packet
 VERSION = 0x80
 PADDING, EXTENSION, MARKER = 0x20, 0x10, 0x80
 ONE_BYTE, TWO_BYTE = 0xBEDE, 0x1000  # extension profiles; the low four bits of the second are free (RFC 8285, 4.3)

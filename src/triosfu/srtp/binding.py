@@ -97,10 +97,19 @@ def in_place_available() -> bool:
 
 def protect_address() -> int:
     """Where libsrtp's `srtp_protect` is, for code that is compiled; 0 if this pylibsrtp does not tell."""
+    return _address_of("srtp_protect")
+
+
+def unprotect_address() -> int:
+    """Where its `srtp_unprotect` is; 0 as above."""
+    return _address_of("srtp_unprotect")
+
+
+def _address_of(function: str) -> int:
     if not in_place_available():
         return 0
     binding = pylibsrtp._binding  # noqa: SLF001
-    return int(binding.ffi.cast("uintptr_t", binding.ffi.addressof(binding.lib, "srtp_protect")))
+    return int(binding.ffi.cast("uintptr_t", binding.ffi.addressof(binding.lib, function)))
 
 
 class InPlaceSession:

@@ -78,6 +78,18 @@ class Inbound:
             self._keep(ssrc)
         return size
 
+    @property
+    def address(self) -> int:
+        """Of libsrtp's context, for code that is compiled and calls `srtp_unprotect` itself; 0 if it must not.
+
+        It may do so for packets of streams that are `kept`.
+        """
+        return self._session.address
+
+    def kept(self, ssrc: bytes) -> bool:
+        """Whether the stream with this SSRC, as it is on the wire, has proved itself, and is not the next to go."""
+        return ssrc in self._newer
+
     def unprotect(self, data: bytes) -> bytes:
         """The RTP packet inside one SRTP packet."""
         return _on_copy(self.unprotect_in_place, data)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from triosfu.rtp.wire import RtpPacket
 
-__all__ = ["DEPENDENCY_DESCRIPTOR", "inspect_for", "inspects_with_memory"]
+__all__ = ["DEPENDENCY_DESCRIPTOR", "inspect_for", "inspect_nothing", "inspect_vp8", "inspects_with_memory"]
 
 INSPECTORS: dict[str, Callable[[RtpPacket], None]] = {
     "video/vp8": inspect_vp8,
@@ -38,7 +38,7 @@ def inspect_for(mime: str, extension_ids: Mapping[str, int] | None = None) -> Ca
     mime = mime.lower()
     if mime == "video/av1":
         return inspect_av1 if extension_ids is None else with_dependency_descriptor(extension_ids)
-    return INSPECTORS.get(mime, _inspect_nothing)
+    return INSPECTORS.get(mime, inspect_nothing)
 
 
 def inspects_with_memory(mime: str) -> bool:
@@ -46,5 +46,5 @@ def inspects_with_memory(mime: str) -> bool:
     return mime.lower() == "video/av1"
 
 
-def _inspect_nothing(packet: RtpPacket) -> None:
+def inspect_nothing(packet: RtpPacket) -> None:
     """Audio: every packet stands alone."""

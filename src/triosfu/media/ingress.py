@@ -8,6 +8,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from triosfu.errors import MalformedPacket
+from triosfu.grid import on_grid
 from triosfu.media.binding import Binding, Bindings, Track
 from triosfu.media.feedback import Feedback
 from triosfu.media.runs import Run
@@ -283,7 +284,7 @@ class Ingress:
             self.counters["replaced"] += 1
         self._streams[first.ssrc] = receiver.streams[binding.spatial] = stream
         if self._report_at == math.inf:
-            self._report_at = now + REPORT_EVERY
+            self._report_at = on_grid(now + REPORT_EVERY)
             self._feedback.arm(self._report_at)
         return stream
 
@@ -349,7 +350,8 @@ class Ingress:
         self._now = now
         if now >= self._report_at:
             self._report(now)
-            self._report_at = now + REPORT_EVERY
+            following = self._report_at + REPORT_EVERY
+            self._report_at = following if following > now else on_grid(now + REPORT_EVERY)
         if now >= self._recorder.deadline:
             feedback.outbox += self._recorder.build(feedback.ssrc, self._media_ssrc(), now)
         deadline = min(self._report_at, self._recorder.deadline)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from triosfu.grid import on_grid
+
 
 @dataclass(frozen=True, slots=True)
 class TrackerSettings:
@@ -72,8 +74,8 @@ class StreamTracker:
         self._good_cycles = 0
         self._packets, self._bytes = packets, received_bytes
         self._measured_from = now
-        self._cycle_at = now + self._settings.cycle
-        self._bitrate_at = now + self._settings.bitrate_every
+        self._cycle_at = on_grid(now + self._settings.cycle)
+        self._bitrate_at = on_grid(now + self._settings.bitrate_every)
 
     def reset(self) -> None:
         """Stop, and trust the next packet: the publisher said that it stops, or was asked to begin."""
@@ -89,11 +91,11 @@ class StreamTracker:
         if now >= self._bitrate_at:
             self.bitrate = round((received_bytes - self._bytes) * 8 / (now - self._measured_from))
             self._bytes, self._measured_from = received_bytes, now
-            self._bitrate_at = now + self._settings.bitrate_every
+            self._bitrate_at = _following(self._bitrate_at, self._settings.bitrate_every, now)
         if now >= self._cycle_at:
             seen = packets - self._packets
             self._packets = packets
-            self._cycle_at = now + self._settings.cycle
+            self._cycle_at = _following(self._cycle_at, self._settings.cycle, now)
             if seen >= self._settings.samples:
                 self._good_cycles += 1
                 self.active = self.active or self._good_cycles >= self._settings.cycles
@@ -110,3 +112,8 @@ class StreamTracker:
         self.active = False
         self.bitrate = 0
         self._cycle_at = self._bitrate_at = math.inf
+
+
+def _following(due: float, every: float, now: float) -> float:
+    """The time after `due`, which has come."""
+    return due + every if due + every > now else on_grid(now + every)

@@ -9,6 +9,7 @@ import math
 from array import array
 from bisect import bisect_left
 
+from triosfu.grid import SPACING, on_grid
 from triosfu.media.sequence import extend
 from triosfu.rtp.twcc import TICK, TICKS_PER_REFERENCE, TransportFeedback
 
@@ -65,7 +66,7 @@ class TwccRecorder:
         self._fresh[number] = now
         fresh = len(self._fresh)
         if fresh == 1:
-            self.deadline = now + EMIT_WITHIN
+            self.deadline = on_grid(now + EMIT_WITHIN) - SPACING
         elif fresh > MAX_KEPT:
             del self._fresh[next(iter(self._fresh))]
         if fresh <= EMIT_ABOVE:
@@ -81,7 +82,7 @@ class TwccRecorder:
         if fresh + count > EMIT_ABOVE and now - self._emitted_at >= EMIT_EVERY:
             return False
         if not fresh:
-            self.deadline = now + EMIT_WITHIN
+            self.deadline = on_grid(now + EMIT_WITHIN) - SPACING
         self._highest += count
         self._fresh.update(dict.fromkeys(range(first, first + count), now))
         return True

@@ -218,12 +218,11 @@ class Ingress:
 
     def _record_run(self, ssrc: int, first: int, count: int, now: float, *, marker: bool) -> None:
         """The same for packets that are numbered in turn; `marker` is that of the last one."""
-        before = count - 1
-        if before and self._recorder.record_run(first, before, now):
-            self._record(ssrc, first + before & 0xFFFF, now, marker=marker)
-            return
-        for sequence in range(first, first + count):
-            self._record(ssrc, sequence & 0xFFFF, now, marker=marker and sequence == first + before)
+        last = first + count - 1
+        if count > 1 and not self._recorder.record_run(first, count - 1, now):
+            for sequence in range(first, last):
+                self._record(ssrc, sequence & 0xFFFF, now, marker=False)
+        self._record(ssrc, last & 0xFFFF, now, marker=marker)
 
     def _receive_unknown(self, packet: RtpPacket, now: float) -> None:
         """Bind the SSRC of a packet, or hold the packet until somebody can."""

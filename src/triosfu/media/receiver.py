@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from triosfu.media.feedback import Feedback
     from triosfu.media.forwarder import Forwarder
     from triosfu.media.lanes import Lane
-    from triosfu.media.runs import Run
     from triosfu.media.stream import ReceiveStream
     from triosfu.rtp.wire import RtpPacket
 
@@ -249,18 +248,14 @@ class TrackReceiver:
             value = packet.extension(self.level_id)
             if value:
                 self.hear(value[0], packet.timestamp, now)
-        self._burst(packet.ssrc).add(packet)
-
-    def deliver_run(self, source: int, run: Run) -> None:
-        """The same for packets of the stream that has the SSRC `source`, which the kernel has read."""
-        self._burst(source).add_run(run)
+        self.burst(packet.ssrc).add(packet)
 
     def hear(self, level: int, timestamp: int, now: float) -> None:
         """Take the level of a sound, as its publisher has written it (RFC 6464, section 3)."""
         self._level.observe(level & 0x7F, timestamp, now)
 
-    def _burst(self, source: int) -> Burst:
-        """Where the packets of a stream wait for the end of the batch."""
+    def burst(self, source: int) -> Burst:
+        """Where the packets of the stream that has the SSRC `source` wait for the end of the batch they came in."""
         bursts = self._bursts
         for burst in bursts:
             if burst.source == source:

@@ -173,7 +173,7 @@ class ReceiveStream:
             self._let_go(now)
         if level >= 0:
             self._receiver.hear(level, run.timestamp, now)
-        self._receiver.deliver_run(self.ssrc, run)
+        self._receiver.burst(self.ssrc).add_run(run)
 
     def receive_rtx(self, packet: RtpPacket, payload_type: int, now: float) -> bool:
         """Take a retransmission, of `payload_type` once unwrapped; whether it filled a gap."""

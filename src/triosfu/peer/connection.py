@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from random import Random
 
     from triosfu.dtls.certificate import Certificate
-    from triosfu.media.runs import Datagrams
     from triosfu.net.udp import UdpMux
     from triosfu.peer.state import PeerHandler
     from triosfu.sdp.negotiation import MediaPolicy
@@ -96,6 +95,7 @@ class PeerConnection:
         self.negotiation = Negotiation(local=self._local_transport(), policy=policy, single=single, rng=rng)
         intake = intake_of(mux.egress.kernel_queue, unprotect_address())
         self.ingress = Ingress(rng=rng, now=now, counters=counters, intake=intake)
+        self.transport_run = self.ingress.receive_run  # of the hot path: without a step between
         self.ingress.wake = self.drain_soon
         self.sender = Sender(rng=rng, now=now, ntp_offset=ntp_offset)
         association = Association(now=now, rng=rng, max_message_size=self.settings.max_message_size, over_dtls=True)
@@ -398,10 +398,6 @@ class PeerConnection:
     def transport_rtp(self, packet: bytes, now: float) -> None:
         """Give a decrypted packet to the receive side."""
         self.ingress.receive_rtp(packet, now)
-
-    def transport_run(self, session: int, datagrams: Datagrams, now: float) -> tuple[int, int]:
-        """Have the receive side open and take what is straight."""
-        return self.ingress.receive_run(session, datagrams, now)
 
     def transport_rtcp(self, packet: bytes, now: float) -> None:
         """Give a decrypted compound to both media sides."""

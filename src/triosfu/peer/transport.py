@@ -17,7 +17,7 @@ from triosfu.peer.sink import TransportSink
 from triosfu.srtp.core import Inbound, Outbound
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from random import Random
 
     from triosfu.dtls.certificate import Certificate
@@ -47,8 +47,9 @@ class TransportOwner(Protocol):
     def transport_rtp(self, packet: bytes, now: float) -> None:
         """Take one decrypted and authenticated RTP packet."""
 
-    def transport_run(self, session: int, datagrams: Datagrams, now: float) -> tuple[int, int]:
-        """Open SRTP packets with libsrtp's `session` and take them, the first ones; how many.
+    @property
+    def transport_run(self) -> Callable[[int, Datagrams, float], tuple[int, int]]:
+        """Opens SRTP packets with libsrtp's session, of which the address is given, and takes the first ones; how many.
 
         What is not taken is left as it is. The second number says how many of them were not authentic, and dropped.
         """

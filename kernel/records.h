@@ -1,6 +1,6 @@
 /* The records that Python prepares and the kernel works on. */
 
-#define KERNEL_VERSION 2 /* another number when any of them changes */
+#define KERNEL_VERSION 3 /* another number when any of them changes */
 
 struct way { /* a destination */
     void *name;
@@ -39,6 +39,13 @@ struct log { /* the packets of one transport by their transport-wide sequence nu
     uint32_t *sizes;
     uint32_t *next;
     uint32_t mask;
+};
+
+struct told { /* what one transport-wide feedback says */
+    uint32_t covered;  /* sequence numbers, */
+    uint32_t received; /* packets of these that came, */
+    uint32_t shares;   /* and how many pairs there are in `numbers` behind the first one */
+    double *numbers;   /* seconds on the way: the least and the last; then when a share came, and its bytes */
 };
 
 struct lane { /* the straight way from one source to one subscriber */

@@ -13,8 +13,18 @@ from typing import Any, Protocol, TypeAlias
 import structlog
 
 SWITCH = "TRIOSFU_KERNEL"
-VERSION = 2  # of the records; with another one the kernel is not ours
-SIZES = {"way": 32, "sink": 24, "queue": 96, "log": 32, "lane": 88, "part": 56, "burst": 48, "stop": 8}  # bytes
+VERSION = 3  # of the records; with another one the kernel is not ours
+SIZES = {
+    "way": 32,
+    "sink": 24,
+    "queue": 96,
+    "log": 32,
+    "told": 24,
+    "lane": 88,
+    "part": 56,
+    "burst": 48,
+    "stop": 8,
+}  # bytes
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from triosfu.media.sent_log import SentLog
+    from triosfu.media.sent_log import Arrivals, SentLog
     from triosfu.rtp.rtcp import Remb, TransportFeedback
 
 WINDOW = 1.0  # seconds of arrivals that the arrival rate is taken over
@@ -33,11 +33,13 @@ class Estimate:
 
     def receive_feedback(self, feedback: TransportFeedback, log: SentLog, now: float) -> None:
         """Take transport-wide feedback about packets in `log`."""
+        self.take(feedback.status_count, len(feedback.received), log.resolve(feedback), now)
+
+    def take(self, covered: int, received: int, found: Arrivals | None, now: float) -> None:
+        """Take what feedback tells: of the `covered` packets, `received` came, and `found` is how, if we sent any."""
         self.feedback_at = now
-        if feedback.status_count:
-            share = 1 - len(feedback.received) / feedback.status_count
-            self.loss += SMOOTHING * (share - self.loss)
-        found = log.resolve(feedback)
+        if covered:
+            self.loss += SMOOTHING * (1 - received / covered - self.loss)
         if found is None:
             return
         lowest = self._lowest_delay

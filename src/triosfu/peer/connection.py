@@ -93,7 +93,9 @@ class PeerConnection:
         self.negotiation = Negotiation(local=self._local_transport(), policy=policy, single=single, rng=rng)
         self.ingress = Ingress(rng=rng, now=now, counters=counters)
         self.ingress.wake = self.drain_soon
-        self.sender = Sender(rng=rng, now=now, ntp_offset=ntp_offset)
+        compiled = self.sink.compiled
+        kernel = None if compiled is None else compiled.queue.kernel
+        self.sender = Sender(rng=rng, now=now, ntp_offset=ntp_offset, kernel=kernel)
         association = Association(now=now, rng=rng, max_message_size=self.settings.max_message_size, over_dtls=True)
         self.sctp_drops = association.dropped
         """Packets and chunks of SCTP that were dropped, by reason."""
@@ -395,15 +397,18 @@ class PeerConnection:
         """Give a decrypted packet to the receive side."""
         self.ingress.receive_rtp(packet, now)
 
-    def transport_rtcp(self, packet: bytes, now: float) -> None:
-        """Give a decrypted compound to both media sides."""
+    def transport_rtcp(self, packet: bytes, now: float) -> bool:
+        """Give a decrypted compound to both media sides; False if nothing follows from it for what is to be sent."""
         try:
+            if self.sender.receive_feedback(packet, now):
+                return False
             reports = parse_compound(packet)
         except MalformedPacket:
             self.counters["malformed_rtcp"] += 1
-            return
+            return False
         self.ingress.receive_rtcp(reports, now)
         self.sender.receive_rtcp(reports, now)
+        return True
 
     def transport_data(self, packet: bytes, now: float) -> None:
         """Give an SCTP packet to the association."""

@@ -46,8 +46,8 @@ class TransportOwner(Protocol):
     def transport_rtp(self, packet: bytes, now: float) -> None:
         """Take one decrypted and authenticated RTP packet."""
 
-    def transport_rtcp(self, packet: bytes, now: float) -> None:
-        """Take one decrypted and authenticated RTCP compound."""
+    def transport_rtcp(self, packet: bytes, now: float) -> bool:
+        """Take one decrypted and authenticated RTCP compound; whether media may have something to send then."""
 
     def transport_data(self, packet: bytes, now: float) -> None:
         """Take one SCTP packet."""
@@ -252,7 +252,6 @@ class Transport:
 
     def receive_rtcp(self, data: bytes, now: float) -> None:
         """Unprotect one RTCP compound and pass it on."""
-        self._touched |= Touched.MEDIA
         if self._inbound is None:
             self.counters["early_rtcp"] += 1
             return
@@ -261,7 +260,8 @@ class Transport:
         except MalformedPacket:
             self.counters["unauthentic_rtcp"] += 1
             return
-        self._owner.transport_rtcp(compound, now)
+        if self._owner.transport_rtcp(compound, now):
+            self._touched |= Touched.MEDIA
 
     def end_of_batch(self, now: float) -> None:
         """Drain the cores that a batch of datagrams may have changed."""

@@ -50,8 +50,8 @@ class RecordingRoute:
     def receive_rtp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
         self.got.append(("rtp", bytes(arena[:length])))
 
-    def receive_rtcp(self, data: bytes, now: float) -> None:
-        self.got.append(("rtcp", data))
+    def receive_rtcp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
+        self.got.append(("rtcp", bytes(arena[:length])))
 
     def end_of_batch(self, now: float) -> None:
         self.batches += 1

@@ -250,17 +250,17 @@ class Transport:
             return
         self._owner.transport_rtp(bytes(arena[:size]), now)
 
-    def receive_rtcp(self, data: bytes, now: float) -> None:
-        """Unprotect one RTCP compound and pass it on."""
+    def receive_rtcp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
+        """Unprotect one RTCP compound where it lies in the receive arena and pass it on."""
         if self._inbound is None:
             self.counters["early_rtcp"] += 1
             return
         try:
-            compound = self._inbound.unprotect_rtcp(data)
+            size = self._inbound.unprotect_rtcp_in_place(pointer, length)
         except MalformedPacket:
             self.counters["unauthentic_rtcp"] += 1
             return
-        if self._owner.transport_rtcp(compound, now):
+        if self._owner.transport_rtcp(bytes(arena[:size]), now):
             self._touched |= Touched.MEDIA
 
     def end_of_batch(self, now: float) -> None:

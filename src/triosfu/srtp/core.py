@@ -78,16 +78,21 @@ class Inbound:
             self._keep(ssrc)
         return size
 
+    def unprotect_rtcp_in_place(self, pointer: Pointer, length: int) -> int:
+        """Decrypt `length` bytes of SRTCP at a cffi `char *`; returns the length of the RTCP compound."""
+        size = self._session.unprotect_rtcp(pointer, length)
+        ssrc = ffi.unpack(pointer + 4, 4)
+        if ssrc not in self._newer:
+            self._keep(ssrc)
+        return size
+
     def unprotect(self, data: bytes) -> bytes:
         """The RTP packet inside one SRTP packet."""
         return _on_copy(self.unprotect_in_place, data)
 
     def unprotect_rtcp(self, data: bytes) -> bytes:
         """The compound RTCP packet inside one SRTCP packet."""
-        plain = _on_copy(self._session.unprotect_rtcp, data)
-        if (ssrc := plain[4:8]) not in self._newer:
-            self._keep(ssrc)
-        return plain
+        return _on_copy(self.unprotect_rtcp_in_place, data)
 
     def remove_stream(self, ssrc: int) -> None:
         """Free what is kept for `ssrc`: its track has ended."""

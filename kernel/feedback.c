@@ -80,9 +80,8 @@ int kernel_feedback(const uint8_t *packet, size_t length, struct log *log, struc
         return 0;
     int32_t reference = (int32_t)(((uint32_t)packet[16] << 16 | get16(packet + 17)) ^ 0x800000) - 0x800000;
     int64_t ticks = (int64_t)reference * TICKS_PER_REFERENCE, began = 0;
-    uint64_t octets = 0;
-    double *numbers = told->numbers, *pair = numbers + 2;
-    int known = 0;
+    uint64_t octets = 0, total = 0;
+    double *numbers = told->numbers, *pair = numbers + 3;
     const uint8_t *delta = packet + deltas, *chunk = packet + FEEDBACK_CHUNKS;
     for (uint32_t distance = 0; distance < covered; chunk += 2) {
         struct statuses statuses = read_chunk(chunk, covered - distance);
@@ -99,13 +98,13 @@ int kernel_feedback(const uint8_t *packet, size_t length, struct log *log, struc
             uint32_t number = (base + distance) & 0xFFFF, slot = number & log->mask, age = (next - number) & 0xFFFF;
             if (!log->sizes[slot] || !age || age > log->mask + 1)
                 continue;
-            numbers[1] = (double)ticks * TICK - log->at[slot];
-            if (!known || numbers[1] < numbers[0])
-                numbers[0] = numbers[1];
-            known = 1;
+            numbers[2] = (double)ticks * TICK - log->at[slot];
+            if (!total || numbers[2] < numbers[1])
+                numbers[1] = numbers[2];
             if (!octets)
                 began = ticks;
             octets += log->sizes[slot];
+            total += log->sizes[slot];
             log->sizes[slot] = 0;
             if (ticks - began <= -SHARE || ticks - began >= SHARE) {
                 *pair++ = (double)ticks * TICK;
@@ -118,8 +117,9 @@ int kernel_feedback(const uint8_t *packet, size_t length, struct log *log, struc
         *pair++ = (double)ticks * TICK;
         *pair++ = (double)octets;
     }
+    numbers[0] = (double)total;
     told->covered = covered;
     told->received = received;
-    told->shares = (uint32_t)(pair - numbers) / 2 - 1;
+    told->shares = (uint32_t)(pair - numbers - 3) / 2;
     return 1;
 }

@@ -44,8 +44,8 @@ struct log { /* the packets of one transport by their transport-wide sequence nu
 struct told { /* what one transport-wide feedback says */
     uint32_t covered;  /* sequence numbers, */
     uint32_t received; /* packets of these that came, */
-    uint32_t shares;   /* and how many pairs there are in `numbers` behind the first one */
-    double *numbers;   /* seconds on the way: the least and the last; then when a share came, and its bytes */
+    uint32_t shares;   /* and in how many shares */
+    double *numbers;   /* bytes of all shares; seconds on the way, the least and the last; of each share, when and bytes */
 };
 
 struct lane { /* the straight way from one source to one subscriber */

@@ -19,12 +19,11 @@ class Estimate:
     def __init__(self) -> None:
         self.remb: int | None = None  # bits per second that the subscriber says it can take
         self.remb_at: float | None = None
-        self.arrival_rate: int | None = None  # bits per second that arrived over the last second, from TWCC
         self.loss = 0.0  # share of packets, smoothed, from TWCC
         self.queueing = 0.0  # seconds of delay above the lowest seen, from TWCC
         self.feedback_at: float | None = None
-        self._arrivals: deque[tuple[float, int]] = deque()
-        self._bytes = 0
+        self._arrivals: deque[tuple[float, float]] = deque()
+        self._bytes = 0.0
         self._lowest_delay: float | None = None
 
     def receive_remb(self, remb: Remb, now: float) -> None:
@@ -48,10 +47,14 @@ class Estimate:
         self._lowest_delay = lowest = min(lowest, found.lowest)
         self.queueing = found.last - lowest
         arrivals = self._arrivals
-        for share_of in found.shares:
-            arrivals.append(share_of)
-            self._bytes += share_of[1]
-        newest = found.shares[-1][0]
+        arrivals += found.shares
+        octets = self._bytes + found.octets
+        newest = arrivals[-1][0]
         while not 0 <= newest - arrivals[0][0] < WINDOW:
-            self._bytes -= arrivals.popleft()[1]
-        self.arrival_rate = round(8 * self._bytes / WINDOW)
+            octets -= arrivals.popleft()[1]
+        self._bytes = octets
+
+    @property
+    def arrival_rate(self) -> int | None:
+        """Bits per second that arrived over the last second of arrivals, from TWCC; None while nothing is known."""
+        return round(8 * self._bytes / WINDOW) if self._arrivals else None

@@ -22,7 +22,7 @@ class FeedbackReader:
     def __init__(self, kernel: Kernel) -> None:
         self._ffi = ffi = kernel.ffi
         self._kernel = kernel
-        self._room = ffi.new("double[]", 2 + 2 * LONGEST)
+        self._room = ffi.new("double[]", 3 + 2 * LONGEST)
         self._told = ffi.new("struct told *", {"numbers": self._room})
         self._counts = memoryview(ffi.buffer(self._told)).cast("B").cast("I")
         self._numbers = memoryview(ffi.buffer(self._room)).cast("B").cast("d")
@@ -38,9 +38,9 @@ class FeedbackReader:
         covered, received, shares = self._counts[:3]
         if not shares:
             return covered, received, None
-        numbers = self._numbers[: 2 + 2 * shares].tolist()
-        pairs = [(at, round(octets)) for at, octets in zip(numbers[2::2], numbers[3::2], strict=True)]
-        return covered, received, Arrivals(pairs, numbers[0], numbers[1])
+        numbers = self._numbers[: 3 + 2 * shares].tolist()
+        pairs = list(zip(numbers[3::2], numbers[4::2], strict=True))
+        return covered, received, Arrivals(pairs, numbers[0], numbers[1], numbers[2])
 
 
 @cache

@@ -23,7 +23,8 @@ builder.cdef("""
     void kernel_arrange(struct queue *, uint32_t *, struct iovec *, uint32_t, uint32_t, int);
     uint32_t kernel_gather(const struct queue *, const uint32_t *, struct iovec *, struct mmsghdr *, char *, uint32_t,
                            uint32_t *, uint32_t, uint32_t, int, uint32_t, size_t);
-    int kernel_feedback(const uint8_t *, size_t, struct log *, struct told *);
+    int kernel_feedback(const uint8_t *, size_t, struct log *, struct estimate *, double);
+    int kernel_feedback_lane(void *, struct feedback_lane *, uint8_t *, int *, double);
 """)
 builder.set_source(
     "triosfu_kernel",

@@ -1,14 +1,15 @@
 /* Transport-wide feedback of subscribers (draft-holmer-rmcat-transport-wide-cc-extensions-01), read and resolved.
  *
- * The reference is `TransportFeedback.parse_body` with `SentLog.resolve`.
+ * The reference is `TransportFeedback.parse_body`, `SentLog.resolve` and `Estimate.receive_feedback`.
  */
 
 #define FEEDBACK_CHUNKS 20 /* where they begin */
-#define LONGEST_FEEDBACK 2048
 #define TICK 0.00025
 #define TICKS_PER_REFERENCE 256
 #define SHARE 200 /* ticks */
 #define RESERVED 3
+#define WINDOW 1.0 /* seconds */
+#define SMOOTHING 0.2
 
 static uint32_t get16(const uint8_t *at) { return (uint32_t)at[0] << 8 | at[1]; }
 
@@ -68,20 +69,58 @@ static int measure(const uint8_t *packet, size_t length, uint32_t covered, uint3
     return at + needed <= length;
 }
 
-/* Read `packet`, one of transport-wide feedback and nothing else, and tell what came of the packets in `log`, of each
+static void drop(struct estimate *estimate) {
+    struct places *places = estimate->places;
+    estimate->numbers->octets -= estimate->shares[places->first].octets;
+    places->first = (places->first + 1) % estimate->kept;
+    places->count--;
+}
+
+static void add(struct estimate *estimate, int64_t ticks, uint64_t octets) {
+    struct places *places = estimate->places;
+    if (places->count == estimate->kept)
+        drop(estimate);
+    struct share *share = estimate->shares + (places->first + places->count++) % estimate->kept;
+    share->at = (double)ticks * TICK;
+    share->octets = (double)octets;
+    estimate->numbers->octets += share->octets;
+}
+
+/* Learn how long packets were on the way, the least and the last, and let go of what came a second before `newest`. */
+static void learn(struct estimate *estimate, double least, double last, double newest) {
+    struct estimates *numbers = estimate->numbers;
+    double lowest = numbers->lowest;
+    if (!(-WINDOW < last - lowest && last - lowest < 60 * WINDOW) || least < lowest)
+        lowest = least;
+    numbers->lowest = lowest;
+    numbers->queueing = last - lowest;
+    for (;;) {
+        double since = newest - estimate->shares[estimate->places->first].at;
+        if (0 <= since && since < WINDOW)
+            return;
+        drop(estimate);
+    }
+}
+
+/* Take `packet`, if it is transport-wide feedback and nothing else, for the packets in `log`, of which each is told of
  * once. Returns 0, and has done nothing, when it is for Python to say what that is. */
-int kernel_feedback(const uint8_t *packet, size_t length, struct log *log, struct told *told) {
-    if (length < FEEDBACK_CHUNKS || length > LONGEST_FEEDBACK || packet[0] != 0x8F || packet[1] != 205 ||
+int kernel_feedback(const uint8_t *packet, size_t length, struct log *log, struct estimate *estimate, double now) {
+    if (length < FEEDBACK_CHUNKS || packet[0] != 0x8F || packet[1] != 205 ||
         4 * ((size_t)get16(packet + 2) + 1) != length)
         return 0;
     uint32_t base = get16(packet + 12), covered = get16(packet + 14), received, next = *log->next;
     size_t deltas;
     if (!measure(packet, length, covered, &received, &deltas))
         return 0;
+    struct estimates *numbers = estimate->numbers;
+    numbers->at = now;
+    if (covered)
+        numbers->loss += SMOOTHING * (1 - (double)received / covered - numbers->loss);
     int32_t reference = (int32_t)(((uint32_t)packet[16] << 16 | get16(packet + 17)) ^ 0x800000) - 0x800000;
     int64_t ticks = (int64_t)reference * TICKS_PER_REFERENCE, began = 0;
-    uint64_t octets = 0, total = 0;
-    double *numbers = told->numbers, *pair = numbers + 3;
+    uint64_t octets = 0;
+    double least = 0, last = 0;
+    int known = 0;
     const uint8_t *delta = packet + deltas, *chunk = packet + FEEDBACK_CHUNKS;
     for (uint32_t distance = 0; distance < covered; chunk += 2) {
         struct statuses statuses = read_chunk(chunk, covered - distance);
@@ -98,28 +137,33 @@ int kernel_feedback(const uint8_t *packet, size_t length, struct log *log, struc
             uint32_t number = (base + distance) & 0xFFFF, slot = number & log->mask, age = (next - number) & 0xFFFF;
             if (!log->sizes[slot] || !age || age > log->mask + 1)
                 continue;
-            numbers[2] = (double)ticks * TICK - log->at[slot];
-            if (!total || numbers[2] < numbers[1])
-                numbers[1] = numbers[2];
+            last = (double)ticks * TICK - log->at[slot];
+            if (!known || last < least)
+                least = last;
+            known = 1;
             if (!octets)
                 began = ticks;
             octets += log->sizes[slot];
-            total += log->sizes[slot];
             log->sizes[slot] = 0;
             if (ticks - began <= -SHARE || ticks - began >= SHARE) {
-                *pair++ = (double)ticks * TICK;
-                *pair++ = (double)octets;
+                add(estimate, ticks, octets);
                 octets = 0;
             }
         }
     }
-    if (octets) {
-        *pair++ = (double)ticks * TICK;
-        *pair++ = (double)octets;
+    if (octets)
+        add(estimate, ticks, octets);
+    if (known) {
+        struct places *places = estimate->places;
+        learn(estimate, least, last, estimate->shares[(places->first + places->count - 1) % estimate->kept].at);
     }
-    numbers[0] = (double)total;
-    told->covered = covered;
-    told->received = received;
-    told->shares = (uint32_t)(pair - numbers - 3) / 2;
     return 1;
+}
+
+/* Verify and decrypt SRTCP where it lies, and take it if it is transport-wide feedback and nothing else. Returns 1 if
+ * so, 0 if it is something else, of `*length` bytes then, and -1 if libsrtp refuses it. */
+int kernel_feedback_lane(void *unprotect_function, struct feedback_lane *lane, uint8_t *packet, int *length, double now) {
+    if (((protect_t)unprotect_function)(lane->session, packet, length))
+        return -1;
+    return lane->log && kernel_feedback(packet, (size_t)*length, lane->log, lane->estimate, now);
 }

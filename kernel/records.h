@@ -41,11 +41,29 @@ struct log { /* the packets of one transport by their transport-wide sequence nu
     uint32_t mask;
 };
 
-struct told { /* what one transport-wide feedback says */
-    uint32_t covered;  /* sequence numbers, */
-    uint32_t received; /* packets of these that came, */
-    uint32_t shares;   /* and in how many shares */
-    double *numbers;   /* bytes of all shares; seconds on the way, the least and the last; of each share, when and bytes */
+struct estimate { /* the way to one subscriber, as its transport-wide feedback tells */
+    struct estimates {
+        double at; /* when feedback came last */
+        double loss;
+        double queueing;
+        double lowest; /* seconds on the way; not a number at first */
+        double octets; /* of all shares */
+    } *numbers;
+    struct places { /* in `shares` */
+        uint32_t first;
+        uint32_t count;
+    } *places;
+    struct share { /* bytes that arrived together */
+        double at;
+        double octets;
+    } *shares;
+    uint32_t kept; /* shares, at most */
+};
+
+struct feedback_lane { /* where the feedback of one subscriber goes */
+    void *session; /* of libsrtp; null while not connected */
+    struct log *log; /* null while nothing was sent */
+    struct estimate *estimate;
 };
 
 struct lane { /* the straight way from one source to one subscriber */

@@ -14,17 +14,18 @@ import structlog
 
 SWITCH = "TRIOSFU_KERNEL"
 VERSION = 3  # of the records; with another one the kernel is not ours
-SIZES = {
+SIZES = {  # bytes
     "way": 32,
     "sink": 24,
     "queue": 96,
     "log": 32,
-    "told": 24,
+    "estimate": 32,
+    "feedback_lane": 24,
     "lane": 88,
     "part": 56,
     "burst": 48,
     "stop": 8,
-}  # bytes
+}
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from triosfu.errors import UsageError
 from triosfu.grid import on_grid
 from triosfu.media.estimate import Estimate
-from triosfu.media.feedback_reader import reader_of
+from triosfu.media.feedback_lane import FeedbackLane
 from triosfu.media.sent_log import SentLog
 from triosfu.rtp.rtcp import (
     DelaySinceLastRr,
@@ -48,9 +48,9 @@ class Sender:
 
     def __init__(self, *, rng: Random, now: float, ntp_offset: float = 0.0, kernel: Kernel | None = None) -> None:
         """Start without tracks. `ntp_offset` is the time of day in seconds since 1900, less `now`."""
-        self._reader = None if kernel is None else reader_of(kernel)
         self.estimate = Estimate()
         self.sent_log = SentLog()
+        self.feedback_lane = None if kernel is None else FeedbackLane(kernel, self.sent_log, self.estimate)
         self.unknown_ssrcs = 0  # reports and requests about streams that are not (or no longer) sent
         self._ntp_offset = ntp_offset
         self._ssrc = rng.randrange(1, 2**32)
@@ -101,6 +101,8 @@ class Sender:
         """Unbind all tracks and forget what was sent; the transport is gone."""
         for track in list(self._tracks.values()):
             self.remove(track)
+        if self.feedback_lane is not None:
+            self.feedback_lane.forget()
         self.sent_log.forget()
 
     # --- RTCP in ---------------------------------------------------------------------------------------------------
@@ -113,12 +115,8 @@ class Sender:
         """
         if packet[:2] != FEEDBACK_ALONE or 4 * (packet[2] << 8 | packet[3]) + 4 != len(packet):
             return False
-        log = self.sent_log
-        told = None if self._reader is None or log.empty else self._reader.read(packet, log)
-        if told is None:
-            self.estimate.receive_feedback(TransportFeedback.parse_body(packet[4:]), log, now)
-        else:
-            self.estimate.take(*told, now)
+        if self.feedback_lane is None or not self.feedback_lane.take(packet, now):
+            self.estimate.receive_feedback(TransportFeedback.parse_body(packet[4:]), self.sent_log, now)
         return True
 
     def receive_rtcp(self, packets: Sequence[RtcpPacket], now: float) -> None:

@@ -20,7 +20,6 @@ class Arrivals(NamedTuple):
     """What one feedback tells. Times of arrival are by the subscriber's clock, of which only changes mean something."""
 
     shares: list[tuple[float, float]]  # when the last of some packets arrived, and how many bytes they have together
-    octets: float  # of all shares
     lowest: float  # seconds from when a packet was sent to when it arrived
     last: float  # the same for the last one
 
@@ -82,7 +81,7 @@ class SentLog:
         if not sent:
             return None
         ticks, base = feedback.reference_time * TICKS_PER_REFERENCE, feedback.base_sequence
-        total = octets = began = 0
+        octets = began = 0
         delay = lowest = math.inf
         shares: list[tuple[float, float]] = []
         # A step for each packet of each subscriber: nothing is made for a single one.
@@ -98,13 +97,12 @@ class SentLog:
                 if not octets:
                     began = ticks
                 octets += size
-                total += size
                 if not -SHARE < ticks - began < SHARE:
                     shares.append((ticks * TICK, octets))
                     octets = 0
         if octets:
             shares.append((ticks * TICK, octets))
-        return Arrivals(shares, total, lowest, delay) if shares else None
+        return Arrivals(shares, lowest, delay) if shares else None
 
     def forget(self) -> None:
         """Know nothing of what was sent so far: 12 KiB, with a busy transport."""

@@ -96,6 +96,7 @@ class PeerConnection:
         compiled = self.sink.compiled
         kernel = None if compiled is None else compiled.queue.kernel
         self.sender = Sender(rng=rng, now=now, ntp_offset=ntp_offset, kernel=kernel)
+        self._transport.feedback_lane = self.sender.feedback_lane
         association = Association(now=now, rng=rng, max_message_size=self.settings.max_message_size, over_dtls=True)
         self.sctp_drops = association.dropped
         """Packets and chunks of SCTP that were dropped, by reason."""

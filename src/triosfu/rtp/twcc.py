@@ -125,7 +125,7 @@ def read_chunks(body: bytes, position: int, count: int) -> tuple[list[int], byte
     return distances, found, position
 
 
-def read_deltas(body: bytes, position: int, symbols: bytes) -> list[int]:
+def read_deltas(body: bytes, position: int, symbols: bytearray) -> list[int]:
     """The delta of each packet that came, in ticks: of one byte or two, as its symbol says."""
     deltas: list[int] = []
     size = len(body)

@@ -70,6 +70,11 @@ class Inbound:
         self._newer: set[bytes] = set()  # SSRCs as they are on the wire
         self._older: set[bytes] = set()
 
+    @property
+    def address(self) -> int:
+        """Of libsrtp's context, for code that is compiled and calls `srtp_unprotect_rtcp` itself; 0 if it must not."""
+        return self._session.address
+
     def unprotect_in_place(self, pointer: Pointer, length: int) -> int:
         """Decrypt `length` bytes of SRTP at a cffi `char *`; returns the length of the RTP packet."""
         size = self._session.unprotect(pointer, length)
@@ -81,10 +86,14 @@ class Inbound:
     def unprotect_rtcp_in_place(self, pointer: Pointer, length: int) -> int:
         """Decrypt `length` bytes of SRTCP at a cffi `char *`; returns the length of the RTCP compound."""
         size = self._session.unprotect_rtcp(pointer, length)
+        self.unprotected_rtcp(pointer)
+        return size
+
+    def unprotected_rtcp(self, pointer: Pointer) -> None:
+        """Learn that libsrtp has decrypted the SRTCP at a cffi `char *`: it keeps a stream for who has sent it."""
         ssrc = ffi.unpack(pointer + 4, 4)
         if ssrc not in self._newer:
             self._keep(ssrc)
-        return size
 
     def unprotect(self, data: bytes) -> bytes:
         """The RTP packet inside one SRTP packet."""

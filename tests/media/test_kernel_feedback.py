@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from random import Random
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz.checks.feedback import Way, check_feedback, taken_alike
 from triosfu.errors import MalformedPacket
 from triosfu.kernel import Kernel, installed
-from triosfu.media.estimate import KEPT, Estimate
+from triosfu.media.estimate import KEPT
 from triosfu.media.feedback_lane import FeedbackLane
 from triosfu.media.sender import Sender
-from triosfu.media.sent_log import REMEMBERED, SentLog
-from triosfu.rtp.rtcp import Pli, TransportFeedback, parse_compound
+from triosfu.media.sent_log import REMEMBERED
+from triosfu.rtp.rtcp import Pli, TransportFeedback
 from triosfu.srtp import Inbound, Outbound, SrtpError, SrtpKeys, SrtpProfile
 from triosfu.srtp.binding import ffi
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 pytestmark = pytest.mark.skipif(installed() is None, reason="the kernel is not installed")
 
@@ -48,69 +44,12 @@ def feedbacks(draw: st.DrawFn) -> TransportFeedback:
     )
 
 
-def kernel() -> Kernel:
-    found = installed()
-    assert found is not None
-    return found
-
-
-def log_of(sent: int, begun: int) -> SentLog:
-    """One that has numbered `sent` packets, the first of them with `begun`."""
-    log = SentLog()
-    log._next[0] = begun
-    for number in range(sent):
-        log.sent(number % 1400 + 1, number / 300)
-    return log
-
-
-class Path:
-    """What is known of the way to one subscriber, to whom `sent` packets have gone, the first of them with `begun`."""
-
-    def __init__(self, sent: int, begun: int) -> None:
-        self.log, self.estimate = log_of(sent, begun), Estimate()
-        self.lane = FeedbackLane(kernel(), self.log, self.estimate)
-
-    @property
-    def state(self) -> object:
-        estimate = self.estimate
-        numbers = [repr(number) for number in estimate._numbers]  # nan is nan
-        first, count = estimate._places
-        shares = [estimate._shares[2 * (place % KEPT) :][:2] for place in range(first, first + count)]
-        return self.log._sizes, self.log._next, numbers, count, shares
-
-
-def by_python(path: Path, packet: bytes) -> bool:
-    try:
-        packets = parse_compound(packet)
-    except MalformedPacket:
-        return False
-    if len(packets) != 1 or not isinstance(packets[0], TransportFeedback):
-        return False
-    path.estimate.receive_feedback(packets[0], path.log, 1.5)
-    return True
-
-
-def check(packets: Sequence[bytes], sent: int, begun: int) -> list[bool]:
-    """Which of `packets` the kernel takes; then all is as Python would have it, and otherwise as it was."""
-    ours, theirs = Path(sent, begun), Path(sent, begun)
-    taken = []
-    for packet in packets:
-        before = deepcopy(theirs.state)
-        taken.append(theirs.lane.take(packet, 1.5))
-        if taken[-1]:
-            assert by_python(ours, packet)
-            assert theirs.state == ours.state
-        else:
-            assert theirs.state == before, "it has changed what it has not understood"
-    return taken
-
-
 logs = st.integers(1, 60) | st.just(REMEMBERED + 50), st.just(0) | st.just(0xFFFF - 20) | st.integers(0, 0xFFFF)
 
 
 @given(st.lists(feedbacks(), min_size=1, max_size=4), *logs)
 def test_well_formed_feedback_tells_the_same(said: list[TransportFeedback], sent: int, begun: int) -> None:
-    assert all(check([feedback.serialize() for feedback in said], sent, begun))
+    assert all(taken_alike([feedback.serialize() for feedback in said], sent, begun))
 
 
 @given(st.integers(0, 0xFFFF) | st.integers(0, 60), st.binary(max_size=60), *logs)
@@ -120,7 +59,7 @@ def test_any_statuses_and_deltas_tell_the_same_or_are_left_to_python(
     body = bytes(8) + begun.to_bytes(2, "big") + count.to_bytes(2, "big") + bytes(4) + body
     body += bytes(-len(body) % 4)
     packet = bytes([0x8F, 205]) + (len(body) // 4).to_bytes(2, "big") + body
-    assert check([packet], sent, begun) == [by_python(Path(sent, begun), packet)]
+    assert taken_alike([packet], sent, begun) == [Way(sent, begun).take(packet)]
 
 
 @given(feedbacks(), st.data())
@@ -128,27 +67,26 @@ def test_damaged_feedback_tells_the_same_or_is_left_to_python(feedback: Transpor
     packet = bytearray(feedback.serialize())
     for _ in range(data.draw(st.integers(0, 3))):
         packet[data.draw(st.integers(0, len(packet) - 1))] = data.draw(st.integers(0, 255))
-    check([bytes(packet[: data.draw(st.integers(0, len(packet)))])], 40, 0)
+    check_feedback(bytes(packet[: data.draw(st.integers(0, len(packet)))]))
 
 
 def test_a_clock_that_leaps_to_and_fro_makes_nothing_grow() -> None:
     # Within the same second, but no more than two packets in one share.
     received = tuple((number, 2000 if number % 2 else -2000) for number in range(400))
     packet = TransportFeedback(1, 2, 0, 400, 0, 0, received).serialize()
-    assert check([packet], 500, 0) == [True]
-    for take in (by_python, lambda path, packet: path.lane.take(packet, 1.5)):
-        path = Path(500, 0)
-        assert take(path, packet)
-        assert path.estimate._places[1] == KEPT
-        assert path.estimate.arrival_rate == 8 * sum(range(400 - 2 * KEPT + 1, 401))
+    assert taken_alike([packet], 500, 0) == [True]
+    way = Way(500, 0)
+    assert way.take(packet)
+    assert way.estimate._places[1] == KEPT
+    assert way.estimate.arrival_rate == 8 * sum(range(400 - 2 * KEPT + 1, 401))
 
 
 def test_padding_and_compounds_are_left_to_python() -> None:
     packet = TransportFeedback(1, 2, 0, 2, 0, 0, ((0, 4), (1, 4))).serialize()
     padded = bytes([packet[0] | 0x20]) + packet[1:3] + bytes([packet[3] + 1]) + packet[4:] + bytes([0, 0, 0, 4])
     for whole in (padded, packet + Pli(1, 2).serialize(), Pli(1, 2).serialize() + packet):
-        assert check([whole], 10, 0) == [False]
-    assert by_python(Path(10, 0), padded)
+        assert taken_alike([whole], 10, 0) == [False]
+    assert Way(10, 0).take(padded)
 
 
 @pytest.mark.parametrize("kernel", [None, installed()], ids=["python", "compiled"])
@@ -176,23 +114,26 @@ def test_a_sender_takes_feedback_alone_and_nothing_else(kernel: Kernel | None) -
 def test_what_is_protected_is_taken_only_if_it_is_authentic() -> None:
     keys = SrtpKeys.from_exporter(GCM, Random(3).randbytes(GCM.export_length), client=True)
     outbound, inbound = Outbound(keys), Inbound(keys.swapped())
-    path = Path(4, 0)
-    assert path.lane.secure(inbound.address)
+    way = Way(4, 0)
+    kernel = installed()
+    assert kernel is not None
+    lane = FeedbackLane(kernel, way.log, way.estimate)
+    assert lane.secure(inbound.address)
     packet = TransportFeedback(1, 2, 0, 2, 0, 0, ((0, 4), (1, 4))).serialize()
     whole, report = outbound.protect_rtcp(packet), outbound.protect_rtcp(Pli(1, 2).serialize())
     room = ffi.new("char[]", 2048)
 
     def receive(data: bytes) -> int:
         ffi.memmove(room, data, len(data))
-        return path.lane.receive(room, len(data), 1.5)
+        return lane.receive(room, len(data), 1.5)
 
     for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-1], whole[:20]):
         with pytest.raises(SrtpError):
             receive(damaged)
-    assert path.estimate.feedback_at is None
+    assert way.estimate.feedback_at is None
     assert receive(whole) == 0
-    assert path.estimate.feedback_at == 1.5
+    assert way.estimate.feedback_at == 1.5
     with pytest.raises(SrtpError):
         receive(whole)  # again
     assert bytes(ffi.buffer(room, receive(report))) == Pli(1, 2).serialize()
-    assert not path.lane.secure(0)
+    assert not lane.secure(0)

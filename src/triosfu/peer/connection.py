@@ -28,7 +28,7 @@ from triosfu.peer.channel import OVER, ChannelState, DataChannel
 from triosfu.peer.state import PeerSettings, PeerState
 from triosfu.peer.transport import Touched, Transport
 from triosfu.peer.waiting import WaitingPlace
-from triosfu.rtp.rtcp import parse_compound
+from triosfu.rtp.rtcp import ReceiverReport, Remb, Sdes, parse_compound
 from triosfu.sctp.core import Association
 from triosfu.sdp.negotiation import Changes, LocalTransport, Negotiation
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from triosfu.peer.state import PeerHandler
     from triosfu.sdp.negotiation import MediaPolicy
 
+ONLY_KNOWN = (ReceiverReport, Remb, Sdes)  # these add to what is known, and to nothing that is to be sent
 MAX_REMOTE_CANDIDATES = 64  # that one client may add to one ICE session of a peer connection
 
 log = structlog.get_logger(__name__)
@@ -409,7 +410,7 @@ class PeerConnection:
             return False
         self.ingress.receive_rtcp(reports, now)
         self.sender.receive_rtcp(reports, now)
-        return True
+        return not all(isinstance(report, ONLY_KNOWN) for report in reports)
 
     def transport_data(self, packet: bytes, now: float) -> None:
         """Give an SCTP packet to the association."""

@@ -15,6 +15,7 @@ INCLUDES = """
 """
 
 records = (HERE / "records.h").read_text()
+loops = "".join((HERE / name).read_text() for name in ("kernel.c", "receive.c", "feedback.c"))
 builder = FFI()
 builder.cdef("struct iovec { ...; }; struct mmsghdr { ...; };\n" + records)
 builder.cdef("""
@@ -25,11 +26,14 @@ builder.cdef("""
     int kernel_shape(const struct intake *, uint32_t, uint32_t, const struct form *, struct part *, char *, uint32_t);
     uint32_t kernel_gather(const struct queue *, const uint32_t *, struct iovec *, struct mmsghdr *, char *, uint32_t,
                            uint32_t *, uint32_t, uint32_t, int, uint32_t, size_t);
+    int kernel_feedback(const uint8_t *, size_t, struct log *, struct estimate *, double);
+    int kernel_feedback_lane(void *, struct feedback_lane *, uint8_t *, int *, double);
 """)
 builder.set_source(
     "triosfu_kernel",
-    INCLUDES + records + "".join((HERE / name).read_text() for name in ("kernel.c", "receive.c")),
-    extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra"],
+    INCLUDES + records + loops,
+    # Python rounds each result of a calculation, so nothing is contracted.
+    extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra", "-ffp-contract=off"],
 )
 
 if __name__ == "__main__":

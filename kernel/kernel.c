@@ -1,7 +1,7 @@
 /* The innermost loops of triosfu's packet path.
  *
- * Each does what a loop in Python does, which is the reference: `Forwarder.forward` and `Messages._write`. Nothing here
- * allocates, waits, or decides anything that is not straight: what is not is left to Python.
+ * Each does what a loop in Python does, which is the reference: `Forwarder.forward`, `Messages._arrange` and `_write`.
+ * Nothing here allocates, waits, or decides anything that is not straight: what is not is left to Python.
  */
 
 #define HEADER_SIZE 12
@@ -10,6 +10,8 @@
 #define LINE 64 /* bytes, of the processor's caches */
 
 typedef int (*protect_t)(void *session, void *packet, int *length);
+
+static uint32_t get16(const uint8_t *at) { return (uint32_t)at[0] << 8 | at[1]; }
 
 static void put16(uint8_t *at, uint32_t value) {
     at[0] = (uint8_t)(value >> 8);

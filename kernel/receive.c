@@ -9,14 +9,10 @@
 #define EXTENDED 0x90 /* and with some */
 #define ONE_BYTE 0xBEDE
 
-typedef int (*unprotect_t)(void *session, void *packet, int *length);
-
 struct seen { /* what the extensions of one packet say */
     int32_t transport; /* -1 for nothing */
     int32_t level;
 };
-
-static uint32_t get16(const uint8_t *at) { return (uint32_t)at[0] << 8 | at[1]; }
 
 static uint32_t get32(const uint8_t *at) { return get16(at) << 16 | get16(at + 2); }
 
@@ -90,7 +86,7 @@ static int read_vp8(struct packet *packet, const uint8_t *payload, uint32_t size
  *
  * What is not straight by its header is not touched. What turns out so when it has been decrypted is told in `left`. */
 uint32_t kernel_receive(struct intake *intake, uintptr_t session, void *datagrams, uint32_t length, uint32_t size) {
-    unprotect_t unprotect = (unprotect_t)intake->unprotect;
+    protect_t unprotect = (protect_t)intake->unprotect; /* it looks the same */
     uint32_t count = 0, at = 0;
     intake->left = intake->refused = 0;
     for (; at < length; at += size) {

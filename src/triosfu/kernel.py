@@ -13,12 +13,14 @@ from typing import Any, Protocol, TypeAlias
 import structlog
 
 SWITCH = "TRIOSFU_KERNEL"
-VERSION = 3  # of the records; with another one the kernel is not ours
+VERSION = 4  # of the records; with another one the kernel is not ours
 SIZES = {  # bytes
     "way": 32,
     "sink": 24,
     "queue": 96,
     "log": 32,
+    "estimate": 32,
+    "feedback_lane": 24,
     "lane": 88,
     "part": 56,
     "burst": 48,

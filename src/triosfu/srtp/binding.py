@@ -8,6 +8,7 @@ libsrtp functions straight on the caller's memory. Should a release move what it
 from __future__ import annotations
 
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import pylibsrtp
@@ -95,21 +96,29 @@ def in_place_available() -> bool:
         return False
 
 
+@cache
 def protect_address() -> int:
     """Where libsrtp's `srtp_protect` is, for code that is compiled; 0 if this pylibsrtp does not tell."""
     return _address_of("srtp_protect")
 
 
+@cache
 def unprotect_address() -> int:
-    """Where its `srtp_unprotect` is; 0 as above."""
+    """Where libsrtp's `srtp_unprotect` is, for code that is compiled; 0 if this pylibsrtp does not tell."""
     return _address_of("srtp_unprotect")
 
 
-def _address_of(function: str) -> int:
+@cache
+def unprotect_rtcp_address() -> int:
+    """Where libsrtp's `srtp_unprotect_rtcp` is, for code that is compiled; 0 if this pylibsrtp does not tell."""
+    return _address_of("srtp_unprotect_rtcp")
+
+
+def _address_of(name: str) -> int:
     if not in_place_available():
         return 0
     binding = pylibsrtp._binding  # noqa: SLF001
-    return int(binding.ffi.cast("uintptr_t", binding.ffi.addressof(binding.lib, function)))
+    return int(binding.ffi.cast("uintptr_t", binding.ffi.addressof(binding.lib, name)))
 
 
 class InPlaceSession:

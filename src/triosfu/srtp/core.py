@@ -70,6 +70,14 @@ class Inbound:
         self._newer: set[bytes] = set()  # SSRCs as they are on the wire
         self._older: set[bytes] = set()
 
+    @property
+    def address(self) -> int:
+        """Of libsrtp's context, for code that is compiled and calls libsrtp itself; 0 if it must not.
+
+        It may have packets of RTP decrypted whose stream is `kept`, and RTCP if it says so (`unprotected_rtcp`).
+        """
+        return self._session.address
+
     def unprotect_in_place(self, pointer: Pointer, length: int) -> int:
         """Decrypt `length` bytes of SRTP at a cffi `char *`; returns the length of the RTP packet."""
         size = self._session.unprotect(pointer, length)
@@ -78,17 +86,21 @@ class Inbound:
             self._keep(ssrc)
         return size
 
-    @property
-    def address(self) -> int:
-        """Of libsrtp's context, for code that is compiled and calls `srtp_unprotect` itself; 0 if it must not.
-
-        It may do so for packets of streams that are `kept`.
-        """
-        return self._session.address
-
     def kept(self, ssrc: bytes) -> bool:
         """Whether the stream with this SSRC, as it is on the wire, has proved itself, and is not the next to go."""
         return ssrc in self._newer
+
+    def unprotect_rtcp_in_place(self, pointer: Pointer, length: int) -> int:
+        """Decrypt `length` bytes of SRTCP at a cffi `char *`; returns the length of the RTCP compound."""
+        size = self._session.unprotect_rtcp(pointer, length)
+        self.unprotected_rtcp(pointer)
+        return size
+
+    def unprotected_rtcp(self, pointer: Pointer) -> None:
+        """Learn that libsrtp has decrypted the SRTCP at a cffi `char *`: it keeps a stream for who has sent it."""
+        ssrc = ffi.unpack(pointer + 4, 4)
+        if ssrc not in self._newer:
+            self._keep(ssrc)
 
     def unprotect(self, data: bytes) -> bytes:
         """The RTP packet inside one SRTP packet."""
@@ -96,10 +108,7 @@ class Inbound:
 
     def unprotect_rtcp(self, data: bytes) -> bytes:
         """The compound RTCP packet inside one SRTCP packet."""
-        plain = _on_copy(self._session.unprotect_rtcp, data)
-        if (ssrc := plain[4:8]) not in self._newer:
-            self._keep(ssrc)
-        return plain
+        return _on_copy(self.unprotect_rtcp_in_place, data)
 
     def remove_stream(self, ssrc: int) -> None:
         """Free what is kept for `ssrc`: its track has ended."""

@@ -162,6 +162,28 @@ def _feedback() -> list[bytes]:
     return [TransportFeedback(1, 2, base, count, 5, 6, received).serialize() for base, count, received in spoken]
 
 
+def _run() -> list[bytes]:
+    """Three packets of a picture with a number for the transport each, and one of a sound with its level."""
+    made = b"".join(
+        build_rtp(
+            ssrc=1,
+            payload_type=96,
+            sequence=65534 + number & 0xFFFF,
+            timestamp=3,
+            payload=b"\x80\xe0\x81\x23\x01\x21\1" + bytes(5),
+            extensions={3: bytes([0, number]), 6: bytes(8), 12: b"frame"},
+        )
+        for number in range(3)
+    )
+    sound = build_rtp(
+        ssrc=1, payload_type=96, sequence=2, timestamp=3, payload=b"\0\1", extensions={1: b"\x90", 3: b"\0\7"}
+    )
+    return [
+        bytes([len(made) // 3 >> 3, len(made) // 3 & 7]) + made,
+        bytes([len(sound) >> 3, len(sound) & 7 | 8]) + sound,
+    ]
+
+
 def _signals() -> list[bytes]:
     request = rtc.SignalRequest(add_track=rtc.AddTrackRequest(cid="mic", name="mic", simulcast_codecs=[{"codec": "x"}]))
     return [request.SerializeToString(), b'{"ping_req": {"timestamp": "1"}}']
@@ -281,6 +303,7 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
     "check_red": lambda: [b"\xef\0\0\2\x6fabcd"],
     "check_rtcp": _rtcp,
     "check_rtp": _rtp,
+    "check_run": _run,
     "check_sctp": sctp_packets,
     "check_sctp_association": lambda: association_scripts(sctp_packets()),
     # Say, settle, reset, say with a budget, lose, shut down; both begin at once; forged chunks.

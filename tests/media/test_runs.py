@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fuzz.checks.runs import check_run, written
 from tests.media.send_path import PUBLISHED, vp8
 from tests.media.test_kernel import EgressPath, Sent
 from triosfu.dtls.certificate import Certificate
 from triosfu.kernel import installed
 from triosfu.media.codecs import DEPENDENCY_DESCRIPTOR
 from triosfu.media.ingress import TRANSPORT_WIDE_CC, Ingress
-from triosfu.media.lanes import _Parts, part_record
+from triosfu.media.lanes import _Parts
 from triosfu.media.levels import SSRC_AUDIO_LEVEL, AudioLevel
 from triosfu.media.receiver import TrackReceiver
 from triosfu.media.runs import Run, intake_of
@@ -355,17 +356,6 @@ IDS = st.dictionaries(
 )
 
 
-def written(parts: _Parts, count: int) -> list[tuple[object, ...]]:
-    """The parts that are filled in, with their bytes."""
-    found = []
-    for place in range(count):
-        index, tail, length, *rest = part_record.unpack_from(parts._bytes, place * part_record.size)
-        for value, at in ((4, 6), (8, 7), (10, 9)):
-            rest[value] = rest[value] if rest[at] else 0  # a number that is nowhere is no matter
-        found.append((index, bytes(parts._tails[tail : tail + length]), *rest))
-    return found
-
-
 @settings(max_examples=200, deadline=None)
 @given(IDS, st.booleans(), st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4), st.sampled_from((5, 1396, 1430)))
 def test_the_kernel_makes_the_parts_that_python_makes(
@@ -388,3 +378,25 @@ def test_the_kernel_makes_the_parts_that_python_makes(
         kernel = written(parts, 3)
         assert parts._write(shape.take(burst, EXTENSIONS)) == 3
         assert kernel == written(parts, 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(BLOCKS), st.sampled_from(("", "short", "key", "damaged"))), min_size=1, max_size=4
+    ),
+    st.sampled_from((0, 8)),
+    st.data(),
+)
+def test_damaged_packets_are_the_same_to_the_kernel_or_left_to_python(
+    kinds: list[tuple[str, str]], levelled: int, data: st.DataObject
+) -> None:
+    packets = bytearray()
+    size = 100
+    for number, (block, kind) in enumerate(kinds):
+        packet = build_rtp(ssrc=1, payload_type=96, sequence=65534 + number & 0xFFFF, timestamp=7)
+        packet = extended(packet + payload(kind, 40_000 + number, 90, first=not number), block, number)
+        packets += packet[:size].ljust(size, b"\0")
+    for _ in range(data.draw(st.integers(0, 3))):
+        packets[data.draw(st.integers(0, len(packets) - 1))] = data.draw(st.integers(0, 255))
+    check_run(bytes([size >> 3, size & 7 | levelled]) + packets[: data.draw(st.integers(0, len(packets)))])

@@ -71,13 +71,17 @@ class PacketBuffer:
         """Keep packets that arrive now, the first under `index` and the others behind it: newer than all there are."""
         if index != self._newest + 1:
             self._skip(self._newest + 1, index, arrival)
+        ring, arrivals = self._ring, self._arrivals
         for data in run:
-            slot = self._slot(index, arrival)
-            if replaced := self._ring[slot]:
+            slot = index % len(ring)
+            if arrival - arrivals[slot] < MOST:  # it is taken, and there may be room for more
+                slot = self._slot(index, arrival)
+                ring, arrivals = self._ring, self._arrivals
+            if replaced := ring[slot]:
                 self._bytes -= len(replaced)
             self._newest = index
-            self._ring[slot] = data
-            self._arrivals[slot] = arrival
+            ring[slot] = data
+            arrivals[slot] = arrival
             self._bytes += len(data)
             index += 1
 

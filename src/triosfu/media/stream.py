@@ -161,9 +161,10 @@ class ReceiveStream:
         now, data = run.arrival, run.data
         if self.tracker.waiting:
             self._begin(now)
-        self.packets += len(data)
+        count = len(data)
+        self.packets += count
         self.bytes += sum(map(len, data))
-        number = self.reception.observe_run(len(data), run.timestamp, now)
+        number = self.reception.observe_run(count, run.timestamp, now)
         self._number = self.reception.highest
         run.index = number - self._exclusions.offset
         run.vital = run.timestamp == self._keyframe_at

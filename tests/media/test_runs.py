@@ -17,7 +17,7 @@ from triosfu.dtls.certificate import Certificate
 from triosfu.kernel import installed
 from triosfu.media.codecs import DEPENDENCY_DESCRIPTOR
 from triosfu.media.ingress import TRANSPORT_WIDE_CC, Ingress
-from triosfu.media.lanes import _Parts
+from triosfu.media.lanes import PARTS, _Parts
 from triosfu.media.levels import SSRC_AUDIO_LEVEL, AudioLevel
 from triosfu.media.receiver import TrackReceiver
 from triosfu.media.runs import Run, intake_of
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(installed() is None, reason="the kernel is not installed")
 
 SOUND = 2000
+LONGEST = 128  # datagrams that a system may hand over as one message
 EXTENSIONS = {SSRC_AUDIO_LEVEL: 1, TRANSPORT_WIDE_CC: 3, ABS_CAPTURE_TIME: 6, DEPENDENCY_DESCRIPTOR: 12}
 CERTIFICATE = Certificate.generate()
 PROFILES = SrtpProfile.AEAD_AES_128_GCM, SrtpProfile.AES128_CM_SHA1_80
@@ -73,7 +74,7 @@ class Publisher:
             now=0.0,
         )
         self._transport._secure(keys.swapped())
-        self._arena = Arena(1, 64 * SLOT)
+        self._arena = Arena(1, LONGEST * SLOT)
         self.reports: list[bytes] = []
         self.counters = self._transport.counters
 
@@ -93,7 +94,11 @@ class Publisher:
         while place < len(datagrams):
             size = len(datagrams[place])
             end = place + 1
-            while end < len(datagrams) and len(datagrams[end]) <= size == len(datagrams[end - 1]) and end - place < 64:
+            while (
+                end < len(datagrams)
+                and len(datagrams[end]) <= size == len(datagrams[end - 1])
+                and end - place < LONGEST
+            ):
                 end += 1
             run = b"".join(datagrams[place:end])
             self._arena.memory[: len(run)] = run
@@ -339,6 +344,15 @@ def test_what_the_kernel_has_forgotten_is_read_again_by_python(monkeypatch: pyte
     kept = run(script)
     monkeypatch.setattr(Run, "intake", None)  # as if others had needed the room before the batch has ended
     assert run(script) == kept
+
+
+def test_a_run_that_is_longer_than_the_kernel_takes_at_a_time() -> None:
+    publisher, script = begun()
+    before = len(publisher.sent)
+    frame = Frame(2, (200,) * 100, ("",) * 100, "few", "", marker=True, wait=0.0)
+    publisher.batch(script.datagrams(frame, publisher))
+    assert max(len(run.data) for run in publisher.path.receiver._newest[PUBLISHED + 2].runs) == PARTS
+    assert len(publisher.sent) == before + 100
 
 
 def test_when_the_store_is_full_it_is_emptied_and_begun_anew() -> None:

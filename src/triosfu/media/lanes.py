@@ -184,7 +184,7 @@ class _Parts:
     def _read(self, run: Run, form: bytes) -> bool:
         """Have the kernel make the parts of what it has read; whether it could."""
         intake = run.intake
-        if intake is None or not form:
+        if intake is None or not form or len(run.data) > PARTS:
             return False
         self._form[:] = form
         like = self.records[0]

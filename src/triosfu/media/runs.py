@@ -73,7 +73,7 @@ class Intake:
             first = record.count = record.used = 0
         expected_record.pack_into(self._expected, 0, *expected)
         _, pointer, length, size = datagrams
-        count = self.kernel.lib.kernel_receive(record, session, pointer, length, size)
+        count = self.kernel.lib.kernel_receive(record, session, pointer, min(length, PACKETS * size), size)
         return first, count, found_record.unpack(self._found)
 
 

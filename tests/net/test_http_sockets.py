@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -16,11 +17,14 @@ from fuzz.checks.http import UPGRADE
 from tests.net.connection import echo
 from tests.net.test_websocket import masked
 from triosfu.errors import ConfigError
-from triosfu.net.http import TCP_USER_TIMEOUT_MS, Limits, Request, Response, Upgrade, open_listeners, serve_http
+from triosfu.net.http import TCP_USER_TIMEOUT_MS, Limits, Request, Response, Upgrade, serve_http
+from triosfu.net.listeners import REST, open_listeners, serve_listener
 from triosfu.net.websocket import QUIET, WebSocketLimits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from trio.testing import MockClock
 
     from triosfu.net.websocket import WebSocket, WebSocketHandler
 
@@ -217,3 +221,55 @@ async def test_what_a_socket_does_not_take_at_once_follows_in_order(asked: bool)
                 assert await client.get_message() == size.to_bytes(4, "big") * size
             await client.send_message("done")
         nursery.cancel_scope.cancel()
+
+
+class Scarce(trio.abc.Listener[trio.SocketStream]):
+    """Has no descriptor for its first connection."""
+
+    def __init__(self, connection: trio.SocketStream) -> None:
+        self.connections: list[trio.SocketStream] = [connection]
+        self.failures = 1
+        self.closed = False
+
+    async def accept(self) -> trio.SocketStream:
+        await trio.lowlevel.checkpoint()
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "too many open files")
+        if not self.connections:
+            await trio.sleep_forever()
+        return self.connections.pop()
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await trio.lowlevel.checkpoint()
+
+
+async def test_who_has_no_descriptor_left_accepts_a_little_later(autojump_clock: MockClock) -> None:
+    near, far = (trio.SocketStream(one) for one in trio.socket.socketpair())
+    listener, served = Scarce(near), trio.Event()
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+        served.set()
+
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(serve_listener, listener, handler, nursery)
+        began = trio.current_time()
+        await served.wait()
+        assert trio.current_time() - began == REST
+        nursery.cancel_scope.cancel()
+    assert listener.closed
+    with pytest.raises(OSError, match="no file"):
+        await serve_listener(Broken(), handler, nursery)
+
+
+class Broken(Scarce):
+    """Cannot ever accept."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def accept(self) -> trio.SocketStream:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.EBADF, "no file")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -390,7 +391,7 @@ class _Wire:
         self.over = False  # nothing more is read or accepted for writing
         self.size = 0  # bytes in the outbox
         self.unanswered = 0  # bytes read since the handler last took a message
-        self.written_at = trio.current_time()  # or will have been, if the connection takes it
+        self.written_at = trio.current_time()  # or tried to
         self._limits = limits
         self._outbox: list[bytes] = []
         self._stirred = trio.Event()
@@ -427,7 +428,6 @@ class _Wire:
         """Add a whole frame to what is to be written."""
         self._outbox.append(data)
         self.size += len(data)
-        self.written_at = trio.current_time()
         if self.size > self._limits.queue_bytes + self._limits.message:  # pongs, to a client that reads none
             self._break()
 
@@ -438,6 +438,7 @@ class _Wire:
 
     def push(self) -> None:
         """Write the outbox as far as the socket takes it at once; the writer does the rest."""
+        self.written_at = trio.current_time()
         data = b"".join(self._outbox)
         try:
             taken = self._write_at_once(data)
@@ -475,6 +476,7 @@ class _Wire:
         """
         if self._broken or not self._outbox:
             return
+        self.written_at = trio.current_time()
         data = b"".join(self._outbox)
         self._outbox.clear()
         self.size = 0
@@ -496,7 +498,10 @@ class _Wire:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             await self.flush()
             if not self._broken:
-                await self.stream.send_eof()
+                if self._socket is None:
+                    await self.stream.send_eof()
+                else:
+                    self._socket.shutdown(socket.SHUT_WR)  # trio's own way is a turn of the event loop
                 while await self._read_some():
                     pass
 

@@ -165,11 +165,12 @@ class Transport:
     def flush(self) -> None:
         """Send what DTLS has queued."""
         # Without a path there is nobody to send to; to keep datagrams for later would keep them without a bound.
+        destination = self.destination
         for datagram in () if self._dtls is None else self._dtls.datagrams_to_send():
-            if self.destination is None:
+            if destination is None:
                 self.counters["dtls_unsent"] += 1
             else:
-                self._mux.egress.send(datagram, self.destination)
+                self._mux.egress.send(datagram, destination)
 
     def send_probe(self, packet: bytes) -> None:
         """Send one SCTP packet that must not be fragmented on its way; dropped unless DTLS is up and has a path."""

@@ -186,6 +186,45 @@ async def test_answers_to_what_comes_together_go_out_together() -> None:
         assert client.recv(100) == b"\x8a\x01?\x81\x03one\x81\x03two"
 
 
+async def test_what_one_message_has_others_told_goes_out_together() -> None:
+    """Also what was said before a bug in its handler; who is told has no part in that."""
+    peers: list[WebSocket] = []
+
+    def take(message: str | bytes) -> float:
+        for word in ("one", "two"):
+            assert peers[1].send_nowait(word)
+            assert not select.select([listens], [], [], 0)[0]
+        if message == "bug":
+            raise KeyError(message)
+        return 0.0
+
+    async def session(peer: WebSocket) -> None:
+        peers.append(peer)
+        await peer.listen(take)
+
+    async def handler(request: Request) -> Response | Upgrade:
+        return Upgrade(session)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await open_listeners(["127.0.0.1"], 0)
+        await nursery.start(serve_http, listeners, handler)
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(socket.socket()) for _ in range(2)]
+            for client in clients:
+                client.connect(listeners[0].socket.getsockname())
+                client.sendall(UPGRADE)
+                await trio.lowlevel.wait_readable(client)
+                assert client.recv(1000).endswith(b"\r\n\r\n")
+            says, listens = clients
+            for word in (b"fine", b"bug"):
+                says.sendall(masked(Opcode.TEXT, word))
+                await trio.lowlevel.wait_readable(listens)
+                assert listens.recv(100) == b"\x81\x03one\x81\x03two"
+            await trio.lowlevel.wait_readable(says)
+            assert says.recv(4)[2:] == (1011).to_bytes(2, "big")
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("asked", [False, True])
 async def test_what_a_socket_does_not_take_at_once_follows_in_order(asked: bool) -> None:
     """The first message is larger than its buffers, so the write goes on in the middle of a frame.

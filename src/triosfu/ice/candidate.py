@@ -118,7 +118,7 @@ class Candidate:
             return False
         # A link-local IPv6 address means nothing without the interface, which a peer cannot name for us.
         lost = host.is_multicast or host.is_unspecified or (host.version == 6 and host.is_link_local)
-        return not lost and str(host) != "255.255.255.255" and self.address[1] != 0
+        return not lost and self.address[0] != "255.255.255.255" and self.address[1] != 0
 
 
 def canonical_host(host: str) -> str:

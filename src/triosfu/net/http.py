@@ -29,7 +29,7 @@ from triosfu.errors import TriosfuError, UsageError
 from triosfu.net.clock import Clock
 from triosfu.net.listeners import serve_listener
 from triosfu.net.shares import Shares, holder
-from triosfu.net.websocket import WebSocket, WebSocketHandler, WebSocketLimits
+from triosfu.net.websocket import Together, WebSocket, WebSocketHandler, WebSocketLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -214,6 +214,7 @@ class HttpServer:
         self.limits = limits or Limits()
         self.counters: Counter[str] = counters if counters is not None else Counter()
         self.clock = Clock() if clock is None else clock
+        self.together = Together()
         self._keeps_time = clock is None
         asked = self.limits
         self.connection_shares = Shares(asked.connections, little=max(1, asked.connections // LITTLE))
@@ -373,6 +374,7 @@ class _Connection:
                 limits=answer.limits,
                 counters=self._server.counters,
                 clock=self._server.clock,
+                together=self._server.together,
             )
             self.handed_over = True
             await websocket.serve(answer.handler)

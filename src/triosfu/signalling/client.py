@@ -39,7 +39,7 @@ SDKS = {
     "esp32": models.ClientInfo.SDK.ESP32,
     "dotnet": models.ClientInfo.SDK.DOTNET,
 }
-CAPABILITIES = dict(models.ClientInfo.Capability.items())
+CAPABILITIES = cast("dict[str, models.ClientInfo.Capability]", dict(models.ClientInfo.Capability.items()))
 FORWARDED_BY = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip")
 MAX_TEXT = 256  # characters of one thing that a client says of itself
 MAX_CLIENT = 16 * 1024  # bytes of all of it; a part is told to everybody

@@ -443,9 +443,7 @@ class _Connection:
         except h11.RemoteProtocolError as error:
             raise _Refused(error.error_status_hint, "malformed request") from None
 
-    async def _read_body(
-        self, protocol: h11.Connection, event: h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]
-    ) -> bytes:
+    async def _read_body(self, protocol: h11.Connection, event: type[h11.NEED_DATA | h11.PAUSED] | h11.Event) -> bytes:
         """Read the body, of which `event` is the first that was heard."""
         body = bytearray()
         with trio.move_on_after(self._limits.body_deadline):

@@ -12,7 +12,7 @@ What is said by each client, and how often (`tests/clients` shows what real ones
     answer    the answer to our own check, within the same step, whenever there is one
     report    a receiver report for the one stream, each second (libwebrtc: each second for video, each five for sound)
     remb      a receiver report and REMB in one compound, each second
-    feedback  transport-wide feedback on five packets, each 100 ms
+    feedback  transport-wide feedback on the 24 packets of a picture of 2 Mbit/s, each 100 ms
     nack      a NACK for one packet that is not kept any more, each second
 
 Each line is a run of its own with one of them, checks and answers included, and says what one such event costs: the
@@ -43,6 +43,7 @@ from triosfu.media.receiver import TrackReceiver
 from triosfu.net.udp import UdpMux
 from triosfu.peer import PeerConnection, PeerSettings, PeerState
 from triosfu.rtp.rtcp import Nack, ReceiverReport, Remb, ReportBlock, SenderReport, TransportFeedback
+from triosfu.rtp.twcc import REFERENCE
 from triosfu.rtp.wire import build_rtp
 from triosfu.sdp.policy import MediaPolicy
 from triosfu.sdp.sections import Sender
@@ -58,6 +59,7 @@ STEP = 0.01  # seconds
 SSRC = 99
 TURNS = 4  # of the loop, after which a step is over: receive, act, flush
 PERIODS = {"check": 2.5, "report": 1.0, "remb": 1.0, "feedback": 0.1, "nack": 1.0}
+COVERED = 24  # packets in one piece of feedback
 HOST = "127.0.0.1"
 SETTINGS = PeerSettings(disconnected_after=60, failed_after=60)  # who is connected is silent until all others are
 
@@ -181,10 +183,12 @@ class Client:
     def feedback(self) -> bytes:
         """Transport-wide feedback."""
         self._feedback += 1
-        base = 5 * self._feedback & 0xFFFF
-        received = tuple((number, 80) for number in range(5))
+        now = trio.current_time()
+        base, *_ = (self.far.sender.sent_log.sent(1000, now) for _ in range(COVERED))
+        received = tuple((number, 16) for number in range(COVERED))
+        reference = round(now / REFERENCE)
         return self._protect(
-            TransportFeedback(1, SSRC, base, 5, self._feedback, self._feedback & 0xFF, received).serialize()
+            TransportFeedback(1, SSRC, base, COVERED, reference, self._feedback & 0xFF, received).serialize()
         )
 
     def _report(self) -> bytes:

@@ -25,7 +25,7 @@ from triosfu.dtls.certificate import Certificate
 from triosfu.dtls.core import DtlsConnection, Fingerprint, Role
 from triosfu.ice import binding
 from triosfu.ice.credentials import Credentials
-from triosfu.rtp.rtcp import Nack, Pli, SenderReport, build_compound
+from triosfu.rtp.rtcp import Nack, Pli, SenderReport, TransportFeedback, build_compound
 from triosfu.rtp.wire import build_rtp
 from triosfu.sctp.core import Association
 from triosfu.stun.wire import Message
@@ -153,6 +153,15 @@ def _rtcp() -> list[bytes]:
     return [build_compound([SenderReport(1, 2, 3, 4, 5), Pli(1, 2), Nack(1, 2, (3, 5))]), build_compound([Pli(1, 2)])]
 
 
+def _feedback() -> list[bytes]:
+    """A run of small deltas; a long loss; gaps, steps back and two-bit statuses; a clock that leaps to and fro."""
+    steady = tuple((number, 4) for number in range(24))
+    torn = tuple((number, 300 if number % 5 else -20) for number in range(30) if number not in {3, 4, 17})
+    leaping = tuple((number, 2000 if number % 2 else -2000) for number in range(40))
+    spoken = ((65530, 24, steady), (7, 9002, ((0, 0), (9001, 40))), (0, 30, torn), (0, 40, leaping))
+    return [TransportFeedback(1, 2, base, count, 5, 6, received).serialize() for base, count, received in spoken]
+
+
 def _signals() -> list[bytes]:
     request = rtc.SignalRequest(add_track=rtc.AddTrackRequest(cid="mic", name="mic", simulcast_codecs=[{"codec": "x"}]))
     return [request.SerializeToString(), b'{"ping_req": {"timestamp": "1"}}']
@@ -233,6 +242,7 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
         b"\0" + b"\x07\1\x0b\0\x0f\0\x1f\0" * 4 + b"\x06\1\0\x20\1\x0c\0\0\x0d\x16\xfe\xfd\0\0\0\0\0\0\0\0\0\0",
         b"\1" + b"\0\1\0\0" * 6,
     ],
+    "check_feedback": _feedback,
     "check_forwarding": lambda: [
         scripted([b"\x90\xe0\x81\x23\x01\x21\x10\0\0\x9d\x01\x2a" + bytes(n) for n in (1, 9)])
     ],

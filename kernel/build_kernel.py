@@ -14,7 +14,7 @@ INCLUDES = """
 #include <sys/uio.h>
 """
 
-records = (HERE / "records.h").read_text()
+records, kernel, feedback = ((HERE / name).read_text() for name in ("records.h", "kernel.c", "feedback.c"))
 builder = FFI()
 builder.cdef("struct iovec { ...; }; struct mmsghdr { ...; };\n" + records)
 builder.cdef("""
@@ -23,11 +23,14 @@ builder.cdef("""
     void kernel_arrange(struct queue *, uint32_t *, struct iovec *, uint32_t, uint32_t, int);
     uint32_t kernel_gather(const struct queue *, const uint32_t *, struct iovec *, struct mmsghdr *, char *, uint32_t,
                            uint32_t *, uint32_t, uint32_t, int, uint32_t, size_t);
+    int kernel_feedback(const uint8_t *, size_t, struct log *, struct estimate *, double);
+    int kernel_feedback_lane(void *, struct feedback_lane *, uint8_t *, int *, double);
 """)
 builder.set_source(
     "triosfu_kernel",
-    INCLUDES + records + (HERE / "kernel.c").read_text(),
-    extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra"],
+    INCLUDES + records + kernel + feedback,
+    # Python rounds each result of a calculation, so nothing is contracted.
+    extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra", "-ffp-contract=off"],
 )
 
 if __name__ == "__main__":

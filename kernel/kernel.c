@@ -1,7 +1,7 @@
 /* The innermost loops of triosfu's packet path.
  *
- * Each does what a loop in Python does, which is the reference: `Forwarder.forward` and `Messages._write`. Nothing here
- * allocates, waits, or decides anything that is not straight: what is not is left to Python.
+ * Each does what a loop in Python does, which is the reference: `Forwarder.forward`, `Messages._arrange` and `_write`.
+ * Nothing here allocates, waits, or decides anything that is not straight: what is not is left to Python.
  */
 
 #define HEADER_SIZE 12

@@ -1,6 +1,6 @@
 /* The records that Python prepares and the kernel works on. */
 
-#define KERNEL_VERSION 2 /* another number when any of them changes */
+#define KERNEL_VERSION 3 /* another number when any of them changes */
 
 struct way { /* a destination */
     void *name;
@@ -39,6 +39,31 @@ struct log { /* the packets of one transport by their transport-wide sequence nu
     uint32_t *sizes;
     uint32_t *next;
     uint32_t mask;
+};
+
+struct estimate { /* the way to one subscriber, as its transport-wide feedback tells */
+    struct estimates {
+        double at; /* when feedback came last */
+        double loss;
+        double queueing;
+        double lowest; /* seconds on the way; not a number at first */
+        double octets; /* of all shares */
+    } *numbers;
+    struct places { /* in `shares` */
+        uint32_t first;
+        uint32_t count;
+    } *places;
+    struct share { /* bytes that arrived together */
+        double at;
+        double octets;
+    } *shares;
+    uint32_t kept; /* shares, at most */
+};
+
+struct feedback_lane { /* where the feedback of one subscriber goes */
+    void *session; /* of libsrtp; null while not connected */
+    struct log *log; /* null while nothing was sent */
+    struct estimate *estimate;
 };
 
 struct lane { /* the straight way from one source to one subscriber */

@@ -61,12 +61,12 @@ class Connection(PeerConnection):
         """Its path: only a benchmark looks at single packets."""
         return self._transport
 
-    def transport_rtcp(self, packet: bytes, now: float) -> None:
+    def transport_rtcp(self, packet: bytes, now: float) -> bool:
         """Take a decrypted compound."""
         try:
             reports = parse_compound(packet)
         except MalformedPacket:
-            return
+            return False
         for report in reports:
             if isinstance(report, SenderReport):
                 self.heard[report.ssrc] = report.ntp >> 16 & 0xFFFFFFFF, now
@@ -76,6 +76,7 @@ class Connection(PeerConnection):
                 self.wanted.update(ssrc for ssrc, _ in report.entries)
         self.ingress.receive_rtcp(reports, now)
         self.sender.receive_rtcp(reports, now)
+        return True
 
 
 class Waiting:

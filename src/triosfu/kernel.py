@@ -13,8 +13,19 @@ from typing import Any, Protocol, TypeAlias
 import structlog
 
 SWITCH = "TRIOSFU_KERNEL"
-VERSION = 2  # of the records; with another one the kernel is not ours
-SIZES = {"way": 32, "sink": 24, "queue": 96, "log": 32, "lane": 88, "part": 56, "burst": 48, "stop": 8}  # bytes
+VERSION = 3  # of the records; with another one the kernel is not ours
+SIZES = {  # bytes
+    "way": 32,
+    "sink": 24,
+    "queue": 96,
+    "log": 32,
+    "estimate": 32,
+    "feedback_lane": 24,
+    "lane": 88,
+    "part": 56,
+    "burst": 48,
+    "stop": 8,
+}
 
 log = structlog.get_logger(__name__)
 

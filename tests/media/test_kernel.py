@@ -193,7 +193,8 @@ def outcome(model: EgressModel) -> object:
     tracks = [path.track, *path.others]
     stats = [replace(track.stats) for track in tracks]
     places = [(track.current_layer, track.left_off()) for track in tracks]
-    logged = [list(numbers) for numbers in path.sender.sent_log.arrays()]
+    log = path.sender.sent_log
+    logged = [list(numbers) for numbers in (log._sent, log._sizes, log._next)]
     return path.wire.sent, stats, places, logged, [subscriber.sink.dropped for subscriber in path.subscribers]
 
 

@@ -6,7 +6,7 @@ from triosfu.rtp.twcc import TransportFeedback
 WRAP = 1 << 16
 
 
-def told(log: SentLog, first: int, count: int) -> list[tuple[float, int]]:
+def told(log: SentLog, first: int, count: int) -> list[tuple[float, float]]:
     """When what feedback names was sent, and its size."""
     found = []
     for number in range(first, first + count):

@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from tests.net.test_egress import SmallSocket
-from triosfu.errors import UsageError
+from triosfu.errors import ConfigError, UsageError
 from triosfu.kernel import installed
-from triosfu.net.batch import BATCH, LARGEST, SLOT
+from triosfu.net.batch import BATCH, LARGEST, SLOT, batching_available
 from triosfu.net.udp import FULL_PAUSE, FULL_TRIES, MAX_TUPLES, Route, UdpMux
 from triosfu.stun.wire import COOKIE_BYTES
 
@@ -50,8 +50,8 @@ class RecordingRoute:
     def receive_rtp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
         self.got.append(("rtp", bytes(arena[:length])))
 
-    def receive_rtcp(self, data: bytes, now: float) -> None:
-        self.got.append(("rtcp", data))
+    def receive_rtcp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
+        self.got.append(("rtcp", bytes(arena[:length])))
 
     def end_of_batch(self, now: float) -> None:
         self.batches += 1
@@ -518,3 +518,26 @@ async def test_a_mux_tells_which_path_packets_take_here(monkeypatch: pytest.Monk
     monkeypatch.setattr("triosfu.net.egress.installed", lambda: None)
     async with UdpMux.open(["127.0.0.1"], 0, batched=False) as mux:
         assert mux.path() == {"calls": "one for each datagram", "runs": "none", "kernel": "python"}
+
+
+@pytest.mark.parametrize(
+    ("most", "calls", "runs"),
+    [("single", "one for each datagram", "none"), ("batches", "recvmmsg, sendmmsg", "none"), ("", "recvmmsg", "in")],
+)
+async def test_the_operator_keeps_out_what_is_not_to_be_used(
+    most: str, calls: str, runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not batching_available():
+        pytest.skip("there is nothing to keep out")
+    monkeypatch.setenv("TRIOSFU_DATAGRAMS", most)
+    async with UdpMux.open(["127.0.0.1"], 0) as mux:
+        path = mux.path()
+    assert path["calls"].startswith(calls)
+    assert path["runs"].startswith(runs) or not most
+
+
+async def test_a_way_that_does_not_exist_is_refused_by_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIOSFU_DATAGRAMS", "fast")
+    with pytest.raises(ConfigError, match=r"^TRIOSFU_DATAGRAMS: 'fast' is none of single, batches, runs$"):
+        async with UdpMux.open(["127.0.0.1"], 0):
+            raise AssertionError("it is open")

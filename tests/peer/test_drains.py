@@ -73,8 +73,18 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, int]]:
         if not self._draining and self.state is not PeerState.CLOSED:
             assert_drained(self)
 
+    media = PeerConnection.transport_media
+
+    def looked_at_too(self: PeerConnection, now: float) -> None:
+        counts[Touched.NOTHING] += 1
+        media(self, now)
+        if self.state is not PeerState.CLOSED:
+            assert_drained(self)
+
     monkeypatch.setattr(PeerConnection, "_drain_touched", looked_at)
+    monkeypatch.setattr(PeerConnection, "transport_media", looked_at_too)
     yield counts
+    assert counts[Touched.NOTHING] > 20
     assert counts[Touched.ICE] > 20
     assert counts[Touched.MEDIA] > 20
     assert counts[Touched.ALL] > 5

@@ -133,9 +133,9 @@ def record(transport: Transport) -> dict[str, list[bytes]]:
         kept["rtp"].append(bytes(arena[:length]))
         rtp(arena, pointer, length, now)
 
-    def receive_rtcp(data: bytes, now: float) -> None:
-        kept["rtcp"].append(data)
-        rtcp(data, now)
+    def receive_rtcp(arena: memoryview, pointer: object, length: int, now: float) -> None:
+        kept["rtcp"].append(bytes(arena[:length]))
+        rtcp(arena, pointer, length, now)
 
     for tap in (receive_stun, receive_dtls, receive_rtp, receive_rtcp):
         setattr(transport, tap.__name__, tap)

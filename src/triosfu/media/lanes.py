@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 from triosfu.media.codecs.vp8 import Vp8Descriptor
-from triosfu.media.sent_log import REMEMBERED
 from triosfu.media.shape import HEADER_SIZE, MAX_PACKET
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ part_record = struct.Struct("@qIIIIHHHBBBBBBBBBBHd")
 class Lane:
     """The numbers of one forwarder as the kernel uses them."""
 
-    __slots__ = ("_bytes", "_log", "_log_address", "_log_arrays", "_sink_address", "queue", "record", "sink")
+    __slots__ = ("_bytes", "_log", "_log_address", "_log_record", "_sink_address", "queue", "record", "sink")
 
     def __init__(self, sink: CompiledSink) -> None:
         self.sink = sink
@@ -51,7 +50,7 @@ class Lane:
         self._bytes = memoryview(ffi.buffer(self.record))
         self._sink_address = int(ffi.cast("uintptr_t", sink.record))
         self._log: SentLog | None = None
-        self._log_arrays: tuple[Record, ...] = ()  # holds them where they are
+        self._log_record: tuple[Record, ...] = ()  # holds it where it is
         self._log_address = 0
 
     def close(self) -> None:
@@ -63,20 +62,10 @@ class Lane:
         if log is self._log:
             return
         ffi = self.queue.kernel.ffi
-        self._log, self._log_arrays, self._log_address = log, (), 0
+        self._log, self._log_record, self._log_address = log, (), 0
         if log is not None:
-            at, sizes, following = (ffi.from_buffer(numbers) for numbers in log.arrays())
-            record = ffi.new(
-                "struct log *",
-                {
-                    "at": ffi.cast("double *", at),
-                    "sizes": ffi.cast("uint32_t *", sizes),
-                    "next": ffi.cast("uint32_t *", following),
-                    "mask": REMEMBERED - 1,
-                },
-            )
-            self._log_arrays = at, sizes, following, record
-            self._log_address = int(ffi.cast("uintptr_t", record))
+            self._log_record = log.record(ffi)
+            self._log_address = int(ffi.cast("uintptr_t", self._log_record[0]))
 
     def arm(self, shifts: Shifts, *, next_index: int, ssrc: int, payload_type: int, gate: int, arrival: float) -> None:
         """Have the kernel go on from the packet `next_index` of the source of `shifts`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from triosfu.errors import UsageError
 from triosfu.grid import on_grid
 from triosfu.media.estimate import Estimate
+from triosfu.media.feedback_lane import FeedbackLane
 from triosfu.media.sent_log import SentLog
 from triosfu.rtp.rtcp import (
     DelaySinceLastRr,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from random import Random
 
+    from triosfu.kernel import Kernel
     from triosfu.media.down_track import DownTrack
     from triosfu.rtp.rtcp import ReportBlock, RtcpPacket
 
@@ -37,16 +39,18 @@ REPORT_EVERY = 3.0  # seconds
 REPORT_TRACKS = 30  # in one compound; the count field has five bits
 REPORT_BYTES = 1200  # of one compound: it must fit a datagram
 CNAME, MID = 1, 15  # SDES items (RFC 3550, section 6.5.1; RFC 9143, section 15.1)
+FEEDBACK_ALONE = bytes((0x80 | 15, 205))  # how a datagram begins whose first packet is transport-wide feedback
 MAX_REFERENCES = 31  # reference times remembered until the next report, one per ssrc
 
 
 class Sender:
     """Routes a subscriber's RTCP to its down tracks, and reports for them."""
 
-    def __init__(self, *, rng: Random, now: float, ntp_offset: float = 0.0) -> None:
+    def __init__(self, *, rng: Random, now: float, ntp_offset: float = 0.0, kernel: Kernel | None = None) -> None:
         """Start without tracks. `ntp_offset` is the time of day in seconds since 1900, less `now`."""
         self.estimate = Estimate()
         self.sent_log = SentLog()
+        self.feedback_lane = None if kernel is None else FeedbackLane(kernel, self.sent_log, self.estimate)
         self.unknown_ssrcs = 0  # reports and requests about streams that are not (or no longer) sent
         self._ntp_offset = ntp_offset
         self._ssrc = rng.randrange(1, 2**32)
@@ -97,9 +101,23 @@ class Sender:
         """Unbind all tracks and forget what was sent; the transport is gone."""
         for track in list(self._tracks.values()):
             self.remove(track)
+        if self.feedback_lane is not None:
+            self.feedback_lane.forget()
         self.sent_log.forget()
 
     # --- RTCP in ---------------------------------------------------------------------------------------------------
+
+    def receive_feedback(self, packet: bytes, now: float) -> bool:
+        """Take a datagram if it is transport-wide feedback and nothing else; whether it was. Nothing is sent for it.
+
+        Raises:
+            MalformedPacket: It is, and not valid.
+        """
+        if packet[:2] != FEEDBACK_ALONE or 4 * (packet[2] << 8 | packet[3]) + 4 != len(packet):
+            return False
+        if self.feedback_lane is None or not self.feedback_lane.take(packet, now):
+            self.estimate.receive_feedback(TransportFeedback.parse_body(packet[4:]), self.sent_log, now)
+        return True
 
     def receive_rtcp(self, packets: Sequence[RtcpPacket], now: float) -> None:
         """Take the parsed packets of one datagram; those for the publishing half are left alone."""

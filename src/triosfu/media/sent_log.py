@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from triosfu.rtp.twcc import TICK, TICKS_PER_REFERENCE
 
 if TYPE_CHECKING:
+    from triosfu.kernel import Record
     from triosfu.rtp.twcc import TransportFeedback
 
 REMEMBERED = 1024  # packets, which is half a second of 20 Mbit/s; a power of two
@@ -18,7 +19,7 @@ SHARE = 200  # ticks, 50 ms: arrivals so close together are one share
 class Arrivals(NamedTuple):
     """What one feedback tells. Times of arrival are by the subscriber's clock, of which only changes mean something."""
 
-    shares: list[tuple[float, int]]  # when the last of some packets arrived, and how many bytes they have together
+    shares: list[tuple[float, float]]  # when the last of some packets arrived, and how many bytes they have together
     lowest: float  # seconds from when a packet was sent to when it arrived
     last: float  # the same for the last one
 
@@ -29,9 +30,10 @@ class SentLog:
     Plain numbers in arrays: a thousand transports of objects would be millions for the collector to look at.
     """
 
-    __slots__ = ("_next", "_sent", "_sizes")
+    __slots__ = ("_next", "_record", "_sent", "_sizes")
 
     def __init__(self) -> None:
+        self._record: tuple[Record, ...] | None = None
         self._next = array("I", (0,))
         self._sent = array("d")  # when, by the number's low bits; empty before the first
         self._sizes = array("I")  # 0 where there is nothing to tell
@@ -50,11 +52,28 @@ class SentLog:
     def _begin(self) -> None:
         self._sent, self._sizes = array("d", bytes(8 * REMEMBERED)), array("I", bytes(4 * REMEMBERED))
 
-    def arrays(self) -> tuple[array[float], array[int], array[int]]:
-        """When, how large, and the next number: for the compiled kernel, which does what `sent` does."""
-        if not self._sent:
-            self._begin()
-        return self._sent, self._sizes, self._next
+    def record(self, ffi: Any) -> tuple[Record, ...]:  # noqa: ANN401  cffi publishes no types
+        """For the compiled kernel, which does what `sent` and `resolve` do: struct log, and what holds it."""
+        if self._record is None:
+            if not self._sent:
+                self._begin()
+            at, sizes, following = (ffi.from_buffer(numbers) for numbers in (self._sent, self._sizes, self._next))
+            record = ffi.new(
+                "struct log *",
+                {
+                    "at": ffi.cast("double *", at),
+                    "sizes": ffi.cast("uint32_t *", sizes),
+                    "next": ffi.cast("uint32_t *", following),
+                    "mask": REMEMBERED - 1,
+                },
+            )
+            self._record = record, at, sizes, following
+        return self._record
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was sent since the beginning, or since `forget`."""
+        return not self._sent
 
     def resolve(self, feedback: TransportFeedback) -> Arrivals | None:
         """What `feedback` says arrived of what was sent; None if nothing did. Each packet is told of once."""
@@ -64,7 +83,7 @@ class SentLog:
         ticks, base = feedback.reference_time * TICKS_PER_REFERENCE, feedback.base_sequence
         octets = began = 0
         delay = lowest = math.inf
-        shares: list[tuple[float, int]] = []
+        shares: list[tuple[float, float]] = []
         # A step for each packet of each subscriber: nothing is made for a single one.
         for distance, delta in feedback.received:
             ticks += delta
@@ -87,4 +106,4 @@ class SentLog:
 
     def forget(self) -> None:
         """Know nothing of what was sent so far: 12 KiB, with a busy transport."""
-        self._sent, self._sizes = array("d"), array("I")
+        self._sent, self._sizes, self._record = array("d"), array("I"), None

@@ -2,6 +2,7 @@
 
 cffi in ABI mode calls the C library that the process already has: no compiler, no extension module. Where those calls
 are missing, or when asked, the same memory is filled and sent by one plain socket call per datagram.
+`TRIOSFU_DATAGRAMS` in the environment says what of it is used at most: see `WAYS`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from cffi import FFI
 
+from triosfu.errors import ConfigError
 from triosfu.net.address import IPV4_LENGTH, IPV6_LENGTH, pack
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ LARGEST = 9 * SLOT  # bytes of a datagram: data channels may use all of a DTLS r
 LARGEST_RUN = 65_536  # bytes of what the kernel hands over as one: no UDP datagram is larger, before it is cut
 BATCH = 64  # messages per receiving call
 UDP_GRO, CONTROL = 104, 32  # the option, and bytes for the control message that tells a segment's size
+SWITCH = "TRIOSFU_DATAGRAMS"
+WAYS = ("single", "batches", "runs")  # a call for each datagram; recvmmsg and sendmmsg; these with UDP_GRO, UDP_SEGMENT
 FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
 # Linux's option (ip(7), ipv6(7)) that says who may fragment what leaves, by family: its level, its number, the value
@@ -69,9 +73,21 @@ def _load() -> Any:  # noqa: ANN401  a cffi library
 libc = _load()
 
 
+def allowed(way: str) -> bool:
+    """Whether the operator lets us use `way`, one of `WAYS`.
+
+    Raises:
+        ConfigError: `TRIOSFU_DATAGRAMS` is none of them.
+    """
+    most = os.environ.get(SWITCH) or WAYS[-1]
+    if most not in WAYS:
+        raise ConfigError(f"{SWITCH}: {most!r} is none of {', '.join(WAYS)}")
+    return WAYS.index(way) <= WAYS.index(most)
+
+
 def batching_available() -> bool:
-    """Whether this system has recvmmsg and sendmmsg as we know them."""
-    return libc is not None
+    """Whether this system has recvmmsg and sendmmsg as we know them, and we may use them."""
+    return allowed("batches") and libc is not None
 
 
 class DatagramSocket(Protocol):
@@ -153,6 +169,8 @@ class Inbox(Protocol):
 
 def coalesce(sock: DatagramSocket) -> bool:
     """Have the kernel hand over runs of datagrams as it got them (UDP_GRO, udp(7)); whether it will."""
+    if not allowed("runs"):
+        return False
     try:
         sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
     except OSError:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SWEEP_AT = 64  # entries
-BUDGET = 0.003  # seconds of work in a row, before sockets and signalling have their turn
+BUDGET = 0.0005  # seconds of work in a row, before sockets and signalling have their turn
 
 log = structlog.get_logger(__name__)
 

@@ -76,8 +76,8 @@ class Route(Protocol):
         It may be decrypted in place. After the return the memory belongs to another datagram: copy what is kept.
         """
 
-    def receive_rtcp(self, data: bytes, now: float) -> None:
-        """Take an SRTCP packet from a bound address."""
+    def receive_rtcp(self, arena: memoryview, pointer: Pointer, length: int, now: float) -> None:
+        """Take an SRTCP packet from a bound address, as `receive_rtp` does."""
 
     def end_of_batch(self, now: float) -> None:
         """Act on what came: called once after each batch with something for this route."""
@@ -434,7 +434,7 @@ class UdpMux:
             if first < 128:
                 route.receive_dtls(bytes(view[:length]), unpack(source), now)
             elif 192 <= view[1] < 224:  # RFC 5761, section 4
-                route.receive_rtcp(bytes(view[:length]), now)
+                route.receive_rtcp(view, inbox.pointers[slot], length, now)
             else:
                 route.receive_rtp(view, inbox.pointers[slot], length, now)
 

@@ -28,7 +28,7 @@ from triosfu.peer.channel import OVER, ChannelState, DataChannel
 from triosfu.peer.state import PeerSettings, PeerState
 from triosfu.peer.transport import Touched, Transport
 from triosfu.peer.waiting import WaitingPlace
-from triosfu.rtp.rtcp import parse_compound
+from triosfu.rtp.rtcp import ReceiverReport, Remb, Sdes, parse_compound
 from triosfu.sctp.core import Association
 from triosfu.sdp.negotiation import Changes, LocalTransport, Negotiation
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from triosfu.peer.state import PeerHandler
     from triosfu.sdp.negotiation import MediaPolicy
 
+ONLY_KNOWN = (ReceiverReport, Remb, Sdes)  # these add to what is known, and to nothing that is to be sent
 MAX_REMOTE_CANDIDATES = 64  # that one client may add to one ICE session of a peer connection
 
 log = structlog.get_logger(__name__)
@@ -94,7 +95,10 @@ class PeerConnection:
         self.negotiation = Negotiation(local=self._local_transport(), policy=policy, single=single, rng=rng)
         self.ingress = Ingress(rng=rng, now=now, counters=counters)
         self.ingress.wake = self.drain_soon
-        self.sender = Sender(rng=rng, now=now, ntp_offset=ntp_offset)
+        compiled = self.sink.compiled
+        kernel = None if compiled is None else compiled.queue.kernel
+        self.sender = Sender(rng=rng, now=now, ntp_offset=ntp_offset, kernel=kernel)
+        self._transport.feedback_lane = self.sender.feedback_lane
         association = Association(now=now, rng=rng, max_message_size=self.settings.max_message_size, over_dtls=True)
         self.sctp_drops = association.dropped
         """Packets and chunks of SCTP that were dropped, by reason."""
@@ -399,15 +403,18 @@ class PeerConnection:
         """Give a decrypted packet to the receive side."""
         self.ingress.receive_rtp(packet, now)
 
-    def transport_rtcp(self, packet: bytes, now: float) -> None:
-        """Give a decrypted compound to both media sides."""
+    def transport_rtcp(self, packet: bytes, now: float) -> bool:
+        """Give a decrypted compound to both media sides; False if nothing follows from it for what is to be sent."""
         try:
+            if self.sender.receive_feedback(packet, now):
+                return False
             reports = parse_compound(packet)
         except MalformedPacket:
             self.counters["malformed_rtcp"] += 1
-            return
+            return False
         self.ingress.receive_rtcp(reports, now)
         self.sender.receive_rtcp(reports, now)
+        return not all(isinstance(report, ONLY_KNOWN) for report in reports)
 
     def transport_data(self, packet: bytes, now: float) -> None:
         """Give an SCTP packet to the association."""

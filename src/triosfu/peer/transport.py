@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
     from triosfu.dtls.certificate import Certificate
     from triosfu.ice.candidate import Candidate
+    from triosfu.media.feedback_lane import FeedbackLane
     from triosfu.net.udp import Address, Destination, UdpMux
     from triosfu.peer.state import PeerSettings
     from triosfu.srtp.core import SrtpKeys
 
 WITHOUT_CONSENT = {IceState.CHECKING, IceState.FAILED}  # while no pair is selected (RFC 7675, section 5.1)
+TRANSPORT_FEEDBACK = 205  # the packet type of transport-wide feedback and of NACKs (RFC 4585, section 6.2)
 MAX_EARLY_DTLS = 8  # datagrams kept for a handshake that waits for the peer's description
 MAX_DTLS_TRIES = 3  # handshakes against one ICE session; a mismatch may be an attacker's race (RFC 8827, section 6.5)
 
@@ -46,8 +48,8 @@ class TransportOwner(Protocol):
     def transport_rtp(self, packet: bytes, now: float) -> None:
         """Take one decrypted and authenticated RTP packet."""
 
-    def transport_rtcp(self, packet: bytes, now: float) -> None:
-        """Take one decrypted and authenticated RTCP compound."""
+    def transport_rtcp(self, packet: bytes, now: float) -> bool:
+        """Take one decrypted and authenticated RTCP compound; whether media may have something to send then."""
 
     def transport_data(self, packet: bytes, now: float) -> None:
         """Take one SCTP packet."""
@@ -122,6 +124,9 @@ class Transport:
         self._early_dtls: list[bytes] = []
         self.secured = False
         self._inbound: Inbound | None = None
+        self.feedback_lane: FeedbackLane | None = None
+        """What takes transport-wide feedback out of SRTCP, compiled; set by the owner before anything can come."""
+        self._open_lane: FeedbackLane | None = None  # while it can
         self.sink = TransportSink(mux.egress)
         """What media is written to; it knows the keys and the way out."""
         self._destinations: dict[tuple[Address, Address], Destination] = {}
@@ -260,18 +265,25 @@ class Transport:
             return
         self._owner.transport_rtp(bytes(arena[:size]), now)
 
-    def receive_rtcp(self, data: bytes, now: float) -> None:
-        """Unprotect one RTCP compound and pass it on."""
-        self._touched |= Touched.MEDIA
-        if self._inbound is None:
+    def receive_rtcp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
+        """Unprotect one RTCP compound where it lies in the receive arena and pass it on."""
+        inbound = self._inbound
+        if inbound is None:
             self.counters["early_rtcp"] += 1
             return
         try:
-            compound = self._inbound.unprotect_rtcp(data)
+            if self._open_lane is not None and arena[1] == TRANSPORT_FEEDBACK:
+                size = self._open_lane.receive(pointer, length, now)
+                inbound.unprotected_rtcp(pointer)
+                if not size:
+                    return
+            else:
+                size = inbound.unprotect_rtcp_in_place(pointer, length)
         except MalformedPacket:
             self.counters["unauthentic_rtcp"] += 1
             return
-        self._owner.transport_rtcp(compound, now)
+        if self._owner.transport_rtcp(bytes(arena[:size]), now):
+            self._touched |= Touched.MEDIA
 
     def end_of_batch(self, now: float) -> None:
         """Drain the cores that a batch of datagrams may have changed."""
@@ -386,7 +398,10 @@ class Transport:
     def _secure(self, keys: SrtpKeys | None) -> None:
         self.secured = True
         if keys is not None:
-            self._inbound, self.sink.outbound = Inbound(keys), Outbound(keys)
+            inbound = Inbound(keys)
+            self._inbound, self.sink.outbound = inbound, Outbound(keys)
+            if self.feedback_lane is not None and self.feedback_lane.secure(inbound.address):
+                self._open_lane = self.feedback_lane
 
     def _dtls_closed(self, reason: str, now: float) -> None:
         if not self.secured and self._dtls_tries < MAX_DTLS_TRIES and self._dtls is not None:
@@ -428,6 +443,9 @@ class Transport:
             self.ice.close()
         finally:
             self._inbound = self.sink.outbound = None
+            if self._open_lane is not None:
+                self._open_lane.secure(0)
+                self._open_lane = None
             self.sink.destination = None
             # DTLS is 80 KiB that the collector knows nothing of, and what was closed may be found by it late.
             self._dtls = None

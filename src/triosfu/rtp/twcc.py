@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from triosfu.errors import MalformedPacket
 from triosfu.rtp.framing import frame
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HEAD = struct.Struct("!IIHHI")  # sender, media, base sequence, status count, reference time and feedback count
 TICK = 0.00025  # seconds; deltas count these
@@ -20,6 +22,7 @@ REFERENCE = 0.064  # seconds; the reference time counts these
 TICKS_PER_REFERENCE = 256
 MISSING, SMALL, LARGE, RESERVED = 0, 1, 2, 3  # packet status symbols
 LONGEST_RUN = 0x1FFF
+SHORT = "rtcp: ends within the deltas of a transport feedback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +56,15 @@ class TransportFeedback:
         if len(body) < HEAD.size:
             raise MalformedPacket("rtcp: transport feedback is too short")
         sender, media, base, count, tail = HEAD.unpack_from(body)
-        symbols, position = read_chunks(body, HEAD.size, count)
-        received = []
-        size = len(body)
-        for distance, symbol in symbols:
-            if symbol == SMALL and position < size:
-                received.append((distance, body[position]))
-                position += 1
-            elif symbol == LARGE and position + 1 < size:
-                received.append((distance, ((body[position] << 8 | body[position + 1]) ^ 0x8000) - 0x8000))
-                position += 2
-            else:
-                raise MalformedPacket("rtcp: ends within the deltas of a transport feedback")
+        distances, symbols, position = read_chunks(body, HEAD.size, count)
+        if LARGE not in symbols:  # what a way without trouble leads to
+            deltas: Sequence[int] = body[position : position + len(symbols)]
+            if len(deltas) < len(symbols):
+                raise MalformedPacket(SHORT)
+        else:
+            deltas = read_deltas(body, position, symbols)
         reference = (tail >> 8 ^ 0x800000) - 0x800000
-        return cls(sender, media, base, count, reference, tail & 0xFF, tuple(received))
+        return cls(sender, media, base, count, reference, tail & 0xFF, tuple(zip(distances, deltas, strict=True)))
 
     def serialize(self) -> bytes:
         """The packet with its header."""
@@ -90,12 +88,13 @@ class TransportFeedback:
         return frame(205, 15, body + bytes(-len(body) % 4))
 
 
-def read_chunks(body: bytes, position: int, count: int) -> tuple[list[tuple[int, int]], int]:
-    """(distance, symbol) of every packet that came among `count` statuses, and where the deltas begin.
+def read_chunks(body: bytes, position: int, count: int) -> tuple[list[int], bytearray, int]:
+    """The distance and the symbol of every packet that came among `count` statuses, and where the deltas begin.
 
     Symbols of the last chunk that lie beyond `count` mean nothing.
     """
-    found: list[tuple[int, int]] = []
+    distances: list[int] = []
+    found = bytearray()
     distance, size = 0, len(body)
     while distance < count:
         if position + 2 > size:
@@ -110,19 +109,36 @@ def read_chunks(body: bytes, position: int, count: int) -> tuple[list[tuple[int,
             if symbol == RESERVED:
                 raise MalformedPacket("rtcp: reserved status in a transport feedback")
             if symbol:
-                found += zip(range(distance, distance + run), repeat(symbol))
+                distances += range(distance, distance + run)
+                found += bytes((symbol,)) * run
             distance += run
             continue
         if chunk & 0x4000:
             symbols = [chunk >> shift & 3 for shift in range(12, -1, -2)][: count - distance]
-            distance, first = distance + 7, distance
         else:
             symbols = [chunk >> shift & 1 for shift in range(13, -1, -1)][: count - distance]
-            distance, first = distance + 14, distance
         if RESERVED in symbols:
             raise MalformedPacket("rtcp: reserved status in a transport feedback")
-        found += [(first + step, symbol) for step, symbol in enumerate(symbols) if symbol]
-    return found, position
+        distances += [distance + step for step, symbol in enumerate(symbols) if symbol]
+        found += bytes(symbol for symbol in symbols if symbol)
+        distance += len(symbols)
+    return distances, found, position
+
+
+def read_deltas(body: bytes, position: int, symbols: bytearray) -> list[int]:
+    """The delta of each packet that came, in ticks: of one byte or two, as its symbol says."""
+    deltas: list[int] = []
+    size = len(body)
+    for symbol in symbols:
+        if symbol == SMALL and position < size:
+            deltas.append(body[position])
+            position += 1
+        elif symbol == LARGE and position + 1 < size:
+            deltas.append(((body[position] << 8 | body[position + 1]) ^ 0x8000) - 0x8000)
+            position += 2
+        else:
+            raise MalformedPacket(SHORT)
+    return deltas
 
 
 def write_chunks(runs: list[tuple[int, int]]) -> bytes:

@@ -100,12 +100,23 @@ def in_place_available() -> bool:
         return False
 
 
+@cache
 def protect_address() -> int:
     """Where libsrtp's `srtp_protect` is, for code that is compiled; 0 if this pylibsrtp does not tell."""
+    return _address_of("srtp_protect")
+
+
+@cache
+def unprotect_rtcp_address() -> int:
+    """Where libsrtp's `srtp_unprotect_rtcp` is, for code that is compiled; 0 if this pylibsrtp does not tell."""
+    return _address_of("srtp_unprotect_rtcp")
+
+
+def _address_of(name: str) -> int:
     if not in_place_available():
         return 0
     binding = pylibsrtp._binding  # noqa: SLF001
-    return int(binding.ffi.cast("uintptr_t", binding.ffi.addressof(binding.lib, "srtp_protect")))
+    return int(binding.ffi.cast("uintptr_t", binding.ffi.addressof(binding.lib, name)))
 
 
 class InPlaceSession:

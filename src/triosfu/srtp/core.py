@@ -70,6 +70,11 @@ class Inbound:
         self._newer: set[bytes] = set()  # SSRCs as they are on the wire
         self._older: set[bytes] = set()
 
+    @property
+    def address(self) -> int:
+        """Of libsrtp's context, for code that is compiled and calls `srtp_unprotect_rtcp` itself; 0 if it must not."""
+        return self._session.address
+
     def unprotect_in_place(self, pointer: Pointer, length: int) -> int:
         """Decrypt `length` bytes of SRTP at a cffi `char *`; returns the length of the RTP packet."""
         size = self._session.unprotect(pointer, length)
@@ -78,16 +83,25 @@ class Inbound:
             self._keep(ssrc)
         return size
 
+    def unprotect_rtcp_in_place(self, pointer: Pointer, length: int) -> int:
+        """Decrypt `length` bytes of SRTCP at a cffi `char *`; returns the length of the RTCP compound."""
+        size = self._session.unprotect_rtcp(pointer, length)
+        self.unprotected_rtcp(pointer)
+        return size
+
+    def unprotected_rtcp(self, pointer: Pointer) -> None:
+        """Learn that libsrtp has decrypted the SRTCP at a cffi `char *`: it keeps a stream for who has sent it."""
+        ssrc = ffi.unpack(pointer + 4, 4)
+        if ssrc not in self._newer:
+            self._keep(ssrc)
+
     def unprotect(self, data: bytes) -> bytes:
         """The RTP packet inside one SRTP packet."""
         return _on_copy(self.unprotect_in_place, data)
 
     def unprotect_rtcp(self, data: bytes) -> bytes:
         """The compound RTCP packet inside one SRTCP packet."""
-        plain = _on_copy(self._session.unprotect_rtcp, data)
-        if (ssrc := plain[4:8]) not in self._newer:
-            self._keep(ssrc)
-        return plain
+        return _on_copy(self.unprotect_rtcp_in_place, data)
 
     def remove_stream(self, ssrc: int) -> None:
         """Free what is kept for `ssrc`: its track has ended."""

@@ -243,6 +243,7 @@ class Association:
 
     def next_timeout(self) -> float:
         """When `handle_timeout` is to be called, `math.inf` for never."""
+        self._transmit()
         return self._connection.timers.next()
 
     def datagrams_to_send(self) -> list[bytes]:

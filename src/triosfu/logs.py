@@ -21,9 +21,12 @@ ADDRESS: Final = frozenset({"address", "addresses", "candidate", "host", "ip", "
 log = structlog.get_logger("triosfu")
 
 
-def configure(*, level: str = "info", json: bool = False, stream: TextIO | None = None) -> None:
-    """Log events of `level` and above to `stream` (standard error), for this process, from now on."""
-    number = _configure_structlog(level, json, stream)
+def configure(*, level: str = "info", json: bool = False, stream: TextIO | None = None, for_good: bool = False) -> None:
+    """Log events of `level` and above to `stream` (standard error), for this process, from now on.
+
+    If this is `for_good`, loggers ask but once how: what is not logged then costs a quarter.
+    """
+    number = _configure_structlog(level, json, stream, for_good=for_good)
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Forward()], force=True)
 
 
@@ -36,7 +39,7 @@ def configure_by_default(*, level: str, json: bool) -> None:
         _configure_structlog(level, json, None)
 
 
-def _configure_structlog(level: str, json: bool, stream: TextIO | None) -> int:  # noqa: FBT001  for the two above
+def _configure_structlog(level: str, json: bool, stream: TextIO | None, *, for_good: bool = False) -> int:  # noqa: FBT001  for the two above
     number = logging.getLevelNamesMapping()[level.upper()]
     hidden = SECRET if number <= logging.DEBUG else SECRET | ADDRESS
 
@@ -68,7 +71,7 @@ def _configure_structlog(level: str, json: bool, stream: TextIO | None) -> int: 
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=logger,
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=for_good,
     )
     return number
 

@@ -14,7 +14,7 @@ import trio
 
 from tests.net.connection import CancelAtStep
 from tests.net.test_websocket import upgraded
-from triosfu.net.http import open_listeners
+from triosfu.net.listeners import open_listeners
 from triosfu.net.udp import UdpMux
 from triosfu.rooms.directory import Rooms
 from triosfu.rooms.joining import Applicant, Services

@@ -30,7 +30,8 @@ from triosfu.metrics.loop import LoopDelay
 from triosfu.metrics.monitoring import open_monitoring
 from triosfu.metrics.page import FRESH, PATIENCE, MetricsPage, may_read
 from triosfu.metrics.sources import Sources
-from triosfu.net.http import Headers, HttpServer, Request, Response, open_listeners
+from triosfu.net.http import Headers, HttpServer, Request, Response
+from triosfu.net.listeners import open_listeners
 from triosfu.net.udp import UdpMux
 from triosfu.server.task_tree import Bound, watching
 from triosfu.signalling.routes import Signalling

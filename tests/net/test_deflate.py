@@ -18,7 +18,7 @@ from wsproto.frame_protocol import Opcode
 from fuzz.checks.deflate import check_deflate_offers, check_deflated_frames
 from tests.net.test_websocket import Raw, echo, masked, server_of
 from triosfu.net.deflate import BLOCK_END, WORTHWHILE, Deflate
-from triosfu.net.http import open_listeners
+from triosfu.net.listeners import open_listeners
 from triosfu.net.websocket import WebSocket, WebSocketClosed
 
 if TYPE_CHECKING:

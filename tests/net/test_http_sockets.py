@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -16,11 +17,14 @@ from fuzz.checks.http import UPGRADE
 from tests.net.connection import echo
 from tests.net.test_websocket import masked
 from triosfu.errors import ConfigError
-from triosfu.net.http import TCP_USER_TIMEOUT_MS, Limits, Request, Response, Upgrade, open_listeners, serve_http
+from triosfu.net.http import TCP_USER_TIMEOUT_MS, Limits, Request, Response, Upgrade, serve_http
+from triosfu.net.listeners import REST, open_listeners, serve_listener
 from triosfu.net.websocket import QUIET, WebSocketLimits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from trio.testing import MockClock
 
     from triosfu.net.websocket import WebSocket, WebSocketHandler
 
@@ -182,6 +186,45 @@ async def test_answers_to_what_comes_together_go_out_together() -> None:
         assert client.recv(100) == b"\x8a\x01?\x81\x03one\x81\x03two"
 
 
+async def test_what_one_message_has_others_told_goes_out_together() -> None:
+    """Also what was said before a bug in its handler; who is told has no part in that."""
+    peers: list[WebSocket] = []
+
+    def take(message: str | bytes) -> float:
+        for word in ("one", "two"):
+            assert peers[1].send_nowait(word)
+            assert not select.select([listens], [], [], 0)[0]
+        if message == "bug":
+            raise KeyError(message)
+        return 0.0
+
+    async def session(peer: WebSocket) -> None:
+        peers.append(peer)
+        await peer.listen(take)
+
+    async def handler(request: Request) -> Response | Upgrade:
+        return Upgrade(session)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await open_listeners(["127.0.0.1"], 0)
+        await nursery.start(serve_http, listeners, handler)
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(socket.socket()) for _ in range(2)]
+            for client in clients:
+                client.connect(listeners[0].socket.getsockname())
+                client.sendall(UPGRADE)
+                await trio.lowlevel.wait_readable(client)
+                assert client.recv(1000).endswith(b"\r\n\r\n")
+            says, listens = clients
+            for word in (b"fine", b"bug"):
+                says.sendall(masked(Opcode.TEXT, word))
+                await trio.lowlevel.wait_readable(listens)
+                assert listens.recv(100) == b"\x81\x03one\x81\x03two"
+            await trio.lowlevel.wait_readable(says)
+            assert says.recv(4)[2:] == (1011).to_bytes(2, "big")
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("asked", [False, True])
 async def test_what_a_socket_does_not_take_at_once_follows_in_order(asked: bool) -> None:
     """The first message is larger than its buffers, so the write goes on in the middle of a frame.
@@ -217,3 +260,55 @@ async def test_what_a_socket_does_not_take_at_once_follows_in_order(asked: bool)
                 assert await client.get_message() == size.to_bytes(4, "big") * size
             await client.send_message("done")
         nursery.cancel_scope.cancel()
+
+
+class Scarce(trio.abc.Listener[trio.SocketStream]):
+    """Has no descriptor for its first connection."""
+
+    def __init__(self, connection: trio.SocketStream) -> None:
+        self.connections: list[trio.SocketStream] = [connection]
+        self.failures = 1
+        self.closed = False
+
+    async def accept(self) -> trio.SocketStream:
+        await trio.lowlevel.checkpoint()
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "too many open files")
+        if not self.connections:
+            await trio.sleep_forever()
+        return self.connections.pop()
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await trio.lowlevel.checkpoint()
+
+
+async def test_who_has_no_descriptor_left_accepts_a_little_later(autojump_clock: MockClock) -> None:
+    near, far = (trio.SocketStream(one) for one in trio.socket.socketpair())
+    listener, served = Scarce(near), trio.Event()
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+        served.set()
+
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(serve_listener, listener, handler, nursery)
+        began = trio.current_time()
+        await served.wait()
+        assert trio.current_time() - began == REST
+        nursery.cancel_scope.cancel()
+    assert listener.closed
+    with pytest.raises(OSError, match="no file"):
+        await serve_listener(Broken(), handler, nursery)
+
+
+class Broken(Scarce):
+    """Cannot ever accept."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def accept(self) -> trio.SocketStream:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.EBADF, "no file")

@@ -83,7 +83,7 @@ def close_notify(both: Joined, _errno: int) -> float:
     dtls = both.answerer.peer._transport._dtls
     assert dtls is not None
     dtls.close("enough")
-    both.answerer.peer._transport._flush_dtls(dtls)
+    both.answerer.peer._transport.flush()
     return SOON
 
 

@@ -176,13 +176,13 @@ def test_what_is_kept_is_bounded_by_its_size_and_its_age() -> None:
         large.track_published.cid = f"{number}{'x' * 300_000}"
         message = rtc.SignalResponse()
         message.CopyFrom(large)
-        kept.note(message, 1.0, sent=True)
+        kept.note("track_published", message, 1.0, sent=True)
     assert len(kept) == 3
     assert not kept.overflowed  # nothing of it is known to be missed
     kept.prune(17)
     assert len(kept) == 0
     for sid, muted in (("a", True), ("b", True), ("a", False)):
-        kept.note(rtc.SignalResponse(mute=rtc.MuteTrackRequest(sid=sid, muted=muted)), 20, sent=True)
+        kept.note("mute", rtc.SignalResponse(mute=rtc.MuteTrackRequest(sid=sid, muted=muted)), 20, sent=True)
     kept.lost(21)
     assert [(one.mute.sid, one.mute.muted) for one in kept.missed()] == [("b", True), ("a", False)]
     kept.heard()

@@ -20,7 +20,8 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_st
 
 from triosfu import tokens
 from triosfu.dtls.certificate import Certificate
-from triosfu.net.http import open_listeners, serve_http
+from triosfu.net.http import serve_http
+from triosfu.net.listeners import open_listeners
 from triosfu.net.udp import UdpMux
 from triosfu.peer import PeerConnection, PeerSettings, PeerState
 from triosfu.rooms.directory import Rooms

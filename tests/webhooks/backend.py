@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import trio
 from livekit import api
 
-from triosfu.net.http import Response, open_listeners, serve_http
+from triosfu.net.http import Response, serve_http
+from triosfu.net.listeners import open_listeners
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

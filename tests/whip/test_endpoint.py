@@ -15,7 +15,8 @@ from livekit.protocol import rtc
 from tests.signalling.world import KEYS, offer_of, running
 from tests.support.held import held
 from tests.support.whip import FRAGMENT, SDP, Answer, request, watching
-from triosfu.net.http import Headers, Request, open_listeners, serve_http
+from triosfu.net.http import Headers, Request, serve_http
+from triosfu.net.listeners import open_listeners
 from triosfu.rooms.settings import Limits, RoomSettings
 from triosfu.sdp.policy import MediaPolicy
 from triosfu.sdp.wire import SessionDescription

@@ -180,7 +180,9 @@ class Agents:
                 except Exception:  # a bug in one of them is nothing to the others
                     log.exception("bug", doing="agents")
                     self.counters["bugs"] += 1
-        self._alarm.deadline = self.board.next_timeout()
+        at = self.board.next_timeout()
+        if at != self._alarm.deadline:  # to set it is dear, even to what it was
+            self._alarm.deadline = at
 
     def _do(self, output: Output) -> None:
         match output:

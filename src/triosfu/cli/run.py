@@ -86,7 +86,7 @@ def run(
     from triosfu.server import run_until_signalled  # noqa: PLC0415
 
     give_large_blocks_back()
-    logs.configure(level=chosen.logging.level, json=chosen.logging.json)
+    logs.configure(level=chosen.logging.level, json=chosen.logging.json, for_good=True)
     for name, secret in chosen.keys.items():
         if len(secret) < SAFE_SECRET and not chosen.development:
             logs.log.warning("keys.short_secret", key=name, advice="use at least 32 characters: triosfu keys generate")

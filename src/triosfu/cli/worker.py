@@ -22,7 +22,7 @@ COMMAND: Final = (sys.executable, "-m", "triosfu.cli.worker")
 def prepare(config: Config) -> None:
     """What the command line does before it serves."""
     give_large_blocks_back()
-    logs.configure(level=config.logging.level, json=config.logging.json)
+    logs.configure(level=config.logging.level, json=config.logging.json, for_good=True)
 
 
 if __name__ == "__main__":

@@ -207,7 +207,8 @@ class DataChannels:
     @property
     def ending(self) -> bool:
         """Is the association shutting down, or over? Then nothing more is taken, on any channel."""
-        return self._association.state not in OPENING and self._association.state is not State.ESTABLISHED
+        state = self._association.state
+        return state is not State.ESTABLISHED and state not in OPENING
 
     def info(self, channel_id: int) -> ChannelInfo:
         """What the channel is.

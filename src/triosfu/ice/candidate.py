@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
 
@@ -112,24 +113,30 @@ class Candidate:
     @property
     def reachable(self) -> bool:
         """Whether a datagram can be sent there at all: numeric, one host, a port. Names such as mDNS's are not."""
-        try:
-            host = ip_address(self.address[0])
-        except ValueError:
+        host = _numeric(self.address[0])
+        if host is None:
             return False
         # A link-local IPv6 address means nothing without the interface, which a peer cannot name for us.
         lost = host.is_multicast or host.is_unspecified or (host.version == 6 and host.is_link_local)
-        return not lost and str(host) != "255.255.255.255" and self.address[1] != 0
+        return not lost and self.address[0] != "255.255.255.255" and self.address[1] != 0
 
 
 def canonical_host(host: str) -> str:
     """An IP address as sockets spell it, so that addresses can be compared as text; names come back in lower case."""
-    try:
-        parsed: IPv4Address | IPv6Address = ip_address(host)
-    except ValueError:
+    parsed = _numeric(host)
+    if parsed is None:
         return host.lower()
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
     return str(parsed)
+
+
+@lru_cache(maxsize=1024)  # a client names each of its addresses several times, and for each of its connections
+def _numeric(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def is_ipv6(address: Address) -> bool:

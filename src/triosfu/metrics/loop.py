@@ -30,8 +30,8 @@ KINDS: Final = frozenset(
     | {"metrics", "throughput"}
 )
 FUNCTIONS: Final = {  # of tasks without a name of their own
-    "trio._highlevel_serve_listeners._run_handler": "connection",
-    "trio._highlevel_serve_listeners": "listener",
+    "triosfu.net.http": "connection",
+    "triosfu.net.listeners": "listener",
     "triosfu.net.udp": "udp",
     "triosfu.net.websocket": "websocket",
     "triosfu": "server",

@@ -18,7 +18,8 @@ from triosfu.metrics.collector import Collector
 from triosfu.metrics.history import History
 from triosfu.metrics.loop import LoopDelay
 from triosfu.metrics.page import LIMITS, MetricsPage
-from triosfu.net.http import HttpServer, open_listeners
+from triosfu.net.http import HttpServer
+from triosfu.net.listeners import open_listeners
 from triosfu.server.task_tree import watching
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ otherwise, because pages of any origin use LiveKit's API; preflight requests are
 from __future__ import annotations
 
 import contextlib
-import errno
+import os
 import socket
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, unquote
@@ -24,10 +25,11 @@ import h11
 import structlog
 import trio
 
-from triosfu.errors import ConfigError, TriosfuError, UsageError
+from triosfu.errors import TriosfuError, UsageError
 from triosfu.net.clock import Clock
+from triosfu.net.listeners import serve_listener
 from triosfu.net.shares import Shares, holder
-from triosfu.net.websocket import WebSocket, WebSocketHandler, WebSocketLimits
+from triosfu.net.websocket import Together, WebSocket, WebSocketHandler, WebSocketLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,35 +178,6 @@ class HandOver:
 Handler = Callable[[Request], Awaitable[Response | Upgrade | HandOver]]
 
 
-async def open_listeners(addresses: Sequence[str], port: int, *, key: str = "port") -> list[trio.SocketListener]:
-    """Listening sockets on each address; with port 0, the same free port on all. An absent IPv6 is passed over.
-
-    Cancelled, it has left no socket open.
-
-    Raises:
-        ConfigError: A port is taken, which `key` of the configuration has chosen, or an address is not ours.
-    """
-    listeners: list[trio.SocketListener] = []
-    try:
-        for address in addresses:
-            try:
-                opened = await trio.open_tcp_listeners(port, host=address)
-            except OSError as error:
-                if ":" in address and error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} and len(addresses) > 1:
-                    continue
-                blamed = key if error.errno in {errno.EADDRINUSE, errno.EACCES} else "bind_addresses"
-                raise ConfigError(f"{blamed}: cannot listen on {address} port {port}: {error.strerror}") from None
-            listeners += opened
-            port = opened[0].socket.getsockname()[1]
-    except BaseException:
-        for listener in listeners:
-            listener.socket.close()
-        raise
-    if not listeners:
-        raise ConfigError("bind_addresses: none of them can be listened on")
-    return listeners
-
-
 async def serve_http(
     listeners: Sequence[trio.SocketListener],
     handler: Handler,
@@ -241,6 +214,7 @@ class HttpServer:
         self.limits = limits or Limits()
         self.counters: Counter[str] = counters if counters is not None else Counter()
         self.clock = Clock() if clock is None else clock
+        self.together = Together()
         self._keeps_time = clock is None
         asked = self.limits
         self.connection_shares = Shares(asked.connections, little=max(1, asked.connections // LITTLE))
@@ -266,11 +240,12 @@ class HttpServer:
         async with trio.open_nursery() as nursery:
             if self._keeps_time:
                 nursery.start_soon(self.clock.run, name="clock of websockets")
+            for listener in listeners:
+                nursery.start_soon(serve_listener, listener, self.serve_socket, nursery)
             task_status.started()
-            await trio.serve_listeners(self.serve_socket, list(listeners), handler_nursery=nursery)
 
     async def serve_socket(self, stream: trio.SocketStream) -> None:
-        """Serve one accepted connection to its end. Never raises for what its client does.
+        """Serve one accepted connection to its end, and close it. Never raises for what its client does.
 
         Cancelled, it has closed the connection, whatever was on its way in it.
         """
@@ -278,7 +253,7 @@ class HttpServer:
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
             host, port = stream.socket.getpeername()[:2]
-            await self.serve_stream(stream, (host, port))
+            await self.serve_stream(stream, (host, port), leading=_sent_already(stream))
             return
         await trio.aclose_forcefully(stream)
 
@@ -399,6 +374,7 @@ class _Connection:
                 limits=answer.limits,
                 counters=self._server.counters,
                 clock=self._server.clock,
+                together=self._server.together,
             )
             self.handed_over = True
             await websocket.serve(answer.handler)
@@ -455,30 +431,37 @@ class _Connection:
     async def _read_request(self, protocol: h11.Connection) -> Request:
         protocol.receive_data(bytes(self._buffer))
         self._buffer.clear()
+        try:
+            head = protocol.next_event()
+            if not isinstance(head, h11.Request):
+                raise _Refused(400, "not an HTTP request")
+            request = self._parse(head)
+            event = protocol.next_event()
+            if isinstance(event, h11.EndOfMessage):  # as with most: there is nothing to wait for
+                return request
+            return replace(request, body=await self._read_body(protocol, event))
+        except h11.RemoteProtocolError as error:
+            raise _Refused(error.error_status_hint, "malformed request") from None
+
+    async def _read_body(self, protocol: h11.Connection, event: type[h11.NEED_DATA | h11.PAUSED] | h11.Event) -> bytes:
+        """Read the body, of which `event` is the first that was heard."""
         body = bytearray()
         with trio.move_on_after(self._limits.body_deadline):
-            try:
-                head = protocol.next_event()
-                if not isinstance(head, h11.Request):
-                    raise _Refused(400, "not an HTTP request")
-                request = self._parse(head)
-                while True:
-                    event = protocol.next_event()
-                    if event is h11.NEED_DATA:
-                        if protocol.they_are_waiting_for_100_continue:
-                            proceed = h11.InformationalResponse(status_code=100, headers=[])
-                            await self._send(protocol.send(proceed) or b"")
-                        protocol.receive_data(await self._receive())
-                    elif isinstance(event, h11.Data):
-                        body += event.data
-                        if len(body) > self._limits.body:
-                            raise _Refused(413, "request body too large")
-                    elif isinstance(event, h11.EndOfMessage):
-                        return _with_body(request, bytes(body))
-                    else:
-                        raise _Gone
-            except h11.RemoteProtocolError as error:
-                raise _Refused(error.error_status_hint, "malformed request") from None
+            while True:
+                if event is h11.NEED_DATA:
+                    if protocol.they_are_waiting_for_100_continue:
+                        proceed = h11.InformationalResponse(status_code=100, headers=[])
+                        await self._send(protocol.send(proceed) or b"")
+                    protocol.receive_data(await self._receive())
+                elif isinstance(event, h11.Data):
+                    body += event.data
+                    if len(body) > self._limits.body:
+                        raise _Refused(413, "request body too large")
+                elif isinstance(event, h11.EndOfMessage):
+                    return bytes(body)
+                else:
+                    raise _Gone
+                event = protocol.next_event()
         raise _Refused(408, "request body took too long")
 
     def _parse(self, head: h11.Request) -> Request:
@@ -580,6 +563,20 @@ class _Connection:
                 pass
 
 
+def _sent_already(stream: trio.SocketStream) -> bytes:
+    """What has come on a new connection until now, mostly a request: to wait for it costs a turn of the event loop.
+
+    Raises:
+        OSError: The connection is broken.
+    """
+    if sys.platform == "win32":  # where sockets are no files
+        return b""
+    try:
+        return os.read(stream.socket.fileno(), READ_SIZE)
+    except BlockingIOError:
+        return b""
+
+
 def _serialize(
     protocol: h11.Connection, response: Response, common: Sequence[tuple[str, str]], *, head_only: bool, close: bool
 ) -> bytes:
@@ -609,7 +606,3 @@ def _checked(answer: Response | Upgrade | HandOver, request: Request) -> Respons
     if isinstance(answer, Upgrade) and not request.wants_websocket:
         raise UsageError("a request that is no WebSocket handshake was answered with an upgrade")
     return answer
-
-
-def _with_body(request: Request, body: bytes) -> Request:
-    return Request(request.method, request.target, request.path, request.query, request.headers, body, request.peer)

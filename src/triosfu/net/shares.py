@@ -57,6 +57,8 @@ class Shares:
 
 def holder(host: str) -> str:
     """Who is behind an address: the address itself, or its network where one client has many."""
+    if ":" not in host:
+        return host
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -77,6 +78,33 @@ class WebSocketLimits:
     flush: float = 0.25  # for all that close() still has to say
 
 
+class Together:
+    """While one client's messages are handled: what they have others told waits, and goes out together at the end.
+
+    All WebSockets of a server share one. A room tells its members several things on one message of one of them, and
+    each write costs as much as all else that there is to be done for a frame.
+    """
+
+    def __init__(self) -> None:
+        self.holding = False
+        self._sockets: dict[WebSocket, None] = {}  # that have been told something, in that order
+
+    def __enter__(self) -> None:
+        """Hold what is said from now on."""
+        self.holding = True
+
+    def __exit__(self, *_: object) -> None:
+        """Write what was said."""
+        self.holding = False
+        sockets, self._sockets = self._sockets, {}
+        for websocket in sockets:
+            websocket.push()
+
+    def add(self, websocket: WebSocket) -> None:
+        """Have this one write at the end."""
+        self._sockets[websocket] = None
+
+
 class WebSocket:
     """A conversation of whole messages, text or binary."""
 
@@ -90,10 +118,12 @@ class WebSocket:
         limits: WebSocketLimits | None = None,
         counters: Counter[str],
         clock: Clock,
+        together: Together | None = None,
     ) -> None:
         """Accept the request of `stream`, which had these Sec-WebSocket fields; the bytes `leading` came after it.
 
         Without a `key` it was this side that asked, and it has had its answer. Pings are sent while `clock` runs.
+        WebSockets with the same `together` hold what is said while one of them hands on what it has read.
         """
         self._limits = limits or WebSocketLimits()
         self._counters = counters
@@ -110,7 +140,7 @@ class WebSocket:
         self._queued_bytes = 0
         self._closing: tuple[int, str] | None = None
         self._ended = (ABNORMAL, "")  # what the client has closed with, or we, for its fault
-        self._holding = False  # what is said is written a little later, together
+        self._together = together or Together()
         self._events: Iterator[Event] = iter(())  # in what was read
         self._parts: list[str | bytes | bytearray] = []  # of the message that is arriving
         self._size = 0  # of these, in bytes
@@ -140,9 +170,18 @@ class WebSocket:
             return False
         self._queue.append(message)
         self._queued_bytes += len(message)
-        if not self._holding:
+        if self._together.holding:
+            self._together.add(self)
+        else:
             self._push()
         return True
+
+    def push(self) -> None:
+        """Write what is queued, if it can be done at once. Never raises: whoever calls it may have no part in this."""
+        try:
+            self._push()
+        except Exception as error:  # noqa: BLE001  as in `_next`
+            self._failed(error)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the conversation now: `receive` raises, `send_nowait` refuses; what is queued has 250 ms to get out."""
@@ -193,8 +232,8 @@ class WebSocket:
 
     def _hand_on(self, take: Callable[[str | bytes], float]) -> float | None:
         """Give `take` what was read; return the seconds to wait before more of it, None if there is no more."""
-        self._holding = True
-        try:
+        with self._together:
+            self._together.add(self)  # pongs
             for _ in range(YIELD_EVERY):
                 message = self._next()
                 if message is None:
@@ -202,9 +241,6 @@ class WebSocket:
                 if (rest := take(message)) or self._closing is not None:
                     return rest
             return 0.0
-        finally:
-            self._holding = False
-            self._push()
 
     async def serve(self, handler: WebSocketHandler) -> None:
         """Call `handler` with this WebSocket, once and in any case, and close after it.
@@ -390,7 +426,7 @@ class _Wire:
         self.over = False  # nothing more is read or accepted for writing
         self.size = 0  # bytes in the outbox
         self.unanswered = 0  # bytes read since the handler last took a message
-        self.written_at = trio.current_time()  # or will have been, if the connection takes it
+        self.written_at = trio.current_time()  # or tried to
         self._limits = limits
         self._outbox: list[bytes] = []
         self._stirred = trio.Event()
@@ -427,7 +463,6 @@ class _Wire:
         """Add a whole frame to what is to be written."""
         self._outbox.append(data)
         self.size += len(data)
-        self.written_at = trio.current_time()
         if self.size > self._limits.queue_bytes + self._limits.message:  # pongs, to a client that reads none
             self._break()
 
@@ -438,6 +473,7 @@ class _Wire:
 
     def push(self) -> None:
         """Write the outbox as far as the socket takes it at once; the writer does the rest."""
+        self.written_at = trio.current_time()
         data = b"".join(self._outbox)
         try:
             taken = self._write_at_once(data)
@@ -475,6 +511,7 @@ class _Wire:
         """
         if self._broken or not self._outbox:
             return
+        self.written_at = trio.current_time()
         data = b"".join(self._outbox)
         self._outbox.clear()
         self.size = 0
@@ -496,7 +533,10 @@ class _Wire:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             await self.flush()
             if not self._broken:
-                await self.stream.send_eof()
+                if self._socket is None:
+                    await self.stream.send_eof()
+                else:
+                    self._socket.shutdown(socket.SHUT_WR)  # trio's own way is a turn of the event loop
                 while await self._read_some():
                     pass
 

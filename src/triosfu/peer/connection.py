@@ -37,6 +37,7 @@ from triosfu.srtp.binding import unprotect_address
 if TYPE_CHECKING:
     from random import Random
 
+    from triosfu.datachannel.core import Event
     from triosfu.dtls.certificate import Certificate
     from triosfu.net.udp import UdpMux
     from triosfu.peer.state import PeerHandler
@@ -245,7 +246,8 @@ class PeerConnection:
         if ice_restart:
             self._restart_ice(trio.current_time())
         offer = self.negotiation.create_offer()
-        self._drain(trio.current_time())
+        if ice_restart:
+            self._drain(trio.current_time())
         return offer
 
     def accept_answer(self, sdp: str) -> Changes:
@@ -269,17 +271,19 @@ class PeerConnection:
 
     def add_remote_candidate(self, text: str) -> None:
         """Add one trickled candidate; what is malformed, foreign or too much is counted and dropped."""
+        now = trio.current_time()
+        self._add_candidate(text, now)
+        self._drain(now)
+
+    def _add_candidate(self, text: str, now: float) -> None:
         if self._remote_candidates >= MAX_REMOTE_CANDIDATES or self.state is PeerState.CLOSED:
             self.counters["candidates_dropped"] += 1
             return
         self._remote_candidates += 1
-        now = trio.current_time()
         try:
             self._transport.add_remote_candidate(Candidate.parse(text), now)
         except MalformedPacket:
             self.counters["malformed_candidates"] += 1
-            return
-        self._drain(now)
 
     @property
     def local_candidates(self) -> list[str]:
@@ -321,7 +325,7 @@ class PeerConnection:
         if self._transport.secured and self.negotiation.has_data:
             self._data.connect(now)  # a section for data may come long after the transport is up
         for candidate in remote.candidates:
-            self.add_remote_candidate(candidate)
+            self._add_candidate(candidate, now)
         if self.state in {PeerState.NEW, PeerState.FAILED}:
             self._connect_by = now + self.settings.connect_timeout
             self._move(PeerState.CONNECTING, "")
@@ -502,8 +506,9 @@ class PeerConnection:
             while self._again and self.state is not PeerState.CLOSED:
                 self._again = False
                 self.ingress.forward(now)
-                self._again |= self._drain_data()
-                self._again |= self._transport.drain(now)
+                self._transport.drain(now)  # first, as what DTLS brings is SCTP's
+                if not self.closed:
+                    self._drain_data()
         finally:
             self._draining = False
         if self.state is PeerState.CLOSED:
@@ -542,34 +547,36 @@ class PeerConnection:
         self._media_at = min(self.ingress.next_timeout(), self.sender.next_timeout())
         self._alarm.deadline = min(self._ice_at, self._dtls_at, self._data_at, self._media_at, self._connect_by)
 
-    def _drain_data(self) -> bool:
-        events = self._data.events()
-        for event in events:
-            match event:
-                case ChannelMessage(id=handle, data=data, binary=binary):
-                    if channel := self._channels.get(handle):
-                        self._handler.peer_message(self, channel, data, binary)
-                case ChannelOpened():
-                    self._channel_opened(event)
-                case ChannelClosed(id=handle, reason=reason):
-                    if channel := self._channels.pop(handle, None):
-                        channel.over(ChannelState.CLOSED)
-                        self._handler.peer_channel_closed(self, channel, reason)
-                case Ended(reason=reason):
-                    self.counters["associations_ended"] += 1
+    def _drain_data(self) -> None:
+        for event in self._data.events():
+            self._tell(event)
             if self.state is PeerState.CLOSED:
-                return False
+                return
         if self._data.ending:
             # The peer shuts SCTP down: what is queued still goes, but who waits to queue more would wait in vain.
             for channel in self._channels.values():
                 if channel.state not in OVER:
                     channel.over(ChannelState.CLOSING)
-        packets = self._data.datagrams_to_send()
-        for packet in packets:
-            self._transport.send_data(packet)
+        if packets := self._data.datagrams_to_send():
+            for packet in packets:
+                self._transport.send_data(packet)
+            self._transport.flush()
         for probe in self._data.probes_to_send():
             self._transport.send_probe(probe)
-        return bool(events or packets)
+
+    def _tell(self, event: Event) -> None:
+        match event:
+            case ChannelMessage(id=handle, data=data, binary=binary):
+                if channel := self._channels.get(handle):
+                    self._handler.peer_message(self, channel, data, binary)
+            case ChannelOpened():
+                self._channel_opened(event)
+            case ChannelClosed(id=handle, reason=reason):
+                if channel := self._channels.pop(handle, None):
+                    channel.over(ChannelState.CLOSED)
+                    self._handler.peer_channel_closed(self, channel, reason)
+            case Ended():
+                self.counters["associations_ended"] += 1
 
     def _channel_opened(self, event: ChannelOpened) -> None:
         channel = self._channels.get(event.id)

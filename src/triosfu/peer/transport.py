@@ -171,15 +171,25 @@ class Transport:
         self.ice.add_remote_candidate(candidate, now)
 
     def send_data(self, packet: bytes) -> None:
-        """Send one SCTP packet; dropped unless DTLS is up."""
+        """Queue one SCTP packet for the next `flush`; dropped unless DTLS is up."""
         if self._dtls is not None and self.secured:
             self._dtls.send(packet)
+
+    def flush(self) -> None:
+        """Send what DTLS has queued."""
+        # Without a path there is nobody to send to; to keep datagrams for later would keep them without a bound.
+        destination = self.destination
+        for datagram in () if self._dtls is None else self._dtls.datagrams_to_send():
+            if destination is None:
+                self.counters["dtls_unsent"] += 1
+            else:
+                self._mux.egress.send(datagram, destination)
 
     def send_probe(self, packet: bytes) -> None:
         """Send one SCTP packet that must not be fragmented on its way; dropped unless DTLS is up and has a path."""
         if self._dtls is None or not self.secured or self.destination is None:
             return
-        self._flush_dtls(self._dtls)
+        self.flush()
         self._dtls.send(packet)
         for datagram in self._dtls.datagrams_to_send():
             self._mux.egress.probe(datagram, self.destination)
@@ -310,12 +320,12 @@ class Transport:
 
     # --- draining --------------------------------------------------------------------------------------------------
 
-    def drain(self, now: float) -> bool:
-        """Act on the cores' events and send what they have to send; True if there was an event."""
-        acted = not self._closed and self._drain_ice(now)
+    def drain(self, now: float) -> None:
+        """Act on the cores' events and send what they have to send."""
+        if not self._closed:
+            self._drain_ice(now)
         if not self._closed and self._dtls is not None:
-            acted |= self._drain_dtls(self._dtls, now)
-        return acted
+            self._drain_dtls(self._dtls, now)
 
     # The owner may close this transport while it is told of an event. The events behind that one are void then: a
     # tuple bound for them would stay in the mux for ever.
@@ -341,11 +351,10 @@ class Transport:
         else:
             self._mux.bind(event.remote, self, proven=event.proven)
 
-    def _drain_ice(self, now: float) -> bool:
-        events = self.ice.events()
-        for event in events:
+    def _drain_ice(self, now: float) -> None:
+        for event in self.ice.events():
             if self._closed:
-                return True
+                return
             match event:
                 case TupleValidated(local=local, remote=remote, proven=proven):
                     self._bind(event)
@@ -366,13 +375,11 @@ class Transport:
                     self._owner.transport_ice_state(state)
         for transmit in self.ice.datagrams_to_send():
             self._mux.egress.send(transmit.data, self._destination(transmit.source, transmit.destination))
-        return bool(events)
 
-    def _drain_dtls(self, dtls: DtlsConnection, now: float) -> bool:
-        events = dtls.events()
-        for event in events:
+    def _drain_dtls(self, dtls: DtlsConnection, now: float) -> None:
+        for event in dtls.events():
             if self._closed:
-                return True
+                return
             match event:
                 case Connected(srtp=keys):
                     self._secure(keys)
@@ -381,16 +388,7 @@ class Transport:
                     self._owner.transport_data(data, now)
                 case Closed(reason=reason):
                     self._dtls_closed(reason, now)
-        self._flush_dtls(dtls)
-        return bool(events)
-
-    def _flush_dtls(self, dtls: DtlsConnection) -> None:
-        # Without a path there is nobody to send to; to keep datagrams for later would keep them without a bound.
-        for datagram in dtls.datagrams_to_send():
-            if self.destination is None:
-                self.counters["dtls_unsent"] += 1
-            else:
-                self._mux.egress.send(datagram, self.destination)
+        self.flush()
 
     def _start_dtls(self, now: float) -> None:
         # Only here, behind an authenticated ICE check, does a DTLS instance come into being (P22). It keeps what comes
@@ -425,7 +423,7 @@ class Transport:
     def _dtls_closed(self, reason: str, now: float) -> None:
         if not self.secured and self._dtls_tries < MAX_DTLS_TRIES and self._dtls is not None:
             # Somebody else's handshake may have won the race; the ICE session is still the right one.
-            self._flush_dtls(self._dtls)
+            self.flush()
             self._dtls = None
             self._start_dtls(now)
             return
@@ -458,7 +456,7 @@ class Transport:
         try:
             if self._dtls is not None:
                 self._dtls.close(reason)
-                self._flush_dtls(self._dtls)
+                self.flush()
             self.ice.close()
         finally:
             self._inbound = self.sink.outbound = None

@@ -61,5 +61,4 @@ class Deadlines:
         while True:
             with trio.CancelScope(deadline=self.next()) as self._sleep:
                 await trio.sleep_forever()
-            await trio.lowlevel.checkpoint()
             self.expire(trio.current_time())

@@ -73,6 +73,8 @@ def negotiable(
 ) -> MediaPolicy:
     """Return what descriptions agree on with such a client: no codec that it does badly, whatever it offers."""
     browser, system = client.browser.lower(), client.os.lower()
+    if configuration is None and browser != SAFARI and browser not in FIREFOX:
+        return usual
     return replace(
         usual,
         receive=may_publish(configuration, usual.receive),

@@ -166,16 +166,22 @@ class Rooms:
         Raises:
             JoinRefused: Names are bad, the room does not exist, or there is no place.
         """
-        applicant.check(name, self.settings.limits)
-        self.check_token(name, applicant)
-        room = self.find(name)
+        room = self._found_for_join(name, applicant)
         if room is None:
             if not self.settings.auto_create and not applicant.room_create:
                 raise JoinRefused(404, NO_SUCH_ROOM)
             room = await self.create(name, applicant.room)
-        else:
+            room.check_place(applicant)
+        return room
+
+    def _found_for_join(self, name: str, applicant: Applicant) -> Room | None:
+        """The room that `applicant` may join, if there is one already. Errors as `for_join`."""
+        applicant.check(name, self.settings.limits)
+        self.check_token(name, applicant)
+        room = self.find(name)
+        if room is not None:
             self.check_limits()
-        room.check_place(applicant)
+            room.check_place(applicant)
         return room
 
     async def join(self, name: str, applicant: Applicant, options: JoinOptions, link: SignalLink) -> Participant:
@@ -184,11 +190,12 @@ class Rooms:
         Raises:
             JoinRefused: As `for_join`; or the room could not be made in time, and nobody was let in.
         """
-        room: Room | None = None
-        with trio.move_on_after(PATIENCE):
-            room = await self.for_join(name, applicant)
+        room = self._found_for_join(name, applicant)
         if room is None:
-            raise JoinRefused(503, TOO_LONG)
+            with trio.move_on_after(PATIENCE):
+                room = await self.for_join(name, applicant)
+            if room is None:
+                raise JoinRefused(503, TOO_LONG)
         participant = room.join(applicant, options, link)
         self.counters["joined"] += 1
         return participant

@@ -26,7 +26,7 @@ from triosfu.rooms.negotiation import Negotiator
 from triosfu.rooms.permissions import SubscriptionRules
 from triosfu.rooms.publication import Publications
 from triosfu.rooms.resume import bring_up_to_date, take_options
-from triosfu.rooms.retelling import Retelling
+from triosfu.rooms.retelling import TOLD_AGAIN, Retelling
 from triosfu.rooms.session_shape import DualShape, FixedShape, SessionShape, SingleShape
 from triosfu.rooms.sids import PARTICIPANT, new_sid
 from triosfu.rooms.signals import LeaveAction, SignalLink, leave
@@ -315,8 +315,9 @@ class Participant:
 
     def send(self, message: rtc.SignalResponse) -> None:
         """Send the client `message`, if it can be told anything now; what it misses it is told when it resumes."""
-        if not self.closed:
-            self.retelling.note(message, trio.current_time(), sent=self.link is not None)
+        kind = message.WhichOneof("message")
+        if kind in TOLD_AGAIN and not self.closed:
+            self.retelling.note(kind, message, trio.current_time(), sent=self.link is not None)
         if self.link is not None:
             with self.guard("send"):
                 self.link.send(message)

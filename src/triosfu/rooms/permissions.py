@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from livekit.protocol import models
@@ -47,23 +48,28 @@ class Permission:
         )
 
     def serialize(self) -> models.ParticipantPermission:
-        """Return the grants as the message that clients read."""
-        return models.ParticipantPermission(
-            can_subscribe=self.can_subscribe,
-            can_publish=self.can_publish,
-            can_publish_data=self.can_publish_data,
-            can_publish_sources=self.can_publish_sources,
-            can_update_metadata=self.can_update_metadata,
-            can_subscribe_metrics=self.can_subscribe_metrics,
-            can_manage_agent_session=self.can_manage_agent_session,
-            hidden=self.hidden,
-            recorder=self.recorder,
-            agent=self.agent,
-        )
+        """Return the grants as the message that clients read; to be copied, not changed."""
+        return _serialized(self)
 
     def may_publish(self, source: models.TrackSource) -> bool:
         """Tell whether a track from `source` may be published; a list of sources restricts, it never grants."""
         return self.can_publish and (not self.can_publish_sources or source in self.can_publish_sources)
+
+
+@lru_cache(maxsize=256)  # most people may do the same, and are described again and again
+def _serialized(permission: Permission) -> models.ParticipantPermission:
+    return models.ParticipantPermission(
+        can_subscribe=permission.can_subscribe,
+        can_publish=permission.can_publish,
+        can_publish_data=permission.can_publish_data,
+        can_publish_sources=permission.can_publish_sources,
+        can_update_metadata=permission.can_update_metadata,
+        can_subscribe_metrics=permission.can_subscribe_metrics,
+        can_manage_agent_session=permission.can_manage_agent_session,
+        hidden=permission.hidden,
+        recorder=permission.recorder,
+        agent=permission.agent,
+    )
 
 
 class SubscriptionRules:

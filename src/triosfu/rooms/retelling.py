@@ -39,6 +39,8 @@ EVENTS: Final = frozenset(
         "unpublish_data_track_response",
     }
 )
+TOLD_AGAIN: Final = STATES.keys() | EVENTS
+"""The kinds of messages that may be told again."""
 
 
 class Retelling:
@@ -70,15 +72,12 @@ class Retelling:
         """Whether the client has not been heard since a loss."""
         return self.since != math.inf
 
-    def note(self, message: rtc.SignalResponse, now: float, *, sent: bool) -> None:
-        """Keep `message` if it is of a kind that is told again; `sent` unless there was no connection."""
-        kind = message.WhichOneof("message")
-        if kind is None:
-            return
+    def note(self, kind: str, message: rtc.SignalResponse, now: float, *, sent: bool) -> None:
+        """Keep `message`, whose `kind` is one of those that are told again; `sent` unless there was no connection."""
         key: Hashable
         if by := STATES.get(kind):
             key = kind, by(getattr(message, kind))
-        elif self.in_doubt and kind in EVENTS and not sent:
+        elif self.in_doubt and not sent:
             self._events += 1
             key = kind, self._events
         else:

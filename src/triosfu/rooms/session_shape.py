@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from triosfu.media.handover import LeftOff
     from triosfu.peer import PeerHandler
 
+PUBLISHER, SUBSCRIBER = rtc.SignalTarget.PUBLISHER, rtc.SignalTarget.SUBSCRIBER
 RED = "audio/red"
 RELIABLE, LOSSY, DATA_TRACK = "_reliable", "_lossy", "_data_track"
 
@@ -151,11 +152,11 @@ class DualShape(_Renegotiated):
 
     def peer(self, target: rtc.SignalTarget) -> PeerConnection | None:
         """Return the one of the two that is meant."""
-        return self.subscriber if target == rtc.SignalTarget.SUBSCRIBER else self.publisher
+        return self.subscriber if target == SUBSCRIBER else self.publisher
 
     def target(self, peer: PeerConnection) -> rtc.SignalTarget:
         """Return the name that clients have for `peer`."""
-        return rtc.SignalTarget.SUBSCRIBER if peer is self.subscriber else rtc.SignalTarget.PUBLISHER
+        return SUBSCRIBER if peer is self.subscriber else PUBLISHER
 
     def prepare_data(self) -> None:
         """Put the data section first, where the reference has it."""
@@ -203,11 +204,11 @@ class SingleShape(_Renegotiated):
 
     def peer(self, target: rtc.SignalTarget) -> PeerConnection | None:
         """Return the one peer connection; there is no subscriber side to mean."""
-        return self.primary if target == rtc.SignalTarget.PUBLISHER else None
+        return self.primary if target == PUBLISHER else None
 
     def target(self, peer: PeerConnection) -> rtc.SignalTarget:  # noqa: ARG002  one answer for all
         """Return the name that clients have for the one."""
-        return rtc.SignalTarget.PUBLISHER
+        return PUBLISHER
 
     def prepare_data(self) -> None:
         """Prepare nothing: the client's offer has the section."""

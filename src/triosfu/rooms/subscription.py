@@ -473,8 +473,11 @@ class Subscriptions:
         self._owner.deadlines.disarm(("settings", sid))
         if subscription := self._wishes.get(sid):
             self._apply(subscription)
+            if subscription.down is not None:
+                self._owner.shape.subscriber.drain_soon()
 
     def _apply(self, subscription: Subscription) -> None:
+        """Have as much of the track come as is wanted; to drain the connection is left to the caller."""
         publication, down, receiver = subscription.publication, subscription.down, subscription.receiver
         mime = subscription.awaited if receiver is None else receiver.mime
         if publication is None or mime is None:
@@ -483,7 +486,6 @@ class Subscriptions:
         now = trio.current_time()
         if down is not None:
             down.set_disabled(not settings.enabled, now)
-            self._owner.shape.subscriber.drain_soon()
         if publication.kind != "video":
             return
         layers = publication.layers(mime)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EVERY: Final = 2.0  # seconds between two looks at how much has passed
 WINDOW: Final = 10.0  # seconds that a rate is taken over
-_SOURCES: Final = frozenset(models.TrackSource.values())
+_SOURCES: Final = {number: name for name, number in models.TrackSource.items()}
 
 
 class Flow(NamedTuple):
@@ -35,8 +35,7 @@ class Flow(NamedTuple):
 
 def source_name(publication: Publication) -> str:
     """What a track shows; a source that this protocol does not know is UNKNOWN."""
-    source = publication.info.source
-    return models.TrackSource.Name(source if source in _SOURCES else models.TrackSource.UNKNOWN)
+    return _SOURCES.get(publication.info.source, "UNKNOWN")
 
 
 def incoming(publication: Publication) -> Flow:

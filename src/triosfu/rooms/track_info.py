@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+AUDIO, VIDEO = models.TrackType.AUDIO, models.TrackType.VIDEO
+LOW, MEDIUM, HIGH = models.VideoQuality.LOW, models.VideoQuality.MEDIUM, models.VideoQuality.HIGH
+Source, Feature, BackupPolicy = models.TrackSource, models.AudioTrackFeature, models.BackupCodecPolicy
+STREAMS = {  # what a source's stream is called for clients that do not say it
+    Source.CAMERA: "camera",
+    Source.MICROPHONE: "camera",
+    Source.SCREEN_SHARE: "screen",
+    Source.SCREEN_SHARE_AUDIO: "screen",
+}
+FEATURES = frozenset(Feature.values())
+STEREO, NO_DTX = Feature.TF_STEREO, Feature.TF_NO_DTX
+SIMULCAST, REGRESSION = BackupPolicy.SIMULCAST, BackupPolicy.REGRESSION
 SEPARATE_LAYERS = models.VideoLayer.Mode.ONE_SPATIAL_LAYER_PER_STREAM
 SCALABLE = models.VideoLayer.Mode.MULTIPLE_SPATIAL_LAYERS_PER_STREAM
 SCALABLE_CODECS = frozenset({"video/vp9", "video/av1"})
@@ -29,12 +41,12 @@ MAX_TEXT = 1024  # characters of a cid, a name, a stream
 MAX_REQUEST = 16 * 1024  # bytes; what of it is copied need not be known to us
 
 QUALITY_OF_RID = {
-    "q": models.VideoQuality.LOW,
-    "h": models.VideoQuality.MEDIUM,
-    "f": models.VideoQuality.HIGH,
-    "2": models.VideoQuality.LOW,
-    "1": models.VideoQuality.MEDIUM,
-    "0": models.VideoQuality.HIGH,
+    "q": LOW,
+    "h": MEDIUM,
+    "f": HIGH,
+    "2": LOW,
+    "1": MEDIUM,
+    "0": HIGH,
 }
 
 
@@ -74,9 +86,9 @@ def new_track_info(request: rtc.AddTrackRequest, sid: str, enabled: Sequence[str
         backup_codec_policy=_backup_policy(request),
     )
     features = list(request.audio_features)
-    if request.type == models.TrackType.AUDIO:
-        features += [models.AudioTrackFeature.TF_STEREO] if request.stereo else []
-        features += [models.AudioTrackFeature.TF_NO_DTX] if request.disable_dtx else []
+    if request.type == AUDIO:
+        features += [STEREO] if request.stereo else []
+        features += [NO_DTX] if request.disable_dtx else []
     set_audio_features(info, features)
     info.layers.extend(sorted_layers(request.layers))
     for codec in request.simulcast_codecs:
@@ -100,10 +112,9 @@ def new_track_info(request: rtc.AddTrackRequest, sid: str, enabled: Sequence[str
 def set_audio_features(info: models.TrackInfo, features: Iterable[models.AudioTrackFeature]) -> None:
     """Replace the audio features, and the flags that older clients read in their place."""
     del info.audio_features[:]
-    known = models.AudioTrackFeature.values()
-    info.audio_features.extend(feature for feature in distinct(features) if feature in known)
-    info.stereo = models.AudioTrackFeature.TF_STEREO in info.audio_features
-    info.disable_dtx = models.AudioTrackFeature.TF_NO_DTX in info.audio_features
+    info.audio_features.extend(feature for feature in distinct(features) if feature in FEATURES)
+    info.stereo = STEREO in info.audio_features
+    info.disable_dtx = NO_DTX in info.audio_features
 
 
 def set_published(
@@ -116,7 +127,7 @@ def set_published(
     codec = info.codecs[codec_index]
     codec.mime_type = mime
     codec.mid = mid
-    if info.type == models.TrackType.VIDEO:
+    if info.type == VIDEO:
         codec.video_layer_mode = _layer_mode(codec.video_layer_mode, mime, info.type)
         _place_layers(codec, rids)
     if codec_index == 0:
@@ -135,7 +146,7 @@ def _place_layers(codec: models.SimulcastCodecInfo, rids: Sequence[str]) -> None
     del codec.layers[:]
     if rids:
         layers = layers[: len(rids)] + [
-            models.VideoLayer(quality=QUALITY_OF_RID.get(rid, models.VideoQuality.LOW)) for rid in rids[len(layers) :]
+            models.VideoLayer(quality=QUALITY_OF_RID.get(rid, LOW)) for rid in rids[len(layers) :]
         ]
         # With fewer layers than three the announced qualities, in ascending order, name what is sent (section 4.4).
         layers.sort(key=lambda layer: layer.quality)
@@ -195,7 +206,7 @@ def quality_for_size(
 
 def canonical_mime(codec: str, kind: models.TrackType, enabled: Sequence[str]) -> str:
     """Return `vp8` or `video/VP8` in the one spelling that the wire uses, as the list of enabled codecs spells it."""
-    prefix = "audio/" if kind == models.TrackType.AUDIO else "video/"
+    prefix = "audio/" if kind == AUDIO else "video/"
     mime = codec if "/" in codec else prefix + codec
     return next((known for known in enabled if known.lower() == mime.lower()), mime)
 
@@ -209,20 +220,16 @@ def allowed_mime(mime: str, kind: models.TrackType, enabled: Sequence[str]) -> s
 
 def publishable(kind: models.TrackType, enabled: Sequence[str]) -> list[str]:
     """Return the enabled codecs of a kind in the server's order of preference: VP8, H264, then the rest."""
-    prefix = "audio/" if kind == models.TrackType.AUDIO else "video/"
+    prefix = "audio/" if kind == AUDIO else "video/"
     some = [mime for mime in enabled if mime.startswith(prefix) and not mime.lower().endswith("/rtx")]
-    if kind == models.TrackType.AUDIO:
+    if kind == AUDIO:
         return sorted(some, key=lambda mime: mime.lower() != "audio/opus")
     return sorted(some, key=lambda mime: PREFERRED_VIDEO.index(mime) if mime in PREFERRED_VIDEO else 2)
 
 
 def default_stream(source: models.TrackSource) -> str:
     """Return the stream name of a source for clients that do not give one."""
-    if source in {models.TrackSource.CAMERA, models.TrackSource.MICROPHONE}:
-        return "camera"
-    if source in {models.TrackSource.SCREEN_SHARE, models.TrackSource.SCREEN_SHARE_AUDIO}:
-        return "screen"
-    return "unknown"
+    return STREAMS.get(source, "unknown")
 
 
 def distinct(values: Iterable[T]) -> list[T]:
@@ -231,19 +238,17 @@ def distinct(values: Iterable[T]) -> list[T]:
 
 
 def _backup_policy(request: rtc.AddTrackRequest) -> models.BackupCodecPolicy:
-    if request.type == models.TrackType.AUDIO and request.backup_codec_policy != models.BackupCodecPolicy.REGRESSION:
-        return models.BackupCodecPolicy.SIMULCAST
+    if request.type == AUDIO and request.backup_codec_policy != REGRESSION:
+        return SIMULCAST
     return request.backup_codec_policy
 
 
 def _layer_mode(given: models.VideoLayer.Mode, mime: str, kind: models.TrackType) -> models.VideoLayer.Mode:
-    if kind != models.TrackType.VIDEO or given != models.VideoLayer.Mode.MODE_UNUSED:
+    if kind != VIDEO or given != models.VideoLayer.Mode.MODE_UNUSED:
         return given
     return SCALABLE if mime.lower() in SCALABLE_CODECS else SEPARATE_LAYERS
 
 
 def _set_simulcast(info: models.TrackInfo) -> None:
     primary = info.codecs[0]
-    info.simulcast = (
-        info.type == models.TrackType.VIDEO and primary.video_layer_mode != SCALABLE and len(primary.layers) > 1
-    )
+    info.simulcast = info.type == VIDEO and primary.video_layer_mode != SCALABLE and len(primary.layers) > 1

@@ -69,7 +69,8 @@ class Announcer:
         if self._changed.get(participant.identity) is participant:
             del self._changed[participant.identity]
         self._paced.pop(participant.sid, None)
-        info, brief, now = participant.info(), participant.info(), trio.current_time()
+        info, brief, now = participant.info(), models.ParticipantInfo(), trio.current_time()
+        brief.CopyFrom(info)
         # Whoever resumes needs to know that, not what, it was; that might be a megabyte.
         for large in ("metadata", "attributes", "tracks", "data_tracks"):
             brief.ClearField(large)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from livekit.protocol import models, rtc
 
 from triosfu.rooms.settings import AGENT_PROTOCOL, PROTOCOL, SERVER_VERSION
-from triosfu.rooms.track_info import publishable
+from triosfu.rooms.track_info import AUDIO, VIDEO, publishable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from triosfu.rooms.participant import Participant
     from triosfu.rooms.settings import RoomSettings
 
@@ -51,7 +50,8 @@ def server_info(settings: RoomSettings) -> models.ServerInfo:
     )
 
 
-def publish_codecs(enabled: Sequence[str]) -> list[models.Codec]:
-    """Return the codecs that may be published, video first, retransmission left out."""
-    mimes = [*publishable(models.TrackType.VIDEO, enabled), *publishable(models.TrackType.AUDIO, enabled)]
-    return [models.Codec(mime=mime) for mime in mimes]
+@lru_cache(maxsize=64)  # each join asks twice, and nearly all for the same
+def publish_codecs(enabled: tuple[str, ...]) -> tuple[models.Codec, ...]:
+    """Return the codecs that may be published, video first, retransmission left out; to be copied, not changed."""
+    mimes = [*publishable(VIDEO, enabled), *publishable(AUDIO, enabled)]
+    return tuple(models.Codec(mime=mime) for mime in mimes)

@@ -289,7 +289,8 @@ class Association:
             if cookie_echo is not None:
                 connection.transmission.send_behind_cookie(cookie_echo, connection.now)
         if state in OPENING or state is State.ENDED:
-            connection.packer.flush_replies()
+            if connection.packer.replies:
+                connection.packer.flush_replies()
             return
         closing.drained(connection)
         may_send_data = connection.state in MAY_SEND_DATA

@@ -29,7 +29,9 @@ def token(text: str, what: str) -> str:
 
 def words(text: str, what: str, minimum: int) -> list[str]:
     """The space-separated words of `text`, at least `minimum` of them, each a token."""
-    found = [token(word, what) for word in text.split(" ") if word]
+    found = [word for word in text.split(" ") if word]
+    if not text.isprintable() or max(map(len, found), default=0) > MAX_TOKEN:
+        raise MalformedPacket(f"sdp: {what} is not made of tokens")
     if len(found) < minimum:
         raise MalformedPacket(f"sdp: {what} is incomplete")
     return found

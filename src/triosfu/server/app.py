@@ -28,7 +28,8 @@ from triosfu.cluster.post import OWN, PUBLIC
 from triosfu.dtls.certificate import Certificate
 from triosfu.errors import ConfigError
 from triosfu.metrics.sources import Sources
-from triosfu.net.http import HttpServer, Limits, Request, Response, Upgrade, open_listeners
+from triosfu.net.http import HttpServer, Limits, Request, Response, Upgrade
+from triosfu.net.listeners import open_listeners
 from triosfu.net.websocket import WebSocketLimits
 from triosfu.peer import PeerConnection, PeerHandler, PeerSettings
 from triosfu.rooms.directory import Rooms

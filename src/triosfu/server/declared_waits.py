@@ -19,7 +19,7 @@ ALARM: Final = "no deadline is armed, so there is nothing to be late for; arming
 DECLARED: Final[Mapping[str, str]] = {
     "triosfu.net.udp:UdpMux._receive": "the service: datagrams from anybody, until the server ends",
     "triosfu.net.udp:UdpMux._flush_when_asked": "the service: datagrams to send, until the server ends",
-    "trio._highlevel_serve_listeners:_serve_one_listener": "the service: connections from anybody",
+    "triosfu.net.listeners:serve_listener": "the service: connections from anybody",
     "triosfu.net.tcp:TcpPort._accept": "the service: connections from anybody",
     "triosfu.net.tcp:Connection._read": "the end of its peer connection, whose cores give up in time",
     "triosfu.rooms.directory:Rooms.run": "the service: holds the rooms, until the server ends",

@@ -34,7 +34,8 @@ from triosfu.cluster.post import OWN
 from triosfu.cluster.supervisor import MARGIN, MISSED, PING, Elsewhere, Supervisor
 from triosfu.config.workers import of_worker
 from triosfu.errors import ConfigError
-from triosfu.net.http import HandOver, HttpServer, Limits, Request, Response, Upgrade, open_listeners
+from triosfu.net.http import HandOver, HttpServer, Limits, Request, Response, Upgrade
+from triosfu.net.listeners import open_listeners
 from triosfu.rooms.sids import NODE, new_sid
 from triosfu.server.app import GRACE, health
 from triosfu.server.demo import Demo

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from triosfu.rooms.settings import RoomDefaults, RoomSettings
     from triosfu.tokens import Claims
 
+UNKNOWN = models.ClientInfo.SDK.UNKNOWN
 SDKS = {
     "js": models.ClientInfo.SDK.JS,
     "ios": models.ClientInfo.SDK.SWIFT,
@@ -38,6 +39,7 @@ SDKS = {
     "esp32": models.ClientInfo.SDK.ESP32,
     "dotnet": models.ClientInfo.SDK.DOTNET,
 }
+CAPABILITIES = cast("dict[str, models.ClientInfo.Capability]", dict(models.ClientInfo.Capability.items()))
 FORWARDED_BY = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip")
 MAX_TEXT = 256  # characters of one thing that a client says of itself
 MAX_CLIENT = 16 * 1024  # bytes of all of it; a part is told to everybody
@@ -134,13 +136,9 @@ def _from_query(request: Request) -> JoinOptions:
     def text(name: str) -> str:
         return (request.get(name) or "")[:MAX_TEXT]
 
-    capabilities = [
-        cast("models.ClientInfo.Capability", models.ClientInfo.Capability.Value(name))
-        for name in text("capabilities").split(",")
-        if name in models.ClientInfo.Capability.keys()  # noqa: SIM118  an enum's wrapper is no mapping
-    ]
+    names = text("capabilities").split(",")
     client = models.ClientInfo(
-        sdk=SDKS.get(text("sdk").lower(), models.ClientInfo.SDK.UNKNOWN),
+        sdk=SDKS.get(text("sdk").lower(), UNKNOWN),
         version=text("version"),
         protocol=_number(text("protocol")),
         os=text("os"),
@@ -151,7 +149,7 @@ def _from_query(request: Request) -> JoinOptions:
         network=text("network"),
         address=client_address(request),
         client_protocol=_number(text("client_protocol")),
-        capabilities=capabilities,
+        capabilities=[CAPABILITIES[name] for name in names if name in CAPABILITIES],
     )
     fill_in(client, request.headers.get("user-agent", ""))
     return JoinOptions(

@@ -85,8 +85,12 @@ def open_session(profile: SrtpProfile, key: bytes, direction: Direction, *, copy
     return InPlaceSession(session)
 
 
+@cache
 def in_place_available() -> bool:
-    """Whether this pylibsrtp has the private pieces that `InPlaceSession` uses, with the types it expects."""
+    """Whether this pylibsrtp has the private pieces that `InPlaceSession` uses, with the types it expects.
+
+    Looked at once: it makes a session of libsrtp's to find out.
+    """
     try:
         binding = pylibsrtp._binding  # noqa: SLF001  the adapter's purpose
         return hasattr(pylibsrtp.Session(), "_srtp") and all(

@@ -169,9 +169,7 @@ class Message:
 
     def serialize(self, *, key: bytes | None = None, fingerprint: bool = True) -> bytes:
         """The datagram: signed with `key` when one is given, and ended by a FINGERPRINT unless told otherwise."""
-        body = b"".join(
-            FIELD.pack(kind, len(value)) + value + bytes(-len(value) % 4) for kind, value in self.attributes
-        )
+        body = _packed(self.attributes)
         if key is not None:
             header = self._header(len(body) + INTEGRITY_SIZE)
             body += FIELD.pack(Attribute.MESSAGE_INTEGRITY, DIGEST_SIZE) + _digest(key, header + body)
@@ -244,11 +242,11 @@ class Template:
 
     def __init__(self, kind: Kind, attributes: tuple[tuple[int, bytes], ...], key: bytes) -> None:
         """Prepare what the messages have in common; none of the attributes may depend on the transaction."""
-        whole = Message(kind, bytes(TRANSACTION_SIZE), attributes).serialize(key=key)
-        signed = len(whole) - FINGERPRINT_SIZE
-        self._head = whole[:8]
-        self._signed_head = whole[:2] + (signed - HEADER.size).to_bytes(2) + whole[4:8]
-        self._body = whole[HEADER.size : signed - INTEGRITY_SIZE]
+        message = Message(kind, bytes(TRANSACTION_SIZE))
+        self._body = _packed(attributes)
+        signed = len(self._body) + INTEGRITY_SIZE
+        self._signed_head = message._header(signed)[:8]  # noqa: SLF001  of this module
+        self._head = message._header(signed + FINGERPRINT_SIZE)[:8]  # noqa: SLF001
         self._key = key
 
     def message(self, transaction: bytes) -> bytes:
@@ -362,6 +360,10 @@ def _parse_attributes(data: bytes) -> tuple[tuple[tuple[int, bytes], ...], int]:
     if at < end or len(found) > MAX_ATTRIBUTES:
         raise MalformedPacket(f"stun: more than {MAX_ATTRIBUTES} attributes")
     return tuple(found), signed
+
+
+def _packed(attributes: tuple[tuple[int, bytes], ...]) -> bytes:
+    return b"".join([FIELD.pack(kind, len(value)) + value + bytes(-len(value) % 4) for kind, value in attributes])
 
 
 def _digest(key: bytes, signed: bytes) -> bytes:

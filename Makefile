@@ -12,7 +12,7 @@ HOURS ?= 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 CLIENTS ?= 200
-.PHONY: black-hole joins soak go-clients help run kernel test check lint format fuzz prove prove-mutants clean
+.PHONY: black-hole joins soak go-clients help run kernel test check lint format fuzz fuzz-kernel prove prove-mutants clean
 
 help:
 	@echo "make run    serve the demo on http://localhost:7880 (ARGS=... goes to triosfu run)"
@@ -26,6 +26,7 @@ help:
 	@echo "make lint   style and types only"
 	@echo "make format rewrite the code in the project's style"
 	@echo "make fuzz   fuzz every parser and state machine (SECONDS=60 together)"
+	@echo "make fuzz-kernel  the same for the compiled kernel alone, under AddressSanitizer and UBSan (SECONDS=60)"
 	@echo "make prove  search for counterexamples to the properties of docs/properties.md (HOURS=1, decimals allowed)"
 	@echo "make prove-mutants  show that each property can fail: it catches a core that is broken for it"
 	@echo "make clean  remove everything that make made"
@@ -57,6 +58,14 @@ format: .make/development
 fuzz: SECONDS ?= 60
 fuzz: .make/fuzzer
 	@$(BIN)/python -m fuzz.run --seconds $(SECONDS) $(ARGS)
+
+# The compiled kernel's readers on random bytes, under AddressSanitizer and UBSan.
+fuzz-kernel: SECONDS ?= 60
+fuzz-kernel: .make/fuzz-kernel
+	@.make/fuzz-kernel $(SECONDS)
+
+.make/fuzz-kernel: fuzz/kernel.c $(wildcard kernel/*) .make/kernel
+	@cc -g -O1 -std=c11 -Wall -Wextra -fsanitize=address,undefined -fno-sanitize-recover=all -o $@ $<
 
 prove: .make/development
 	@$(BIN)/python -m tests.properties.prove --hours $(HOURS) $(ARGS)

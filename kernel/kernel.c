@@ -33,15 +33,15 @@ static int write_packet(uint8_t *packet, const struct lane *lane, const struct p
     memcpy(packet + HEADER_SIZE, tails + part->tail, part->tail_length);
     if (lane->renumbers) {
         uint8_t *payload = packet + part->payload_at;
-        if (part->picture_bits == 15)
-            put16(payload + part->picture_at, 0x8000 | ((uint32_t)(part->number + lane->picture) & 0x7FFF));
-        else if (part->picture_bits)
-            payload[part->picture_at] = (uint8_t)((part->number + lane->picture) & 0x7F);
-        if (part->tl0_at)
-            payload[part->tl0_at] = (uint8_t)(part->tl0 + lane->tl0);
-        if (part->key_at) {
-            uint8_t *key = payload + part->key_at;
-            *key = (uint8_t)((*key & 0xE0) | ((part->key + lane->key) & 0x1F));
+        if (part->vp8.picture_bits == 15)
+            put16(payload + part->vp8.picture_at, 0x8000 | ((uint32_t)(part->vp8.number + lane->picture) & 0x7FFF));
+        else if (part->vp8.picture_bits)
+            payload[part->vp8.picture_at] = (uint8_t)((part->vp8.number + lane->picture) & 0x7F);
+        if (part->vp8.tl0_at)
+            payload[part->vp8.tl0_at] = (uint8_t)(part->vp8.tl0 + lane->tl0);
+        if (part->vp8.key_at) {
+            uint8_t *key = payload + part->vp8.key_at;
+            *key = (uint8_t)((*key & 0xE0) | ((part->vp8.key + lane->key) & 0x1F));
         }
         if (part->frame_at) {
             uint8_t *frame = packet + part->frame_at;

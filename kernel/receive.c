@@ -51,20 +51,20 @@ static int read_vp8(struct packet *packet, const uint8_t *payload, uint32_t size
         if (flags & 0x80) {
             if (at >= size)
                 return 0;
-            packet->picture_at = (uint8_t)at;
-            packet->picture_bits = payload[at] & 0x80 ? 15 : 7;
-            packet->number = payload[at++] & 0x7F;
-            if (packet->picture_bits == 15) {
+            packet->vp8.picture_at = (uint8_t)at;
+            packet->vp8.picture_bits = payload[at] & 0x80 ? 15 : 7;
+            packet->vp8.number = payload[at++] & 0x7F;
+            if (packet->vp8.picture_bits == 15) {
                 if (at >= size)
                     return 0;
-                packet->number = (uint16_t)(packet->number << 8 | payload[at++]);
+                packet->vp8.number = (uint16_t)(packet->vp8.number << 8 | payload[at++]);
             }
         }
         if (flags & 0x40) {
             if (at >= size)
                 return 0;
-            packet->tl0_at = (uint8_t)at;
-            packet->tl0 = payload[at++];
+            packet->vp8.tl0_at = (uint8_t)at;
+            packet->vp8.tl0 = payload[at++];
         }
         if (flags & 0x30) {
             if (at >= size)
@@ -72,8 +72,8 @@ static int read_vp8(struct packet *packet, const uint8_t *payload, uint32_t size
             if (flags & 0x20)
                 packet->temporal = payload[at] >> 6;
             if (flags & 0x10) {
-                packet->key_at = (uint8_t)at;
-                packet->key = payload[at] & 0x1F;
+                packet->vp8.key_at = (uint8_t)at;
+                packet->vp8.key = payload[at] & 0x1F;
             }
             at++;
         }
@@ -196,13 +196,7 @@ int kernel_shape(const struct intake *intake, uint32_t first, uint32_t count, co
         part->octets = octets;
         part->payload_at = (uint16_t)(HEADER_SIZE + used);
         part->transport_at = form->transport ? HEADER_SIZE + 5 : 0;
-        part->number = packet->number;
-        part->picture_at = packet->picture_at;
-        part->picture_bits = packet->picture_bits;
-        part->tl0_at = packet->tl0_at;
-        part->tl0 = packet->tl0;
-        part->key_at = packet->key_at;
-        part->key = packet->key;
+        part->vp8 = packet->vp8;
         part->marker = packet->marker;
         part->temporal = packet->temporal;
     }

@@ -88,6 +88,16 @@ struct lane { /* the straight way from one source to one subscriber */
     uint64_t octets;
 };
 
+struct pictures { /* the numbers in VP8's descriptor (RFC 7741, section 4.2), and where they stand in the payload */
+    uint16_t number; /* the picture id, of so many bits; 0 bits without one */
+    uint8_t picture_at;
+    uint8_t picture_bits;
+    uint8_t tl0_at; /* 0 without */
+    uint8_t tl0;
+    uint8_t key_at; /* 0 without */
+    uint8_t key;
+};
+
 struct part { /* what all subscribers of one shape get of one packet */
     int64_t index;
     uint32_t tail; /* where in the tails it begins */
@@ -96,13 +106,7 @@ struct part { /* what all subscribers of one shape get of one packet */
     uint32_t octets;
     uint16_t payload_at;
     uint16_t frame_at;
-    uint16_t number; /* the picture id */
-    uint8_t picture_at;
-    uint8_t picture_bits;
-    uint8_t tl0_at;
-    uint8_t tl0;
-    uint8_t key_at;
-    uint8_t key;
+    struct pictures vp8;
     uint8_t first;
     uint8_t marker;
     uint8_t temporal;
@@ -132,13 +136,7 @@ struct packet { /* one that was received, as `kernel_receive` has read it */
     uint16_t elements;   /* where its header extensions begin, in the one-byte form, */
     uint16_t payload_at; /* and end: the payload follows */
     uint16_t length;     /* of all */
-    uint16_t number;     /* from here to `temporal`, of VP8's descriptor: the picture id */
-    uint8_t picture_at;
-    uint8_t picture_bits;
-    uint8_t tl0_at;
-    uint8_t tl0;
-    uint8_t key_at;
-    uint8_t key;
+    struct pictures vp8;
     uint8_t temporal;
     uint8_t marker;
 };

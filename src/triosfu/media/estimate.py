@@ -21,7 +21,8 @@ FIRST, COUNT = range(2)
 class Estimate:
     """The latest view of one subscriber's downlink. It only observes; allocating is somebody else's.
 
-    Plain numbers in arrays, like those of `SentLog`: feedback is taken by `take`, or by the compiled kernel.
+    Plain numbers in arrays, like those of `SentLog`: feedback is taken by `receive_feedback`, or by the compiled
+    kernel.
     """
 
     __slots__ = ("_numbers", "_places", "_record", "_shares", "remb", "remb_at")

@@ -127,7 +127,7 @@ class Clock:
         entries = self._entries
         while True:
             with trio.CancelScope(deadline=entries[0][0] if entries else math.inf) as self._sleep:
-                await trio.sleep_forever()  # others have their turn, also when the deadline has passed already
+                await trio.sleep_forever()
             now = began = trio.current_time()
             for _ in range(len(entries)):  # an alarm that is set to the past has its turn, and no more than that
                 if not entries or entries[0][0] > now or now - began >= BUDGET:
@@ -139,3 +139,5 @@ class Clock:
                     log.exception("bug", doing="alarm")
                     self.failed += 1
                 now = trio.current_time()
+            if entries and entries[0][0] <= now:
+                await trio.lowlevel.checkpoint()  # others have a whole turn before the rest

@@ -15,6 +15,8 @@
 #include <time.h>
 
 #include "../kernel/records.h"
+#include "../kernel/wire.h"
+#include "../kernel/protect.c"
 #include "../kernel/kernel.c"
 #include "../kernel/receive.c"
 #include "../kernel/feedback.c"

@@ -15,10 +15,12 @@ INCLUDES = """
 """
 
 records = (HERE / "records.h").read_text()
-loops = "".join((HERE / name).read_text() for name in ("kernel.c", "receive.c", "feedback.c"))
+loops = "".join((HERE / name).read_text() for name in ("wire.h", "protect.c", "kernel.c", "receive.c", "feedback.c"))
 builder = FFI()
 builder.cdef("struct iovec { ...; }; struct mmsghdr { ...; };\n" + records)
 builder.cdef("""
+    void kernel_meet(const struct gcm *, uint32_t, uint64_t);
+    int kernel_protect(const struct gcm *, uint8_t *, int);
     int kernel_forward(void *, struct queue *, struct lane **, uint32_t, const struct burst *, struct stop *,
                        struct stop *, uint32_t *);
     void kernel_arrange(struct queue *, uint32_t *, struct iovec *, uint32_t, uint32_t, int);

@@ -4,24 +4,11 @@
  * Nothing here allocates, waits, or decides anything that is not straight: what is not is left to Python.
  */
 
-#define HEADER_SIZE 12
 #define CLOSED 2
 #define NONE UINT32_MAX
 #define LINE 64 /* bytes, of the processor's caches */
 
 typedef int (*protect_t)(void *session, void *packet, int *length);
-
-static uint32_t get16(const uint8_t *at) { return (uint32_t)at[0] << 8 | at[1]; }
-
-static void put16(uint8_t *at, uint32_t value) {
-    at[0] = (uint8_t)(value >> 8);
-    at[1] = (uint8_t)value;
-}
-
-static void put32(uint8_t *at, uint32_t value) {
-    put16(at, value >> 16);
-    put16(at + 2, value);
-}
 
 /* Write `part` as `lane` sends it; the length. */
 static int write_packet(uint8_t *packet, const struct lane *lane, const struct part *part, const char *tails) {
@@ -79,8 +66,9 @@ int kernel_forward(void *protect_function, struct queue *queue, struct lane **la
             burst->now - lane->arrival <= burst->stalled)
             continue;
         uint32_t place = first;
-        if (lane->armed && lane->source == burst->source && lane->sink->session && lane->sink->way) {
-            struct sink *sink = lane->sink;
+        struct sink *sink = lane->sink;
+        struct stream *stream = sink->gcm && lane->armed ? stream_of(sink->gcm, lane->ssrc) : NULL;
+        if (lane->armed && lane->source == burst->source && (stream || sink->session) && sink->way) {
             if (queue->used >= queue->enough) { /* here, where it cuts no run */
                 at->lane = number;
                 at->part = first;
@@ -100,7 +88,11 @@ int kernel_forward(void *protect_function, struct queue *queue, struct lane **la
                 int length = write_packet((uint8_t *)packet, lane, part, burst->tails);
                 if (part->transport_at)
                     stamp((uint8_t *)packet + part->transport_at, lane->log, (uint32_t)length, burst->now);
-                if (protect(sink->session, packet, &length)) {
+                if (stream)
+                    length = protect_gcm(sink->gcm, stream, (uint8_t *)packet, part->payload_at, length);
+                else if (protect(sink->session, packet, &length))
+                    length = REFUSED;
+                if (length <= 0) {
                     sink->refused++;
                 } else {
                     queue->iovecs[slot].iov_base = packet;

@@ -14,8 +14,6 @@ struct seen { /* what the extensions of one packet say */
     int32_t level;
 };
 
-static uint32_t get32(const uint8_t *at) { return get16(at) << 16 | get16(at + 2); }
-
 /* The next element of a list from `at` on; where its value begins, or 0 behind the last one. */
 static uint32_t next_element(const uint8_t *packet, uint32_t at, uint32_t end, uint32_t *number, uint32_t *size) {
     while (at < end && !packet[at])

@@ -1,6 +1,6 @@
 /* The records that Python prepares and the kernel works on. */
 
-#define KERNEL_VERSION 4 /* another number when any of them changes */
+#define KERNEL_VERSION 5 /* another number when any of them changes */
 
 struct way { /* a destination */
     void *name;
@@ -11,10 +11,33 @@ struct way { /* a destination */
     uint32_t last;  /* and the one that was written last */
 };
 
-struct sink { /* one subscriber's transport */
-    void *session; /* of libsrtp; null while not connected */
+struct openssl { /* its functions */
+    void *init; /* EVP_EncryptInit_ex, */
+    void *update; /* EVP_EncryptUpdate, */
+    void *final; /* EVP_EncryptFinal_ex, */
+    void *parameters; /* EVP_CIPHER_CTX_get_params */
+};
+
+struct stream { /* what one transport sends with one SSRC */
+    uint64_t index; /* the highest, of 48 bits (RFC 3711, section 3.3.1) */
+    uint32_t ssrc;
+    uint32_t met; /* 0 for a place that is free */
+};
+
+struct gcm { /* AES-GCM for what one transport sends */
+    const struct openssl *openssl;
+    void *context; /* EVP_CIPHER_CTX, which has the key */
+    struct stream *streams; /* a table that is at most half full, */
+    uint32_t mask; /* and its size less one */
+    uint32_t window; /* packets that may be sent again */
+    uint8_t salt[12];
+};
+
+struct sink { /* one subscriber's transport; while it is not connected, neither of the first two is there */
+    struct gcm *gcm; /* what protects RTP, */
+    void *session; /* or libsrtp's session, which does */
     struct way *way;
-    uint64_t refused; /* packets that libsrtp would not protect */
+    uint64_t refused; /* packets that could not be protected */
 };
 
 struct queue { /* the slots of the egress arena, in use from the first on */

@@ -13,10 +13,13 @@ from typing import Any, Protocol, TypeAlias
 import structlog
 
 SWITCH = "TRIOSFU_KERNEL"
-VERSION = 4  # of the records; with another one the kernel is not ours
+VERSION = 5  # of the records; with another one the kernel is not ours
 SIZES = {  # bytes
     "way": 32,
-    "sink": 24,
+    "openssl": 32,
+    "stream": 16,
+    "gcm": 48,
+    "sink": 32,
     "queue": 96,
     "log": 32,
     "estimate": 32,

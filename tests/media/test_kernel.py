@@ -88,7 +88,7 @@ class Subscriber:
         self._inbound = Inbound(keys.swapped())
         self._opened: list[RtpPacket] = []
         self.sink = TransportSink(egress)
-        self.sink.outbound = Outbound(keys)
+        self.sink.outbound = Outbound(keys, compiled=egress.kernel_queue is not None)
         self.connect()
 
     def connect(self) -> None:
@@ -336,7 +336,22 @@ def test_what_libsrtp_refuses_is_dropped_and_counted() -> None:
     policy = pylibsrtp.Policy(keys.local_key + keys.local_salt, ssrc_type=pylibsrtp.Policy.SSRC_SPECIFIC, ssrc_value=1)
     another = InPlaceSession(pylibsrtp.Session(policy))  # it has no stream for our SSRC
     assert sink.compiled is not None
-    sink.compiled.lead(sink.destination, another.address)
+    sink.compiled.lead(sink.destination, gcm=None, session=another.address)
+    one.burst(103, 2, b"sound")
+    assert one.subscribers[0].sink.dropped == 2
+    assert one.tracks[0].stats.packets == 5
+    assert len(one.subscribers[0].sent) == 3
+
+
+def test_what_the_kernel_cannot_protect_is_dropped_and_counted() -> None:
+    one = Straight(compiled=True, mime="audio/opus", subscribers=1, extension_ids={})
+    one.burst(100, 3, b"sound")
+    outbound = one.subscribers[0].sink.outbound
+    gcm = None if outbound is None else outbound.gcm
+    if gcm is None:
+        pytest.skip("libsrtp protects all")
+    for place in range(gcm.mask + 1):
+        gcm.streams[place].index += 5000  # as if others had been sent since, and those that come were very late
     one.burst(103, 2, b"sound")
     assert one.subscribers[0].sink.dropped == 2
     assert one.tracks[0].stats.packets == 5

@@ -26,10 +26,14 @@ class Sink:
         self.record: Record = queue.kernel.ffi.new("struct sink *")
         self.destination: Destination | None = None
 
-    def lead(self, destination: Destination | None, session: int) -> None:
-        """Protect with libsrtp's `session`, and send to `destination`; its address is 0, and that None, for nowhere."""
+    def lead(self, destination: Destination | None, *, gcm: Record | None, session: int) -> None:
+        """Send to `destination`, protected with `gcm`, or else with libsrtp's `session`.
+
+        Without a destination (None), or without either of the others (None and 0), nothing is sent.
+        """
         ffi = self.queue.kernel.ffi
         self.destination = destination
+        self.record.gcm = gcm or ffi.NULL
         self.record.session = ffi.cast("void *", session)
         self.record.way = ffi.NULL if destination is None else destination.way
 

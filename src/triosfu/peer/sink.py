@@ -56,7 +56,8 @@ class TransportSink:
     def _lead(self) -> None:
         if self.compiled is not None:
             outbound = self._outbound
-            self.compiled.lead(self._destination, 0 if outbound is None else outbound.address)
+            gcm, session = (None, 0) if outbound is None else (outbound.gcm, outbound.address)
+            self.compiled.lead(self._destination, gcm=gcm, session=session)
 
     @property
     def dropped(self) -> int:

@@ -17,6 +17,8 @@ from cffi import FFI
 from triosfu.errors import MalformedPacket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from triosfu.srtp.profiles import SrtpProfile
 
 Pointer: TypeAlias = Any
@@ -31,7 +33,11 @@ REASONS = {AUTH_FAIL: "auth", REPLAY_FAIL: "replay", REPLAY_OLD: "replay"}
 SIGNATURE = "srtp_err_status_t(*)(struct srtp_ctx_t_ *, void *, int *)"
 OPERATIONS = ("srtp_protect", "srtp_unprotect", "srtp_protect_rtcp", "srtp_unprotect_rtcp")
 
+TAIL = 32  # bytes of room that protection may need behind a packet; the largest overhead is 20
+MAX_COPIED = 2016  # bytes that the `bytes` calls take; more than any datagram we send or accept
+
 ffi = FFI()
+_room = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class SrtpError(MalformedPacket):
@@ -240,3 +246,13 @@ def _remove(session: Any, ssrc: int) -> None:  # noqa: ANN401  a pylibsrtp sessi
         session.remove_stream(ssrc)
     except pylibsrtp.Error:
         return  # libsrtp never met it
+
+
+def on_copy(operation: Callable[[Pointer, int], int], data: bytes) -> bytes:
+    """What `operation`, which works in place, makes of `data`."""
+    length = len(data)
+    if length > MAX_COPIED:
+        raise SrtpError("other")
+    copy = _room("char[]", length + TAIL)
+    ffi.memmove(copy, data, length)
+    return ffi.unpack(copy, operation(copy, length))  # type: ignore[no-any-return]

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from triosfu.srtp.binding import Direction, Pointer, SrtpError, ffi, open_session
+from triosfu.srtp.binding import TAIL, Direction, Pointer, SrtpError, ffi, on_copy, open_session
+from triosfu.srtp.gcm import GcmStreams, compiled_gcm
 from triosfu.srtp.profiles import SrtpKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from triosfu.kernel import Record
+
 __all__ = ["TAIL", "Inbound", "Outbound", "SrtpError", "SrtpKeys"]
 
-TAIL = 32  # bytes of room that protection may need behind a packet; the largest overhead is 20
-MAX_COPIED = 2016  # bytes that the `bytes` calls take; more than any datagram we send or accept
 MAX_STREAMS = 1024  # SSRCs that one peer may keep alive in our memory
-
-_room = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class Outbound:
-    """Encrypts what we send to one peer; every SSRC that we send gets its own rollover counter (RFC 3711, 3.3.1)."""
+    """Encrypts what we send to one peer; every SSRC that we send gets its own rollover counter (RFC 3711, 3.3.1).
 
-    __slots__ = ("_session", "protect_in_place")
+    RTP goes through the compiled kernel where that can do it (`srtp.gcm`), and all else through libsrtp.
+    """
+
+    __slots__ = ("_session", "_streams", "protect_in_place")
 
     protect_in_place: Callable[[Pointer, int], int]
     """Encrypt `length` bytes of RTP at a cffi `char *` with `TAIL` bytes of room behind them; returns the new length.
@@ -31,27 +33,31 @@ class Outbound:
     Sending one sequence number twice is allowed for an identical packet only: the cipher's nonce is the same.
     """
 
-    def __init__(self, keys: SrtpKeys, *, copying: bool = False) -> None:
+    def __init__(self, keys: SrtpKeys, *, compiled: bool = True, copying: bool = False) -> None:
+        """Take the keys; `compiled` and `copying` say which of the ways to protect RTP may be taken, and must be."""
         key = keys.local_key + keys.local_salt
         self._session = open_session(keys.profile, key, Direction.OUTBOUND, copying=copying)
-        self.protect_in_place = self._session.protect
+        gcm = compiled_gcm() if compiled and not copying and keys.profile.is_aead else None
+        self._streams = None if gcm is None else GcmStreams(gcm, keys.profile, keys.local_key, keys.local_salt)
+        self.protect_in_place = (self._streams or self._session).protect
 
     @property
     def address(self) -> int:
         """Of libsrtp's context, for code that is compiled and calls `srtp_protect` itself; 0 if it must not."""
-        return self._session.address
+        return 0 if self._streams else self._session.address
+
+    @property
+    def gcm(self) -> Record | None:
+        """The kernel's record, with which it protects RTP itself; None if it must not."""
+        return None if self._streams is None else self._streams.record
 
     def protect(self, data: bytes) -> bytes:
         """The SRTP packet for one RTP packet."""
-        return _on_copy(self._session.protect, data)
+        return on_copy(self.protect_in_place, data)
 
     def protect_rtcp(self, data: bytes) -> bytes:
         """The SRTCP packet for one compound RTCP packet."""
-        return _on_copy(self._session.protect_rtcp, data)
-
-    def remove_stream(self, ssrc: int) -> None:
-        """Free what is kept for `ssrc`, which must never be sent again under these keys: its nonces would repeat."""
-        self._session.remove_stream(ssrc)
+        return on_copy(self._session.protect_rtcp, data)
 
 
 class Inbound:
@@ -104,11 +110,11 @@ class Inbound:
 
     def unprotect(self, data: bytes) -> bytes:
         """The RTP packet inside one SRTP packet."""
-        return _on_copy(self.unprotect_in_place, data)
+        return on_copy(self.unprotect_in_place, data)
 
     def unprotect_rtcp(self, data: bytes) -> bytes:
         """The compound RTCP packet inside one SRTCP packet."""
-        return _on_copy(self.unprotect_rtcp_in_place, data)
+        return on_copy(self.unprotect_rtcp_in_place, data)
 
     def remove_stream(self, ssrc: int) -> None:
         """Free what is kept for `ssrc`: its track has ended."""
@@ -129,12 +135,3 @@ class Inbound:
                 self._session.remove_stream(int.from_bytes(silent, "big"))
             self._older, self._newer = self._newer, set()
         self._newer.add(ssrc)
-
-
-def _on_copy(operation: Callable[[Pointer, int], int], data: bytes) -> bytes:
-    length = len(data)
-    if length > MAX_COPIED:
-        raise SrtpError("other")
-    copy = _room("char[]", length + TAIL)
-    ffi.memmove(copy, data, length)
-    return ffi.unpack(copy, operation(copy, length))  # type: ignore[no-any-return]

@@ -60,6 +60,61 @@ static int unprotect(void *session, void *packet, int *length) {
     return 0;
 }
 
+/* Stand for OpenSSL's: read and write what they are told to. */
+static int init(void *context, const void *cipher, void *engine, const uint8_t *key, const uint8_t *nonce) {
+    (void)cipher, (void)engine, (void)key;
+    memcpy(context, nonce, NONCE_SIZE);
+    return 1;
+}
+
+static int update(void *context, uint8_t *out, int *written, const uint8_t *in, int length) {
+    (void)context;
+    *written = length;
+    if (length < 0)
+        fail("a length is below zero");
+    if (out)
+        memmove(out, in, (size_t)length);
+    else
+        free(memcpy(malloc((size_t)length), in, (size_t)length));
+    return 1;
+}
+
+static int final(void *context, uint8_t *out, int *written) {
+    (void)context, (void)out;
+    *written = 0;
+    return any(50) != 0;
+}
+
+static int parameters(void *context, struct parameter *wanted) {
+    (void)context;
+    memset(wanted->data, 0, wanted->size);
+    return 1;
+}
+
+static void protect(void) {
+    const struct openssl openssl = {(void *)init, (void *)update, (void *)final, (void *)parameters};
+    struct stream streams[4] = {{0}};
+    uint8_t context[NONCE_SIZE];
+    struct gcm gcm = {.openssl = &openssl, .context = context, .streams = streams, .mask = 3, .window = 1024};
+    kernel_meet(&gcm, 1, 0);
+    kernel_meet(&gcm, 2, (uint64_t)any(1 << 20) << 28);
+    for (int turn = 0; turn < 20; turn++) {
+        uint32_t length = any(any(2) ? 1500 : 40);
+        uint8_t *packet = malloc(length + TAG_SIZE), *head = bytes(length);
+        memcpy(packet, head, length);
+        if (length >= HEADER_SIZE) {
+            put32(packet + 8, 1 + any(3));
+            if (length >= HEADER_SIZE + 4 && any(2))
+                put16(packet + HEADER_SIZE + 2, any(8));
+        }
+        int size = kernel_protect(&gcm, packet, (int)length);
+        if (size > 0 && size != (int)length + TAG_SIZE)
+            fail("a packet has another length than it should");
+        free(head);
+        free(packet);
+    }
+}
+
 static void shape(const struct intake *intake, uint32_t first, uint32_t count) {
     struct part *parts = calloc(count, sizeof *parts);
     char *tails = malloc(count * TAIL_ROOM);
@@ -147,6 +202,7 @@ int main(int count, char **arguments) {
     for (; time(NULL) < end; rounds++) {
         receive();
         feedback();
+        protect();
     }
-    printf("%llu rounds of 20 runs and 4 pieces of feedback, without a finding\n", (unsigned long long)rounds);
+    printf("%llu rounds of 20 runs, 4 pieces of feedback and 20 packets to protect, without a finding\n", (unsigned long long)rounds);
 }

@@ -515,10 +515,12 @@ async def test_a_mux_tells_which_path_packets_take_here(monkeypatch: pytest.Monk
             "calls": "recvmmsg, sendmmsg",
             "runs": "in and out",
             "kernel": "compiled" if installed() else "python",
+            "srtp": "compiled" if installed() else "libsrtp",
         }
     monkeypatch.setattr("triosfu.net.egress.installed", lambda: None)
+    monkeypatch.setattr("triosfu.net.udp.compiled_gcm", lambda: None)
     async with UdpMux.open(["127.0.0.1"], 0, batched=False) as mux:
-        assert mux.path() == {"calls": "one for each datagram", "runs": "none", "kernel": "python"}
+        assert mux.path() == {"calls": "one for each datagram", "runs": "none", "kernel": "python", "srtp": "libsrtp"}
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from triosfu.net.batch import (
 from triosfu.net.clock import Clock
 from triosfu.net.egress import Destination, Egress
 from triosfu.net.tcp import FrameInbox, TcpPort
+from triosfu.srtp.gcm import compiled_gcm
 from triosfu.stun.wire import peek
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ class UdpMux:
             "calls": "recvmmsg, sendmmsg" if inboxes else "one for each datagram",
             "runs": " and ".join(way for way, taken in (("in", runs_in), ("out", runs_out)) if taken) or "none",
             "kernel": "python" if self.egress.kernel_queue is None else "compiled",
+            "srtp": "libsrtp" if compiled_gcm() is None else "compiled",
         }
 
     @classmethod

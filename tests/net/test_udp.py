@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from triosfu.net.address import Address
 
+pytestmark = pytest.mark.usefixtures("control_path")
+
 LIMIT = 10  # seconds; reached only by a failing test
 
 
@@ -172,7 +174,9 @@ async def test_each_protocol_finds_its_method(batched: bool) -> None:
         sent = [stun_request("ours"), stun_response(prefix + bytes(8)), DTLS, RTP, RTCP]
         client.send(*sent)
         await route.wait_for(len(sent))
-        assert route.got == list(zip(("stun", "stun", "dtls", "rtp", "rtcp"), sent, strict=True))
+        # What comes to one socket stays in order; which of two is read first is left to chance.
+        assert sorted(route.got) == sorted(zip(("stun", "stun", "dtls", "rtp", "rtcp"), sent, strict=True))
+        assert [kind for kind, _ in route.got if kind in {"dtls", "rtp"}] == ["dtls", "rtp"]
         assert route.sources == {client.address}
         assert route.locals == {mux.local_addresses[0]}
 
@@ -324,7 +328,9 @@ async def test_a_removed_route_gets_nothing_any_more_not_even_the_end_of_the_bat
         mux.bind(other.address, remover)
         client.send(RTP)
         other.send(DTLS)
-        client.send(RTP, stun_request("victim"), stun_response(mux.transaction_prefix(remover) + bytes(8)))
+        client.send(RTP)
+        await remover.wait_for(1)
+        client.send(stun_request("victim"), stun_response(mux.transaction_prefix(remover) + bytes(8)))
         await remover.wait_for(2)
         assert victim.batches == 0
         assert len(victim.got) == 1
@@ -508,17 +514,19 @@ async def test_who_has_much_to_do_lets_others_have_their_turn_between_batches_an
     assert order.count("batch") > 10
 
 
-async def test_a_mux_tells_which_path_packets_take_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logged once, when a server starts."""
+async def test_a_mux_tells_which_path_packets_take_here(control_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logged once, when a server starts. Red means: one of them is not to be had here."""
+    control = "apart" if control_path == "pair" else "with media"
     async with UdpMux.open(["127.0.0.1"], 0) as mux:
         assert mux.path() == {
             "calls": "recvmmsg, sendmmsg",
+            "control": control,
             "runs": "in and out",
             "kernel": "compiled" if installed() else "python",
         }
     monkeypatch.setattr("triosfu.net.egress.installed", lambda: None)
     async with UdpMux.open(["127.0.0.1"], 0, batched=False) as mux:
-        assert mux.path() == {"calls": "one for each datagram", "runs": "none", "kernel": "python"}
+        assert mux.path() == {"calls": "one for each datagram", "control": control, "runs": "none", "kernel": "python"}
 
 
 @pytest.mark.parametrize(

@@ -534,7 +534,7 @@ async def test_a_mux_tells_which_path_packets_take_here(control_path: str, monke
     [("single", "one for each datagram", "none"), ("batches", "recvmmsg, sendmmsg", "none"), ("", "recvmmsg", "in")],
 )
 async def test_the_operator_keeps_out_what_is_not_to_be_used(
-    most: str, calls: str, runs: str, monkeypatch: pytest.MonkeyPatch
+    most: str, calls: str, runs: str, control_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not batching_available():
         pytest.skip("there is nothing to keep out")
@@ -543,6 +543,7 @@ async def test_the_operator_keeps_out_what_is_not_to_be_used(
         path = mux.path()
     assert path["calls"].startswith(calls)
     assert path["runs"].startswith(runs) or not most
+    assert (path["control"] == "apart") == (control_path == "pair" and most != "single")
 
 
 async def test_a_way_that_does_not_exist_is_refused_by_its_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ BATCH = 64  # messages per receiving call
 ALONE = (0,) * BATCH  # of datagrams that are no runs: nothing follows in the same message
 UDP_GRO, CONTROL = 104, 32  # the option, and bytes for the control message that tells a segment's size
 SWITCH = "TRIOSFU_DATAGRAMS"
-WAYS = ("single", "batches", "runs")  # a call for each datagram; recvmmsg and sendmmsg; these with UDP_GRO, UDP_SEGMENT
+WAYS = ("single", "batches", "runs")  # a call for each datagram, one socket; recvmmsg, sendmmsg; these with UDP_GRO, UDP_SEGMENT
 FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
 # Linux's option (ip(7), ipv6(7)) that says who may fragment what leaves, by family: its level, its number, the value

@@ -30,6 +30,7 @@ from triosfu.net.batch import (
     Inbox,
     PlainInbox,
     Pointer,
+    allowed,
     batching_available,
 )
 from triosfu.net.clock import Clock
@@ -212,7 +213,11 @@ class UdpMux:
         """
         with ExitStack() as stack:
             sockets = [stack.enter_context(sock) for sock in bind(hosts, port)]
-            beside = [stack.enter_context(second) for sock in sockets if (second := open_beside(sock)) is not None]
+            beside = []
+            for sock in sockets if allowed("batches") else ():
+                second = open_beside(sock)
+                if second is not None:
+                    beside.append(stack.enter_context(second))
             batched = batching_available() if batched is None else batched
             mux = cls(sockets, advertised=advertised, batched=batched, beside=beside, listeners=listeners)
             async with mux.served():

@@ -72,7 +72,7 @@ def test_both_outputs_of_a_running_server(tmp_path: Path) -> None:
         told = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=20)
         as_json = subprocess.run([*ask, "--json"], capture_output=True, text=True, check=True, timeout=20)
     assert " tasks, 0 without a bound" in told.stdout.splitlines()[0]
-    assert "UdpMux._receive" in told.stdout
+    assert "Reader.read_at_once" in told.stdout
     assert json.loads(as_json.stdout)["name"] == "<init>"
 
 
@@ -90,7 +90,7 @@ def test_watching_goes_on_until_the_server_ends(tmp_path: Path) -> None:
         screen, theirs = pty.openpty()
         with subprocess.Popen(ask, stdout=theirs, stderr=subprocess.PIPE, text=True) as watcher:
             seen = b""
-            while b"UdpMux._receive" not in seen:
+            while b"Reader.read_at_once" not in seen:
                 seen += os.read(screen, 65536)
             outside.process.send_signal(signal.SIGINT)
             assert outside.process.wait(timeout=10) == 0

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from tests.clients.server import RunningServer
 
 PATHS = {  # what the operator lets us use, and what the server says that it takes
-    ("single", "off"): "calls='one for each datagram' kernel=python runs=none srtp=libsrtp",
-    ("single", "on"): "calls='one for each datagram' kernel=compiled runs=none srtp=compiled",
-    ("batches", "off"): "calls='recvmmsg, sendmmsg' kernel=python runs=none srtp=libsrtp",
-    ("runs", "off"): "calls='recvmmsg, sendmmsg' kernel=python runs='in and out' srtp=libsrtp",
+    ("single", "off"): "calls='one for each datagram' control='with media' kernel=python runs=none srtp=libsrtp",
+    ("single", "on"): "calls='one for each datagram' control='with media' kernel=compiled runs=none srtp=compiled",
+    ("batches", "off"): "calls='recvmmsg, sendmmsg' control=apart kernel=python runs=none srtp=libsrtp",
+    ("runs", "off"): "calls='recvmmsg, sendmmsg' control=apart kernel=python runs='in and out' srtp=libsrtp",
 }
 
 

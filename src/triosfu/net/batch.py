@@ -35,7 +35,8 @@ BATCH = 64  # messages per receiving call
 ALONE = (0,) * BATCH  # of datagrams that are no runs: nothing follows in the same message
 UDP_GRO, CONTROL = 104, 32  # the option, and bytes for the control message that tells a segment's size
 SWITCH = "TRIOSFU_DATAGRAMS"
-WAYS = ("single", "batches", "runs")  # a call for each datagram; recvmmsg and sendmmsg; these with UDP_GRO, UDP_SEGMENT
+# A call for each datagram, and one socket; recvmmsg and sendmmsg; these with UDP_GRO and UDP_SEGMENT.
+WAYS = ("single", "batches", "runs")
 FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
 # Linux's option (ip(7), ipv6(7)) that says who may fragment what leaves, by family: its level, its number, the value

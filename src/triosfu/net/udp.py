@@ -11,10 +11,10 @@ for who has which address.
 from __future__ import annotations
 
 import secrets
-import socket
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import structlog
@@ -24,24 +24,26 @@ from triosfu.errors import UsageError
 from triosfu.ice.candidate import Candidate
 from triosfu.net.address import Address, family, pack, unpack
 from triosfu.net.batch import (
-    BATCH,
     LARGEST,
     SLOT,
     BatchedInbox,
     Inbox,
     PlainInbox,
     Pointer,
+    allowed,
     batching_available,
-    may_be_fragmented,
 )
 from triosfu.net.clock import Clock
 from triosfu.net.egress import Destination, Egress
+from triosfu.net.reading import Reader
+from triosfu.net.sockets import bind, open_beside
 from triosfu.net.tcp import FrameInbox, TcpPort
 from triosfu.srtp.gcm import compiled_gcm
 from triosfu.stun.wire import peek
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    import socket
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from triosfu.net.batch import DatagramSocket
     from triosfu.net.tcp import Connection, Frames
@@ -50,10 +52,6 @@ __all__ = ["Address", "Destination", "Egress", "Route", "UdpMux"]
 
 MAX_TUPLES = 16  # remote addresses bound to one route; the oldest goes
 PREFIX = 4  # bytes of a transaction id that tell whose request it was
-BUDGET = 0.003  # seconds of work in a row for one socket, before timers, signalling and the others have their turn
-LEAST = 8  # messages in a batch, if they have come: a picture's packets leave together
-BUFFER = 4 * 1024 * 1024  # bytes of socket buffer that we ask for, each way
-PORT_TRIES = 20  # searches for a port that is free on every host
 FULL_PAUSE, FULL_TRIES = 0.002, 50  # seconds between looks at a full socket, and after how many it is given up
 
 log = structlog.get_logger()
@@ -131,9 +129,11 @@ class UdpMux:
         *,
         advertised: Sequence[Address] = (),
         batched: bool,
+        beside: Sequence[DatagramSocket] = (),
         listeners: Sequence[socket.socket] = (),
         wait_readable: Callable[[Any], Awaitable[None]] = trio.lowlevel.wait_readable,
     ) -> None:
+        """Serve `sockets`, and for each that is in `beside` its second one, as `net.sockets` opens them."""
         self.counters: Counter[str] = Counter()
         """Datagrams received and sent, batches, and drops by reason."""
         self.forwarded: Callable[[float], None] | None = None
@@ -151,13 +151,15 @@ class UdpMux:
         self._failed: list[tuple[Route, Exception]] = []
         self._current: Route | None = None
         self._ports: list[_Port] = []
+        self._beside: list[_Port] = []  # the same ports: what the kernel thinks can wait a little
         self._wait_readable = wait_readable
         for sock in sockets:
             host, port = sock.getsockname()[:2]
             told = (address for address in advertised if family(address) == sock.family)
             local = next(((at[0], at[1] or port) for at in told), (host, port))
-            inbox = BatchedInbox(sock) if batched else PlainInbox(sock)
-            self._ports.append(_Port(sock, local, inbox, self._by_tuple))
+            self._ports.append(self._port(sock, local, batched=batched))
+            second = (one for one in beside if one.getsockname() == sock.getsockname())
+            self._beside += [self._port(one, local, batched=batched) for one in second]
             self.egress.open_outlet(sock, local, batched=batched)
         told_hosts = {family(address): address[0] for address in reversed(advertised)}
         heard_at: dict[Address, list[socket.socket]] = {}
@@ -170,12 +172,17 @@ class UdpMux:
             self._streams[local] = _StreamPort(tcp, local, FrameInbox(), {})
             self.egress.open_stream_outlet(tcp, local)
 
+    def _port(self, sock: DatagramSocket, local: Address, *, batched: bool) -> _Port:
+        inbox = BatchedInbox(sock) if batched else PlainInbox(sock)
+        return _Port(sock, local, inbox, self._by_tuple)
+
     def path(self) -> dict[str, str]:
         """How datagrams are received and sent here: what the system has, and whether the compiled kernel is used."""
         inboxes = [port.inbox for port in self._ports if isinstance(port.inbox, BatchedInbox)]
         runs_in, runs_out = any(inbox.coalesced for inbox in inboxes), self.egress.segmented
         return {
             "calls": "recvmmsg, sendmmsg" if inboxes else "one for each datagram",
+            "control": "apart" if self._beside else "with media",
             "runs": " and ".join(way for way, taken in (("in", runs_in), ("out", runs_out)) if taken) or "none",
             "kernel": "python" if self.egress.kernel_queue is None else "compiled",
             "srtp": "libsrtp" if compiled_gcm() is None else "compiled",
@@ -194,6 +201,8 @@ class UdpMux:
     ) -> AsyncIterator[Self]:
         """Serve UDP `port` on every one of `hosts`; port 0 takes one that is free on all.
 
+        Where the system lets us, each has a second socket for control (`net.sockets`).
+
         TCP is served on `listeners` (`net.tcp.listen`), whose port must be another one; their owner closes them.
 
         `advertised` are the addresses that peers are told instead of a socket's own (a public address in front of it;
@@ -204,22 +213,28 @@ class UdpMux:
         Raises:
             OSError: A host or port cannot be had.
         """
-        sockets = _bind(hosts, port)
-        try:
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(sock) for sock in bind(hosts, port)]
+            beside = []
+            for sock in sockets if allowed("batches") else ():
+                second = open_beside(sock)
+                if second is not None:
+                    beside.append(stack.enter_context(second))
             batched = batching_available() if batched is None else batched
-            mux = cls(sockets, advertised=advertised, batched=batched, listeners=listeners)
+            mux = cls(sockets, advertised=advertised, batched=batched, beside=beside, listeners=listeners)
             async with mux.served():
                 yield mux
-        finally:
-            for sock in sockets:
-                sock.close()
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[None]:
         """Receive and flush within the block; leaving it, also cancelled, flushes once more. `open` does this, too."""
         async with trio.open_nursery() as nursery:
             for port in self._ports:
-                nursery.start_soon(self._receive, port, name=f"udp {port.local[0]}:{port.local[1]}")
+                name = f"udp {port.local[0]}:{port.local[1]}"
+                nursery.start_soon(self._reader(port).read_at_once, name=name)
+            for port in self._beside:
+                name = f"udp {port.local[0]}:{port.local[1]} control"
+                nursery.start_soon(self._reader(port).read_control, name=name)
             for stream in self._streams.values():
                 nursery.start_soon(self._serve_streams, stream, name=f"tcp {stream.local[0]}:{stream.local[1]}")
             nursery.start_soon(self._flush_when_asked)
@@ -355,25 +370,11 @@ class UdpMux:
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
-    async def _receive(self, port: _Port) -> None:
-        inbox = port.inbox
-        cost = 0.0  # seconds for each message, lately: with many subscribers one of them is much work
-        while True:
-            await self._wait_readable(port.sock)
-            began = trio.current_time()
-            while True:
-                try:
-                    count = inbox.receive(BATCH if cost * BATCH < BUDGET else max(LEAST, int(BUDGET / cost)))
-                except OSError:
-                    self.counters["receive_error"] += 1  # an ICMP error, told to whom it may concern
-                    break
-                before = trio.current_time()
-                self._deliver(port, count)
-                now = trio.current_time()
-                if inbox.messages:
-                    cost += ((now - before) / inbox.messages - cost) / 8
-                if inbox.empty or now - began > BUDGET:
-                    break
+    def _reader(self, port: _Port) -> Reader:
+        return Reader(
+            port.sock, port.inbox, partial(self._deliver, port),
+            counters=self.counters, wait_readable=self._wait_readable,
+        )  # fmt: skip
 
     async def _serve_streams(self, port: _StreamPort) -> None:
         def deliver(connection: Connection, frames: Frames) -> None:
@@ -496,32 +497,3 @@ class UdpMux:
 
 def _is_rtp(datagram: memoryview) -> bool:
     return 128 <= datagram[0] < 192 and not 192 <= datagram[1] < 224
-
-
-def _bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
-    """A socket on `port` for every host; for port 0 the first one's choice must be free on the others."""
-    for _ in range(PORT_TRIES - 1 if port == 0 else 0):
-        with suppress(OSError):
-            return list(_bound(hosts, port))
-    return list(_bound(hosts, port))
-
-
-def _bound(hosts: Sequence[str], port: int) -> Iterator[socket.socket]:
-    opened: list[socket.socket] = []
-    try:
-        for host in hosts:
-            sock = socket.socket(family((host, 0)), socket.SOCK_DGRAM)
-            opened.append(sock)
-            sock.setblocking(False)
-            if sock.family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-                sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)  # the kernel gives what it allows
-            may_be_fragmented(sock)
-            sock.bind((host, port))
-            port = port or sock.getsockname()[1]
-    except OSError:
-        for sock in opened:
-            sock.close()
-        raise
-    yield from opened

@@ -17,7 +17,8 @@ PING: Final = "its client: the ping's write deadline (10 s) and TCP_USER_TIMEOUT
 ALARM: Final = "no deadline is armed, so there is nothing to be late for; arming one moves the end of this wait"
 
 DECLARED: Final[Mapping[str, str]] = {
-    "triosfu.net.udp:UdpMux._receive": "the service: datagrams from anybody, until the server ends",
+    "triosfu.net.reading:Reader.read_at_once": "the service: datagrams from anybody, until the server ends",
+    "triosfu.net.reading:Reader.read_control": "the service: datagrams from anybody, until the server ends",
     "triosfu.net.udp:UdpMux._flush_when_asked": "the service: datagrams to send, until the server ends",
     "triosfu.net.listeners:serve_listener": "the service: connections from anybody",
     "triosfu.net.tcp:TcpPort._accept": "the service: connections from anybody",

@@ -155,7 +155,7 @@ class CountingSocket:
         self._others: deque[tuple[bytes, Address]] = deque(maxlen=MAX_PENDING)
         self._news = trio.Event()
 
-    def attach(self, end: End, feedback: Feedback | None) -> None:
+    def attach(self, end: End, feedback: Feedback) -> None:
         """Have `end`, which is connected, decrypt samples and take data at once; give `feedback` on what comes."""
         self._end, self._feedback = end, feedback
 
@@ -219,7 +219,7 @@ class CountingSocket:
 
     def _new_stream(self, ssrc: int, sequence: int) -> Stream:
         stream = self.streams[ssrc] = Stream(sequence, repairs=False)
-        if self._end is None or self._feedback is None:
+        if self._end is None or self._feedback is None or not self._feedback.tells:
             return stream
         for section in self._end.peer.negotiation.sections:
             incoming = section.incoming

@@ -40,8 +40,10 @@ phases = Random(1)  # subscribers that joined together do not report at once
 class Feedback:
     """One subscriber's."""
 
-    def __init__(self, end: End, sock: CountingSocket) -> None:
+    def __init__(self, end: End, sock: CountingSocket, *, tells: bool) -> None:
+        """Say all that there is to say, or, if it does not `tell` of media, ICE's checks alone."""
         self._end, self._socket = end, sock
+        self.tells = tells
         self._ssrc = 1
         self.due = 0.0  # the next time
         self._turn = phases.randrange(SOUND_TURNS * CHECK_TURNS)
@@ -68,6 +70,10 @@ class Feedback:
             return
         self.due = now + EVERY * (1 if self.due else phases.random())
         self._turn += 1
+        if self._turn % CHECK_TURNS == 0:
+            self._check(now)
+        if not self.tells:
+            return
         # Where the server has both, transport-wide feedback goes before REMB.
         remb = self._estimate() if self._turn % ESTIMATE_TURNS == 0 and not self._count else b""
         for place, (ssrc, stream) in enumerate(self._socket.streams.items()):
@@ -79,8 +85,6 @@ class Feedback:
                 remb = b""
             elif (place + self._turn) % (PICTURE_TURNS if picture else SOUND_TURNS) == 0:
                 send(self._report(ssrc, stream, now))
-        if self._turn % CHECK_TURNS == 0:
-            self._check(now)
         if arrivals := self._socket.arrivals:
             for at in range(0, len(arrivals), MAX_COVERED):
                 send(self._transport_feedback(arrivals[at : at + MAX_COVERED]))

@@ -143,7 +143,7 @@ async def present(somebody: P, *, sock: CountingSocket, publishes: bool, feedbac
                 nursery.start_soon(publisher.run)
             nursery.start_soon(somebody.converse)
             await somebody.arrive()
-            sock.attach(subscriber, Feedback(subscriber, sock) if feedback else None)
+            sock.attach(subscriber, Feedback(subscriber, sock, tells=feedback))
             yield somebody
             sock.detach()
             nursery.cancel_scope.cancel()

@@ -28,7 +28,7 @@ async def subscriber() -> AsyncIterator[tuple[Feedback, CountingSocket]]:
         mux = UdpMux([sock], batched=False, wait_readable=sock.readable)
         end = End("one", mux, offerer=False, owner=Waiting("one"))
         sock.streams[77] = Stream(5, repairs=False)
-        yield Feedback(end, sock), sock
+        yield Feedback(end, sock, tells=True), sock
         end.peer.close("over")
     finally:
         sock.close()

@@ -38,6 +38,7 @@ class RecordingRoute:
         self.locals: set[Address] = set()
         self.batches = 0
         self.failures: list[Exception] = []
+        self.done = False  # with RTCP, as soon as it is received
         self._ended = trio.Event()
 
     def receive_stun(self, data: bytes, source: Address, local: Address, now: float) -> None:
@@ -53,8 +54,9 @@ class RecordingRoute:
         self.got.append(("rtp", bytes(arena[:length])))
         return 0
 
-    def receive_rtcp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
+    def receive_rtcp(self, arena: memoryview, pointer: object, length: int, now: float) -> bool:
         self.got.append(("rtcp", bytes(arena[:length])))
+        return not self.done
 
     def end_of_batch(self, now: float) -> None:
         self.batches += 1
@@ -213,6 +215,24 @@ async def test_more_datagrams_than_a_batch_arrive_once_each_and_in_order(batched
         assert [data for _, data in route.got] == sent
         assert mux.counters["datagrams"] == len(sent)
         assert route.batches == mux.counters["batches"] >= len(sent) / BATCH
+
+
+async def test_rtcp_of_which_nothing_follows_ends_no_batch(batched: bool) -> None:
+    async with UdpMux.open(["127.0.0.1"], 0, batched=batched) as mux, client_of(mux) as client:
+        route = RecordingRoute()
+        mux.bind(client.address, route)
+        client.send(RTCP)
+        await route.wait_for(1)
+        assert route.batches == 1
+        route.done = True
+        client.send(RTCP)
+        with trio.fail_after(LIMIT):
+            while len(route.got) < 2:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        assert route.batches == 1
+        client.send(RTCP, RTP)
+        await route.wait_for(4)
+        assert route.batches >= 2
 
 
 async def test_a_batch_that_ends_with_media_and_had_an_answer_is_told_of_with_its_time(batched: bool) -> None:

@@ -133,9 +133,9 @@ def record(transport: Transport) -> dict[str, list[bytes]]:
         kept["rtp"].append(bytes(arena[:length]))
         return rtp(arena, pointer, length, now, following)
 
-    def receive_rtcp(arena: memoryview, pointer: object, length: int, now: float) -> None:
+    def receive_rtcp(arena: memoryview, pointer: object, length: int, now: float) -> bool:
         kept["rtcp"].append(bytes(arena[:length]))
-        rtcp(arena, pointer, length, now)
+        return rtcp(arena, pointer, length, now)
 
     for tap in (receive_stun, receive_dtls, receive_rtp, receive_rtcp):
         setattr(transport, tap.__name__, tap)

@@ -77,11 +77,11 @@ class Route(Protocol):
         them were taken as well is returned.
         """
 
-    def receive_rtcp(self, arena: memoryview, pointer: Pointer, length: int, now: float) -> None:
-        """Take an SRTCP packet from a bound address, as `receive_rtp` does."""
+    def receive_rtcp(self, arena: memoryview, pointer: Pointer, length: int, now: float) -> bool:
+        """Take an SRTCP packet from a bound address, as `receive_rtp` does; whether anything follows of it."""
 
     def end_of_batch(self, now: float) -> None:
-        """Act on what came: called once after each batch with something for this route."""
+        """Act on what came: called once after each batch with something for this route to act upon."""
 
     def receive_failed(self, error: Exception) -> None:
         """End: one of the methods above raised `error`, and the mux has removed this route."""
@@ -436,11 +436,13 @@ class UdpMux:
             self.counters["unbound_tuple"] += 1
         else:
             self._current = route
+            if first >= 128 and 192 <= view[1] < 224:  # RFC 5761, section 4
+                if route.receive_rtcp(view, inbox.pointers[slot], length, now):
+                    self._touched[route] = None
+                return 0
             self._touched[route] = None
             if first < 128:
                 route.receive_dtls(bytes(view[:length]), unpack(source), now)
-            elif 192 <= view[1] < 224:  # RFC 5761, section 4
-                route.receive_rtcp(view, inbox.pointers[slot], length, now)
             else:
                 return route.receive_rtp(view, inbox.pointers[slot], length, now, inbox.following[slot])
         return 0

@@ -282,25 +282,27 @@ class Transport:
         self._owner.transport_rtp(bytes(arena[:size]), now)
         return 0
 
-    def receive_rtcp(self, arena: memoryview, pointer: object, length: int, now: float) -> None:
-        """Unprotect one RTCP compound where it lies in the receive arena and pass it on."""
+    def receive_rtcp(self, arena: memoryview, pointer: object, length: int, now: float) -> bool:
+        """Unprotect one RTCP compound where it lies in the receive arena and pass it on; whether anything follows."""
         inbound = self._inbound
         if inbound is None:
             self.counters["early_rtcp"] += 1
-            return
+            return False
         try:
             if self._open_lane is not None and arena[1] == TRANSPORT_FEEDBACK:
                 size = self._open_lane.receive(pointer, length, now)
                 inbound.unprotected_rtcp(pointer)
                 if not size:
-                    return
+                    return False
             else:
                 size = inbound.unprotect_rtcp_in_place(pointer, length)
         except MalformedPacket:
             self.counters["unauthentic_rtcp"] += 1
-            return
-        if self._owner.transport_rtcp(bytes(arena[:size]), now):
-            self._touched |= Touched.MEDIA
+            return False
+        if not self._owner.transport_rtcp(bytes(arena[:size]), now):
+            return False
+        self._touched |= Touched.MEDIA
+        return True
 
     def end_of_batch(self, now: float) -> None:
         """Drain the cores that a batch of datagrams may have changed."""

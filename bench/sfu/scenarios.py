@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import time
 from array import array
@@ -181,6 +182,9 @@ async def _measure(server: Measured, name: str, size: int, habits: Habits, watch
         present = server.use()
         for meeting in meetings:
             await meeting.watch()
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()  # to look through all these clients takes 0.1 s, by which publishers would be late, and then hurry
         await trio.sleep(habits.settle)
         for one in sockets:
             one.begin()

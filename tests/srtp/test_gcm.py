@@ -99,7 +99,7 @@ def test_a_header_that_goes_beyond_the_end_is_refused(head: bytes, length: int) 
 @pytest.mark.parametrize(
     "numbers",
     [
-        pytest.param([0x8001, 0x10001, 0x18001], id="half of all ahead, in the lower half"),
+        pytest.param([0x8001, 0xC000, 0x10001, 0x18001, 0x18002], id="half of all ahead, in the lower half"),
         pytest.param([0x8001, 0x9000, 0x11000], id="half of all ahead, in the upper half"),
         pytest.param([0x9000, 0x18000, 0x10000, 0x20000], id="half of all behind"),
         pytest.param([0x8000, 0x10000, 0x10001], id="in the middle, at first"),

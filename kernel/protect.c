@@ -1,5 +1,5 @@
 /* SRTP for what is sent, where the cipher is AES-GCM (RFC 7714): what libsrtp does for it, with the same functions of
- * OpenSSL, but without looking for the packet's stream in a list and for its number in a window, which a sender needs not.
+ * OpenSSL, but without looking for the packet's stream in a list and for its number in a window, which a sender does not need.
  */
 
 #define UNKNOWN (-1) /* stream, which Python has to add */

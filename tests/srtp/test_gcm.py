@@ -155,6 +155,13 @@ def test_where_pylibsrtp_has_no_such_library_libsrtp_is_used(monkeypatch: pytest
     assert compiled_gcm.__wrapped__() is None
 
 
+def test_where_packets_are_refused_libsrtp_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gcm, "PROBES", gcm.PROBES[:1] * 2)
+    assert compiled_gcm.__wrapped__() is not None
+    monkeypatch.setattr(gcm, "WINDOW", 0)  # nothing may be sent again
+    assert compiled_gcm.__wrapped__() is None
+
+
 @pytest.mark.parametrize(("name", "value"), [("SALT", 3), ("KEY", 1)])
 def test_where_packets_come_out_otherwise_libsrtp_is_used(
     name: str, value: int, monkeypatch: pytest.MonkeyPatch

@@ -34,7 +34,7 @@ class Outbound:
     """
 
     def __init__(self, keys: SrtpKeys, *, compiled: bool = True, copying: bool = False) -> None:
-        """Take the keys; `compiled` and `copying` say which of the ways to protect RTP may be taken, and must be."""
+        """Take the keys. Not `compiled`, RTP goes through libsrtp as well; `copying` forces the public path."""
         key = keys.local_key + keys.local_salt
         self._session = open_session(keys.profile, key, Direction.OUTBOUND, copying=copying)
         gcm = compiled_gcm() if compiled and not copying and keys.profile.is_aead else None

@@ -150,9 +150,10 @@ def compiled_gcm() -> CompiledGcm | None:
         return None
     try:
         compiled = CompiledGcm(kernel)
-    except (OSError, AttributeError):
+        same = all(_as_libsrtp(compiled, profile) for profile in CIPHERS)
+    except (OSError, AttributeError, MemoryError, SrtpError):  # what is not there, or does not work, is not used
         return None
-    return compiled if all(_as_libsrtp(compiled, profile) for profile in CIPHERS) else None
+    return compiled if same else None
 
 
 def _as_libsrtp(compiled: CompiledGcm, profile: SrtpProfile) -> bool:

@@ -17,7 +17,10 @@ import trio
 from tests.support.client import join
 from tests.support.command import started
 from triosfu.cli.tasks import fetch
+from triosfu.cli.worker import COMMAND
+from triosfu.config import load_config
 from triosfu.errors import ConfigError
+from triosfu.server import serve, serve_front
 from triosfu.server.admin import default_socket_path, open_admin_socket, serve_admin
 from triosfu.server.declared_waits import DECLARED
 from triosfu.server.inside_trio import effective_deadline, is_runnable
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trio.testing import MockClock
+
+    from triosfu.server import Front, Server
 
 
 def every(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -96,6 +101,23 @@ def test_there_is_a_server_without_a_socket(tmp_path: Path) -> None:
 def test_a_default_place_that_cannot_be_had_does_not_keep_the_server_from_serving(tmp_path: Path) -> None:
     with started(runtime=tmp_path / "missing" / "too") as outside:
         assert outside.process.poll() is None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_nobody_is_answered_before_the_socket_is_there(workers: int) -> None:
+    config = load_config(f"{{workers: {workers}, port: 0, rtc: {{udp_port: 0}}}}", development=True)
+    found: list[str] = []
+
+    def before(server: Server | Front) -> None:
+        assert server.port
+        found.extend(task.name for task in look(watch).walk())
+
+    with watching() as watch:
+        serving = serve_front(config, COMMAND, before=before) if workers > 1 else serve(config, before=before)
+        async with serving:
+            assert "http" in {task.name for task in look(watch).walk()}
+    assert found
+    assert "http" not in found
 
 
 @pytest.mark.parametrize("place", DECLARED)

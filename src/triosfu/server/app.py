@@ -52,7 +52,7 @@ from triosfu.whip.endpoint import Whip
 from triosfu.whip.session import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from triosfu.cluster.post import Post
     from triosfu.config import Config
@@ -114,9 +114,21 @@ class Server(Reachable):
         return sorted({port for _, port in self.mux.local_addresses})
 
 
+def _nothing(server: Server) -> None:
+    """What there is to do before anybody is answered, where nobody says."""
+
+
 @asynccontextmanager
-async def serve(config: Config, *, grace: float = GRACE, post: Post | None = None) -> AsyncIterator[Server]:
+async def serve(
+    config: Config,
+    *,
+    grace: float = GRACE,
+    post: Post | None = None,
+    before: Callable[[Server], None] = _nothing,
+) -> AsyncIterator[Server]:
     """Serve until the block is left; then everybody is told, and after at most `grace` seconds nothing is left.
+
+    `before` is called with the server when it has its ports, and has answered nobody yet.
 
     Cancelled, within the block or while it is entered, it has ended everything at once: no task, socket or timer stays.
     Clients' connections are closed, but not every client is told why.
@@ -192,8 +204,6 @@ async def serve(config: Config, *, grace: float = GRACE, post: Post | None = Non
                 nursery.start_soon(webhooks.run, name="webhooks")
             nursery.start_soon(agents.run, name="agents")
             await nursery.start(rooms.run, name="rooms")
-            if post is None:
-                await nursery.start(http.serve, listeners, name="http")
             if monitoring is not None:
                 mux.forwarded = monitoring.history.forwarding.observe
                 sources = Sources(
@@ -214,11 +224,15 @@ async def serve(config: Config, *, grace: float = GRACE, post: Post | None = Non
                 inside = Inside(stack.enter_context(watching()), None if monitoring is None else monitoring.page)
                 doors = {PUBLIC: http, OWN: HttpServer(inside.respond, cross_origin=False)}
                 await nursery.start(post.run, rooms, doors, name="post")
+            server = Server(
+                config=config, port=port, _keys=keys, rooms=rooms, mux=mux, webhooks=webhooks, agents=agents,
+                trio_token=trio.lowlevel.current_trio_token(),
+            )  # fmt: skip
+            before(server)
+            if post is None:  # last: whoever gets an answer finds everything else there
+                await nursery.start(http.serve, listeners, name="http")
             try:
-                yield Server(
-                    config=config, port=port, _keys=keys, rooms=rooms, mux=mux, webhooks=webhooks, agents=agents,
-                    trio_token=trio.lowlevel.current_trio_token(),
-                )  # fmt: skip
+                yield server
             finally:
                 rooms.close()
                 with trio.move_on_after(grace, shield=True):

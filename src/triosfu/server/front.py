@@ -46,7 +46,7 @@ from triosfu.server.task_tree import Bound
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from triosfu.cluster.supervisor import Worker
     from triosfu.config import Config
@@ -100,8 +100,12 @@ def _silent(name: str, worker: Worker) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def serve_front(config: Config, command: Sequence[str], *, grace: float = GRACE) -> AsyncIterator[Front]:
+async def serve_front(
+    config: Config, command: Sequence[str], *, grace: float = GRACE, before: Callable[[Front], None] | None = None
+) -> AsyncIterator[Front]:
     """Serve with `config.workers` processes until the block is left; then everybody is told, and all processes end.
+
+    `before` is called with the server when all processes are there, and it has answered nobody yet.
 
     `command` starts one, with the number of the descriptor that is its end of the control socket as its last argument.
     Leaving takes at most `grace` seconds, and a moment. Cancelled, within the block or while it is entered, it has
@@ -148,13 +152,17 @@ async def serve_front(config: Config, command: Sequence[str], *, grace: float = 
             await nursery.start(supervisor.run, name="worker processes")
             async with trio.open_nursery() as serving:
                 serving.start_soon(relay.clock.run, name="clock of worker links")
-                await serving.start(http.serve, listeners, name="http")
                 if metrics:
                     page = partial(serve_front_page, metrics, supervisor, http, config.prometheus)
                     await serving.start(page, name="metrics")
+                port = listeners[0].socket.getsockname()[1]
+                front = Front(config=config, port=port, _keys=keys, supervisor=supervisor)
+                if before is not None:
+                    before(front)
+                # Last: whoever gets an answer finds everything else there.
+                await serving.start(http.serve, listeners, name="http")
                 try:
-                    port = listeners[0].socket.getsockname()[1]
-                    yield Front(config=config, port=port, _keys=keys, supervisor=supervisor)
+                    yield front
                 finally:
                     with trio.move_on_after(grace + 2 * MARGIN, shield=True):
                         await supervisor.end()

@@ -41,20 +41,24 @@ async def run_until_signalled(
 
     `worker` is the command that starts a worker process, where the configuration wants several.
 
-    The live tree of tasks is served at `admin_socket`, also during the goodbyes. The default place is not worth a
-    start that fails: there may be no socket then, and a warning. Cancelled, it has ended the server as `serve` does,
-    and removed the socket.
+    The live tree of tasks is served at `admin_socket`, from before the first answer to a client until after the
+    goodbyes. The default place is not worth a start that fails: there may be no socket then, and a warning. Cancelled,
+    it has ended the server as `serve` does, and removed the socket.
 
     Raises:
         ConfigError: A port, an address or the given `admin_socket` cannot be had.
     """
     with trio.open_signal_receiver(*SIGNALS) as signals, ExitStack() as stack:
         async with trio.open_nursery() as nursery:
-            several = config.workers > 1
-            async with serve_front(config, worker) if several else serve(config) as server:
+
+            def begin(server: Server | Front) -> None:
                 if (listener := _open(admin_socket, server.port, stack)) is not None:
                     others = server.trees if isinstance(server, Front) else None
                     nursery.start_soon(partial(serve_admin, listener, others=others), name="admin")
+
+            several = config.workers > 1
+            serving = serve_front(config, worker, before=begin) if several else serve(config, before=begin)
+            async with serving as server:
                 on_ready(server)
                 await anext(signals)
                 log.info("stopping", hint="once more to stop at once")

@@ -388,6 +388,28 @@ async def test_a_room_cancelled_at_any_step_of_a_join_leaves_nothing(step: int, 
             await rooms.wait_empty()
 
 
+@pytest.mark.parametrize("step", range(10))
+@pytest.mark.parametrize("members", [0, 1])
+async def test_a_room_that_is_cancelled_refuses_whoever_comes_at_any_step(
+    members: int, step: int, autojump_clock: MockClock
+) -> None:
+    options = JoinOptions(client=models.ClientInfo(protocol=17), single=True)
+    for _ in range(10):  # trio runs what is ready in no order
+        async with running() as rooms:
+            room = await rooms.create("room")
+            for number in range(members):
+                await join(rooms, str(number))
+            cancel_room(rooms, trio.CancelScope())
+            for _ in range(step):
+                await trio.lowlevel.checkpoint()
+            with suppress(JoinRefused):
+                late = room.join(Applicant(identity="late"), options, Ear())
+                assert step < 2
+                await trio.testing.wait_all_tasks_blocked()
+                assert late.closed
+            await rooms.wait_empty()
+
+
 def cancel_room(rooms: Rooms, _: trio.CancelScope) -> None:
     assert rooms._nursery is not None
     for task in rooms._nursery.child_tasks:

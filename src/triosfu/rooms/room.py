@@ -88,10 +88,12 @@ class Room:
                 if self.closed:
                     nursery.cancel_scope.cancel()
                 task_status.started()
-                await self._keep_time()
+                try:
+                    await self._keep_time()
+                finally:
+                    self._nursery = None  # before the last member has ended: from then on it takes nobody
         finally:
             self.close(Reason.ROOM_CLOSED)
-            self._nursery = None
 
     def begin(self) -> None:
         """The room is there to be found."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +51,10 @@ def test_two_wheels_hear_see_and_read_each_other(
         pytest.skip("the kernel is not installed")
     monkeypatch.setenv(DATAGRAMS, datagrams)
     monkeypatch.setenv(KERNEL, kernel)
-    with running_server(artifacts / f"path-{datagrams}-{kernel}.log") as server:
+    log = artifacts / f"path-{datagrams}-{kernel}.log"
+    with running_server(log, "--config-body", "logging: {level: debug}") as server:
         asyncio.run(asyncio.wait_for(exchange(server), 60))
-        assert PATHS[datagrams, kernel] in server.log.read_text()
+        told = server.log.read_text()
+    assert PATHS[datagrams, kernel] in told
+    # One connection of alice's, two of bob's; the client is the one who would choose otherwise.
+    assert Counter(re.findall(r"srtp=(\w+) +state=connected", told)) == {"AEAD_AES_128_GCM": 3}

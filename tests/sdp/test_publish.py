@@ -278,7 +278,7 @@ def test_our_transport_is_in_every_section_and_our_candidates_in_the_first() -> 
     server.accept_offer(corpus("chromium_publish_simulcast"))
     media = answer_of(server)
     assert all(section.ice is not None and section.ice.ufrag == "ufrag003" for section in media)
-    assert all(section.setup is Setup.ACTIVE for section in media)
+    assert all(section.setup is Setup.PASSIVE for section in media)
     assert all(section.trickle and section.fingerprints for section in media)
     assert [section.candidates for section in media] == [candidates, (), ()]
     assert [section.end_of_candidates for section in media] == [True, False, False]
@@ -329,7 +329,7 @@ def test_media_without_rtcp_mux_and_a_second_data_section_are_rejected() -> None
 
 @pytest.mark.parametrize(
     ("offered", "answered"),
-    [(Setup.ACTPASS, Setup.ACTIVE), (Setup.ACTIVE, Setup.PASSIVE), (Setup.PASSIVE, Setup.ACTIVE)],
+    [(Setup.ACTPASS, Setup.PASSIVE), (Setup.ACTIVE, Setup.PASSIVE), (Setup.PASSIVE, Setup.ACTIVE)],
 )
 def test_the_dtls_role_fits_the_offer_and_stays(offered: Setup, answered: Setup) -> None:
     client = Client()
@@ -376,7 +376,7 @@ def test_an_offer_that_breaks_the_rules_is_refused_and_changes_nothing() -> None
         replace_media(good, [media[0], replace(media[1], kind="audio", codecs=())]),
         replace_media(good, []),
         good.replace("a=setup:actpass", "a=setup:holdconn"),
-        good.replace("a=setup:actpass", "a=setup:active"),
+        good.replace("a=setup:actpass", "a=setup:passive"),
         good.replace("C1:C1", "C2:C2"),
         good.replace("a=fingerprint:", "a=finger:"),
         "hello",

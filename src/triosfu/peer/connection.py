@@ -221,6 +221,12 @@ class PeerConnection:
         """The smoothed round trip to the client in seconds, from ICE checks; 0.07 while unknown."""
         return self._transport.ice.rtt or 0.07
 
+    @property
+    def srtp(self) -> str:
+        """The name of the protection profile that DTLS has chosen (RFC 5764, section 4.1.2); "" while there is none."""
+        outbound = self._transport.outbound
+        return "" if outbound is None else outbound.profile.name
+
     # --- descriptions ----------------------------------------------------------------------------------------------
 
     def accept_offer(self, sdp: str) -> Changes:

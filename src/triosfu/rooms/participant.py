@@ -439,7 +439,7 @@ class Participant:
         """A transport came up or went down."""
         if self.closed:
             return
-        log.debug("transport", peer=peer.name, state=state.value, reason=reason)
+        log.debug("transport", peer=peer.name, state=state.value, reason=reason, srtp=peer.srtp)
         with self.guard("transport"):
             self.liveness.transport_changed(peer, state)
             if state is PeerState.CONNECTED and not self.closed:

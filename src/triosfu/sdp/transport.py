@@ -105,9 +105,13 @@ def bundled(description: SessionDescription) -> list[MediaDescription]:
 
 
 def answer_setup(offered: Setup, current: Setup | None) -> Setup:
-    """Our DTLS role in an answer; the one that an association already has stays (RFC 8842, section 5.3)."""
+    """Our DTLS role in an answer; the one that an association already has stays (RFC 8842, section 5.3).
+
+    Where the client leaves the choice to us it becomes the DTLS client, and not we, as RFC 8842 would rather have it:
+    the server chooses the protection profile, and libwebrtc as one takes AES-CM with SHA-1, though both know AES-GCM.
+    """
     possible = {
-        Setup.ACTPASS: (Setup.ACTIVE, Setup.PASSIVE),
+        Setup.ACTPASS: (Setup.PASSIVE, Setup.ACTIVE),
         Setup.ACTIVE: (Setup.PASSIVE,),
         Setup.PASSIVE: (Setup.ACTIVE,),
     }.get(offered, ())

@@ -24,7 +24,7 @@ class Outbound:
     RTP goes through the compiled kernel where that can do it (`srtp.gcm`), and all else through libsrtp.
     """
 
-    __slots__ = ("_session", "_streams", "protect_in_place")
+    __slots__ = ("_session", "_streams", "profile", "protect_in_place")
 
     protect_in_place: Callable[[Pointer, int], int]
     """Encrypt `length` bytes of RTP at a cffi `char *` with `TAIL` bytes of room behind them; returns the new length.
@@ -36,6 +36,7 @@ class Outbound:
     def __init__(self, keys: SrtpKeys, *, compiled: bool = True, copying: bool = False) -> None:
         """Take the keys. Not `compiled`, RTP goes through libsrtp as well; `copying` forces the public path."""
         key = keys.local_key + keys.local_salt
+        self.profile = keys.profile
         self._session = open_session(keys.profile, key, Direction.OUTBOUND, copying=copying)
         gcm = compiled_gcm() if compiled and not copying and keys.profile.is_aead else None
         self._streams = None if gcm is None else GcmStreams(gcm, keys.profile, keys.local_key, keys.local_salt)

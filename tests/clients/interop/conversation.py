@@ -55,7 +55,12 @@ class Conversation:
         return CANDIDATE.sub(rf"\1 {host} {port} \4", sdp)
 
     def _heard(self, sdp: str) -> str:
-        """What we are told of them: behind a relay, no address; they reach us, as from behind a NAT."""
+        """What we are told of them: behind a relay, no address; they reach us, as from behind a NAT.
+
+        werift numbers its streams by who offers, where RFC 8832 has the DTLS role: so it is to be the server of its own.
+        """
+        if self.theirs.kind == "werift":
+            sdp = sdp.replace("a=setup:actpass", "a=setup:passive")
         return sdp if self.between is None else re.sub(r"a=candidate:.*\r\n", "", sdp)
 
     async def both(self, label: str, *, we_open: bool = True, **options: object) -> tuple[DataChannel, int]:

@@ -57,7 +57,7 @@ class Conversation:
     def _heard(self, sdp: str) -> str:
         """What we are told of them: behind a relay, no address; they reach us, as from behind a NAT.
 
-        werift numbers its streams by who offers, where RFC 8832 has the DTLS role: so it is to be the server of its own.
+        werift numbers its streams by who offers, where RFC 8832 has the DTLS role: so it is the server of its offers.
         """
         if self.theirs.kind == "werift":
             sdp = sdp.replace("a=setup:actpass", "a=setup:passive")

@@ -26,7 +26,7 @@ RELIABILITY: list[dict[str, Any]] = [
 @pytest.mark.parametrize("we_offer", [True, False], ids=["our offer", "their offer"])
 async def test_either_side_offers_and_opens(process: ForeignProcess, we_offer: bool) -> None:
     async with conversation(process, we_offer=we_offer) as both:
-        # They are the DTLS client when they answer, and when we do, if they can; the client's streams are the even ones.
+        # They are the DTLS client whoever offers, if they can be; the client's streams are the even ones.
         client = both.ours.peer._transport.dtls_client
         assert client is (process.kind == "werift" and not we_offer)
         first = both.ours.channels[FIRST]

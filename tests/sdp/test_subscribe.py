@@ -119,7 +119,7 @@ def test_an_answer_settles_how_each_track_travels() -> None:
     assert [(codec.payload_type, codec.rtx_payload_type) for codec in video.negotiated] == [(108, 109), (96, 97)]
     assert audio.mid == "0"
     assert server.mid_to_track_id() == {"0": "TR_1", "1": "TR_2"}
-    assert server.dtls_client is True
+    assert server.dtls_client is False
     assert round_with(server, client).senders_negotiated == []
 
 
@@ -255,7 +255,7 @@ def test_a_new_local_transport_restarts_ice_and_the_role_stays() -> None:
     assert server.accept_answer(client.create_answer()).ice_restart
     assert server.remote is not None
     assert server.remote.ufrag == "ufrag006"
-    assert server.dtls_client is True
+    assert server.dtls_client is False
 
 
 def test_answers_that_do_not_fit_are_refused_and_the_offer_stays_pending() -> None:

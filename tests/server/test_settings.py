@@ -19,6 +19,7 @@ from triosfu.config import Config, load_config
 from triosfu.errors import ConfigError
 from triosfu.media.receiver import ReceiveSettings
 from triosfu.rooms.settings import Limits, RoomDefaults, Times
+from triosfu.sdp.directions import Setup
 from triosfu.sdp.policy import MediaPolicy
 from triosfu.server.addresses import media_hosts, open_mux
 from triosfu.server.settings import media_policy, room_settings
@@ -169,6 +170,7 @@ def test_no_limit_is_no_limit() -> None:
 def test_codecs_are_those_enabled_and_rtx_is_one() -> None:
     usual = media_policy(load_config(development=True))
     assert usual.rtx
+    assert usual.answers is Setup.PASSIVE  # so that it is the server who chooses how media is protected
     assert set(MediaPolicy().receive) <= set(usual.receive)
     without = media_policy(configured("room.enabled_codecs", "[{mime: video/vp8}]"))
     assert (without.receive, without.send, without.rtx) == (("video/VP8",), ("video/VP8",), False)

@@ -44,6 +44,7 @@ class Side:
         single: bool = False,
         settings: PeerSettings | None = None,
         rng: Random | None = None,
+        policy: MediaPolicy | None = None,
     ) -> None:
         self.mux = mux
         self.states: list[PeerState] = []
@@ -60,7 +61,7 @@ class Side:
             mux=mux,
             certificate=certificate(),
             handler=self,
-            policy=MediaPolicy(),
+            policy=policy or MediaPolicy(),
             single=single,
             offerer=offerer,
             rng=rng or SystemRandom(),

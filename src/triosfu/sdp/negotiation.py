@@ -105,7 +105,7 @@ class Negotiation:
         self._check_order(offer)
         bundle = bundled(offer)
         remote = self._remote(offer, bundle)
-        setup = self.setup if remote is self.remote else answer_setup(remote.setup, self.setup)
+        setup = self.setup if remote is self.remote else answer_setup(remote.setup, self.setup, self.policy.answers)
         # Everything is checked: from here on, act.
         self._offerer = False
         self._state = State.ASKED

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from triosfu.sdp import extmap
 from triosfu.sdp.codecs import CACHED, H264, OPUS, RED, VP9, Codec, best_match, h264_rank, parameters, with_parameter
+from triosfu.sdp.directions import Setup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,6 +40,7 @@ class MediaPolicy:
     only_preferred: bool = False  # answer just the preferred codec: Firefox on Linux and Android ignores the order
     transport_cc: bool = False  # measure the path to the client with TWCC instead of REMB
     reuse_sections: bool = True  # Safari does not like another track in an old section
+    answers: Setup = Setup.ACTIVE  # our DTLS role where an offer leaves it to us (RFC 8842, section 5.3)
 
 
 # --- header extensions -------------------------------------------------------------------------------------

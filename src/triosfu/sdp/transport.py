@@ -104,14 +104,13 @@ def bundled(description: SessionDescription) -> list[MediaDescription]:
     return [by_mid[mid] for mid in description.bundle if mid in by_mid]
 
 
-def answer_setup(offered: Setup, current: Setup | None) -> Setup:
+def answer_setup(offered: Setup, current: Setup | None, preferred: Setup) -> Setup:
     """Our DTLS role in an answer; the one that an association already has stays (RFC 8842, section 5.3).
 
-    Where the client leaves the choice to us it becomes the DTLS client, and not we, as RFC 8842 would rather have it:
-    the server chooses the protection profile, and libwebrtc as one takes AES-CM with SHA-1, though both know AES-GCM.
+    `preferred` is what we answer to those who leave the choice to us.
     """
     possible = {
-        Setup.ACTPASS: (Setup.PASSIVE, Setup.ACTIVE),
+        Setup.ACTPASS: (preferred, Setup.ACTIVE, Setup.PASSIVE),
         Setup.ACTIVE: (Setup.PASSIVE,),
         Setup.PASSIVE: (Setup.ACTIVE,),
     }.get(offered, ())

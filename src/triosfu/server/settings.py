@@ -18,6 +18,7 @@ from triosfu.media.receiver import ReceiveSettings
 from triosfu.rooms.configuration import LONGEST_DELAY, overlaid
 from triosfu.rooms.settings import Limits, RoomDefaults, RoomSettings, Times
 from triosfu.rooms.sids import NODE, new_sid
+from triosfu.sdp.directions import Setup
 from triosfu.sdp.policy import MediaPolicy
 from triosfu.webhooks.core import Schedule
 from triosfu.webhooks.events import EventWriter
@@ -129,6 +130,8 @@ def media_policy(config: Config) -> MediaPolicy:
         send=codecs,
         rtx=RTX in codecs,
         transport_cc=config.rtc.congestion_control.use_send_side_bwe,
+        # The DTLS server chooses how media is protected; libwebrtc as one takes AES-CM with SHA-1 (docs/interop.md).
+        answers=Setup.PASSIVE,
     )
 
 

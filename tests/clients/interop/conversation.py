@@ -14,6 +14,8 @@ from tests.clients.network import ADDRESS
 from tests.support.relay import Relay, relay
 from tests.support.side import Side
 from triosfu.net.udp import UdpMux
+from triosfu.sdp.directions import Setup
+from triosfu.sdp.policy import MediaPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,12 +57,7 @@ class Conversation:
         return CANDIDATE.sub(rf"\1 {host} {port} \4", sdp)
 
     def _heard(self, sdp: str) -> str:
-        """What we are told of them: behind a relay, no address; they reach us, as from behind a NAT.
-
-        werift numbers its streams by who offers, where RFC 8832 has the DTLS role: so it is the server of its offers.
-        """
-        if self.theirs.kind == "werift":
-            sdp = sdp.replace("a=setup:actpass", "a=setup:passive")
+        """What we are told of them: behind a relay, no address; they reach us, as from behind a NAT."""
         return sdp if self.between is None else re.sub(r"a=candidate:.*\r\n", "", sdp)
 
     async def both(self, label: str, *, we_open: bool = True, **options: object) -> tuple[DataChannel, int]:
@@ -120,10 +117,12 @@ async def conversation(
     settings: PeerSettings | None = None,
     relayed: int | None = None,
     max_message_size: int | None = None,
+    answers: Setup = Setup.ACTIVE,
 ) -> AsyncIterator[Conversation]:
     """Both sides, connected, with the channel `FIRST` open; at the end nothing is left of ours.
 
-    `relayed` is the seed of a relay between them. `max_message_size` is what we believe of them, whatever they say.
+    `relayed` is the seed of a relay between them, `answers` our DTLS role where they leave it to us. `max_message_size`
+    is what we believe of them, whatever they say.
     """
     async with AsyncExitStack() as stack:
         mux = await stack.enter_async_context(UdpMux.open([ADDRESS], 0))
@@ -132,7 +131,7 @@ async def conversation(
             between = await stack.enter_async_context(relay(mux.local_addresses[0], seed=relayed))
         theirs = await stack.enter_async_context(foreign(process))
         nursery = await stack.enter_async_context(trio.open_nursery())
-        ours = Side("ours", mux, offerer=we_offer, settings=settings)
+        ours = Side("ours", mux, offerer=we_offer, settings=settings, policy=MediaPolicy(answers=answers))
         nursery.start_soon(ours.peer.run)
         both = Conversation(ours, theirs, between)
         await both.negotiate(we_offer=we_offer)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.clients.interop.conversation import FIRST, conversation
+from triosfu.sdp.directions import Setup
 
 if TYPE_CHECKING:
     from tests.clients.interop.foreign import ForeignProcess
@@ -23,12 +24,18 @@ RELIABILITY: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("we_offer", [True, False], ids=["our offer", "their offer"])
-async def test_either_side_offers_and_opens(process: ForeignProcess, we_offer: bool) -> None:
-    async with conversation(process, we_offer=we_offer) as both:
-        # They are the DTLS client whoever offers, if they can be; the client's streams are the even ones.
+@pytest.mark.parametrize(
+    ("we_offer", "answers"),
+    [(True, Setup.ACTIVE), (False, Setup.ACTIVE), (False, Setup.PASSIVE)],
+    ids=["our offer", "their offer", "their offer, as our server answers it"],
+)
+async def test_either_side_offers_and_opens(process: ForeignProcess, we_offer: bool, answers: Setup) -> None:
+    if process.kind == "werift" and answers is Setup.PASSIVE:
+        pytest.skip("it opens odd streams wherever it offers, though a DTLS client's are even: they are refused")
+    async with conversation(process, we_offer=we_offer, answers=answers) as both:
+        # Who answers is the DTLS client, but where we would not be; and the client's streams are the even ones.
         client = both.ours.peer._transport.dtls_client
-        assert client is (process.kind == "werift" and not we_offer)
+        assert client is (not we_offer and answers is Setup.ACTIVE)
         first = both.ours.channels[FIRST]
         assert both.theirs.of("open", label=FIRST)[0]["stream"] in {both.stream(first), None}
         assert both.stream(first) % 2 == (0 if client is we_offer else 1)

@@ -168,6 +168,36 @@ async def a_show() -> None:
         await trio.sleep(10)
 
 
+@virtual_time
+async def sounds_with_checks_and_messages() -> None:
+    async with joined(seed=5) as both:
+        ours = both.offerer
+        published = ours.publish()
+        await both.connect()
+        channel, _ = await both.channel()
+        numbers = iter(range(1000))
+
+        async def comes(sequence: int) -> None:
+            await trio.sleep(1.5 * both.out.latency)
+            (track,) = both.answerer.tracks.values()
+            assert track.packets[-1].sequence == sequence
+
+        for _ in range(5):
+            ours.send_rtp(published, number := next(numbers), b"sound")
+            await comes(number)
+        for _ in range(10):
+            await trio.sleep_until(ours.peer._ice_at)  # a check leaves at this moment, and comes with the packet
+            ours.send_rtp(published, number := next(numbers), b"sound")
+            await comes(number)
+            ours.send_rtp(published, number := next(numbers), b"sound")
+            await channel.send(b"message")
+            await comes(number)
+
+
+def test_media_of_a_batch_with_a_check_or_a_message_goes_on_at_once() -> None:
+    sounds_with_checks_and_messages()
+
+
 @pytest.mark.usefixtures("narrow")
 def test_nothing_is_left_of_what_was_touched() -> None:
     a_show()

@@ -531,13 +531,13 @@ class PeerConnection:
         if touched & Touched.ALL or self._draining:
             self._drain(now)
             return
+        self.ingress.forward(now)  # media touches nothing, and may have come in the same batch
         if touched & Touched.ICE:
             if not self._transport.drain_checks():
                 self._drain(now)
                 return
             self._ice_at = self._transport.ice.next_timeout()
-        if touched & Touched.MEDIA:
-            self.ingress.forward(now)
+        if touched & Touched.MEDIA or self.ingress.reports_due:
             self._send_reports()
         if self.state is not PeerState.CLOSED:
             self._arm()

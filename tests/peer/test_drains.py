@@ -32,6 +32,7 @@ from triosfu.sdp.sections import Sender
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from triosfu.peer import DataChannel
     from triosfu.rtp.rtcp import RtcpPacket
 
 SSRC = 4712
@@ -64,7 +65,7 @@ def assert_drained(peer: PeerConnection) -> None:
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, int]]:
     """Look after each drain of what was touched; how many of each kind there were."""
-    counts = dict.fromkeys(range(8), 0)
+    counts = dict.fromkeys(range(16), 0)
     drain = PeerConnection._drain_touched
 
     def looked_at(self: PeerConnection, touched: int, now: float) -> None:
@@ -81,12 +82,26 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, int]]:
         if self.state is not PeerState.CLOSED:
             assert_drained(self)
 
+    send = PeerConnection.send_message
+    sent = 0
+
+    def looked_at_then(self: PeerConnection, channel: DataChannel, data: bytes, *, binary: bool) -> bool:
+        nonlocal sent
+        sent += 1
+        queued = send(self, channel, data, binary=binary)
+        assert not self._draining
+        assert_drained(self)
+        return queued
+
+    monkeypatch.setattr(PeerConnection, "send_message", looked_at_then)
     monkeypatch.setattr(PeerConnection, "_drain_touched", looked_at)
     monkeypatch.setattr(PeerConnection, "transport_media", looked_at_too)
     yield counts
     assert counts[Touched.NOTHING] > 20
     assert counts[Touched.ICE] > 20
     assert counts[Touched.MEDIA] > 20
+    assert counts[Touched.DATA] > 20
+    assert sent > 20
     assert counts[Touched.ALL] > 5
 
 
@@ -147,13 +162,23 @@ async def a_show() -> None:
         published = both.offerer.publish()
         show = Show(both)
         await both.connect()
-        await both.channel()
+        channel, _ = await both.channel()
         show.begin()
+
+        def restart_ice() -> None:
+            """From within the callback of a message: other cores have something to send then, too."""
+            if len(both.answerer.messages) == 20:
+                both.answerer.on_news = None
+                both.negotiate(ice_restart=True)
+
+        both.answerer.on_news = restart_ice
         for number in range(40):
             show.play()
             both.offerer.send_rtp(published, 2 * number, b"sound")  # every other one is missing
             show.comment()
-            await trio.sleep(0.3)
+            await trio.sleep(0.15)
+            await channel.send(b"%d" % number)
+            await trio.sleep(0.15)
         both.negotiate(ice_restart=True)
         for _ in range(10):
             show.comment()

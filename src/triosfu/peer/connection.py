@@ -2,9 +2,9 @@
 
 It holds no protocol rule. Datagrams come in through `Transport`, media goes to `Ingress` and `Sender`, SCTP to
 `DataChannels`, descriptions to `Negotiation`; after every call that changes any of them `_drain` empties all outputs,
-wakes the parked writers, and moves the deadline of its alarm. What happens most, an ICE check or a report on media,
-changes one core alone; `_drain_touched` then does for that one what `_drain` does for all, and leaves it to `_drain`
-as soon as anything follows from it for another.
+wakes the parked writers, and moves the deadline of its alarm. What happens most, an ICE check, a report on media or a
+message, changes one core alone; `_drain_touched` and `_drain_channels` then do for that one what `_drain` does for all,
+and leave it to `_drain` as soon as anything follows from it for another.
 """
 
 from __future__ import annotations
@@ -390,14 +390,14 @@ class PeerConnection:
             self._data.send(channel.id, data, binary=binary, now=now)
         except UsageError:
             return False
-        self._drain(now)
+        self._drain_channels(now)
         return True
 
     def withhold(self, size: int) -> None:
         """Let the peer send less by `size` bytes, which it has sent and nobody has taken yet; 0 is as usual."""
         now = trio.current_time()
         self._data.withhold(size, now)
-        self._drain(now)
+        self._drain_channels(now)
 
     def close_channel(self, channel: DataChannel) -> None:
         """Close one channel; use `DataChannel.close`."""
@@ -539,8 +539,30 @@ class PeerConnection:
             self._ice_at = self._transport.ice.next_timeout()
         if touched & Touched.MEDIA or self.ingress.reports_due:
             self._send_reports()
+        if touched & Touched.DATA:
+            self._drain_channels(now, received=True)
         if self.state is not PeerState.CLOSED:
             self._arm()
+
+    def _drain_channels(self, now: float, *, received: bool = False) -> None:
+        """Drain SCTP, and DTLS ahead of it if something was `received`; all cores if a handler calls back meanwhile."""
+        self._again = self._draining
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            if received:
+                self._transport.drain_dtls(now)
+            if not self.closed:
+                self._drain_data()
+        finally:
+            self._draining = False
+        if self._again:
+            self._drain(now)
+        elif self.state is not PeerState.CLOSED:
+            self.waiting.notify()
+            self._data_at = self._data.next_timeout()
+            self._alarm.deadline = min(self._ice_at, self._dtls_at, self._data_at, self._media_at, self._connect_by)
 
     def _send_reports(self) -> None:
         if self._transport.outbound is not None:

@@ -40,7 +40,8 @@ class Touched:
     NOTHING: Final = 0  # but the media's way from its publisher to its subscribers
     ICE: Final = 1
     MEDIA: Final = 2  # what the two sides of media report
-    ALL: Final = 4  # DTLS, SCTP, and everything else with them
+    ALL: Final = 4  # everything
+    DATA: Final = 8  # SCTP, over a DTLS that is up
 
 
 class TransportOwner(Protocol):
@@ -242,7 +243,7 @@ class Transport:
 
     def receive_dtls(self, data: bytes, source: Address, now: float) -> None:  # noqa: ARG002  of the Route contract
         """Give one datagram from an ICE-validated tuple to DTLS."""
-        self._touched |= Touched.ALL
+        self._touched |= Touched.DATA if self.secured else Touched.ALL
         if self._closed:
             return
         if self._dtls is None:
@@ -326,6 +327,10 @@ class Transport:
         """Act on the cores' events and send what they have to send."""
         if not self._closed:
             self._drain_ice(now)
+        self.drain_dtls(now)
+
+    def drain_dtls(self, now: float) -> None:
+        """Act on the events of DTLS alone, and send what it has to send."""
         if not self._closed and self._dtls is not None:
             self._drain_dtls(self._dtls, now)
 

@@ -33,6 +33,7 @@ REPLAY_BYTES, REPLAY_SECONDS = 100_000, 2.0
 MAX_NONCES = 100
 GAP = "missing messages"
 Kind = models.DataPacket.Kind
+LOSSY_KIND = Kind.LOSSY  # as a constant: to look it up in protobuf's wrapper is a call for each receiver
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,11 +267,12 @@ class DataPort:
         """Send a serialized packet to the client: held while it is joining, dropped when lossy or too much."""
         if self._owner.shape.primary.closed:
             self.counters["no_channel"] += 1
-        elif kind == Kind.LOSSY:
+        elif kind == LOSSY_KIND:
             if self._owner.active:
                 self._send(LOSSY, payload)
         elif self.ready:
-            self.look()
+            if self._held or not self._established:
+                self.look()
             self._send(RELIABLE, payload)
         elif not self._owner.shape.publisher.negotiation.remote or self._owner.shape.expects_data:
             self._held.append(payload)

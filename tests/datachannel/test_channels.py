@@ -348,6 +348,27 @@ def test_a_stream_that_is_being_reset_is_not_used() -> None:
     assert [event for event in raw.events() if isinstance(event, ChannelOpened)] == []
 
 
+def test_a_stream_of_ours_that_the_peer_has_used_is_free_when_it_has_reset_it_too() -> None:
+    raw = Raw()
+    raw.say(0, OPEN)  # wrong parity; our side is reset and confirmed, the peer's end of it is still to come
+    first = raw.ours.open("x", now=raw.network.now)
+    assert raw.ours.info(first).stream_id == 2
+    raw.core.reset_stream(0, raw.network.now)
+    raw.network.run(until=raw.network.now + 1.0)
+    second = raw.ours.open("y", now=raw.network.now)
+    assert raw.ours.info(second).stream_id == 0
+    assert [event for event in raw.events() if isinstance(event, ChannelClosed)] == []
+
+
+@pytest.mark.parametrize("streams", [10, 300])
+def test_streams_that_the_peer_has_used_are_remembered_with_a_bound(streams: int) -> None:
+    raw = Raw()
+    for stream in range(0, 2 * streams, 2):
+        raw.core.send(stream, OPEN, ppid=Ppid.DCEP, now=raw.network.now)
+    raw.network.run(until=raw.network.now + 20.0)
+    assert len(raw.ours._refused) == min(streams, 256)
+
+
 def test_a_peer_opens_so_many_channels_and_no_more() -> None:
     left, right = channels(1, client=True), channels(2, client=False, limit=10)
     network = Network(left, right)

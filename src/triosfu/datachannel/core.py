@@ -43,6 +43,7 @@ DEFAULT_REMOTE_MAX_MESSAGE_SIZE = 65_536  # RFC 8841, section 6.1
 _HIGHEST_STREAM = 65_534  # 65535 is no valid id (RFC 8832, section 6)
 _STRAYS_UNTIL_RESET = 8  # unordered data may overtake its OPEN; this much of it is forgiven
 _MAX_STRAY_STREAMS = 64
+_MAX_REFUSED = 256
 _MAX_HELD = 32
 _LARGEST_MESSAGE = 1 << 26  # also for a peer that sets no limit
 
@@ -73,6 +74,7 @@ class DataChannels:
         self._by_stream: dict[int, Channel] = {}  # also channels that are over whose stream is not free yet
         self._deadlines: list[tuple[float, int]] = []  # heap of (when, channel id): opening or closing takes too long
         self._strays: dict[int, int] = {}  # messages on streams without a channel
+        self._refused: set[int] = set()  # streams for us to open that the peer has used, and not reset yet
         self._events: list[Event] = []
 
     # What the user does
@@ -325,7 +327,7 @@ class DataChannels:
         if channel is not None:
             self._refuse(stream_id, channel, "the peer opened a stream that is in use", now)
             return
-        wrong_parity = self._dtls_client is not None and (stream_id & 1) != (1 if self._dtls_client else 0)
+        wrong_parity = self._is_for_us(stream_id)
         unusable = stream_id > _HIGHEST_STREAM or stream_id >= self._association.outbound_streams
         unusable |= self._association.is_resetting(stream_id)
         too_many = sum(channel.by_peer for channel in self._by_stream.values()) >= self._max_channels_by_peer
@@ -341,6 +343,8 @@ class DataChannels:
     def _refuse(self, stream_id: int, channel: Channel | None, reason: str, now: float) -> None:
         """Reset a stream on which the peer did what it may not; the association lives on."""
         if channel is None:
+            if self._is_for_us(stream_id) and len(self._refused) < _MAX_REFUSED:
+                self._refused.add(stream_id)  # the peer's reset is still to come, and means what was refused
             self._association.reset_stream(stream_id, now)
         elif channel.state is not ChannelState.CLOSING:
             self._report(channel, reason)
@@ -353,10 +357,11 @@ class DataChannels:
             self._strays[stream_id] = strays
             return
         self._strays.pop(stream_id, None)
-        self._association.reset_stream(stream_id, now)
+        self._refuse(stream_id, None, "", now)
 
     def _peer_reset(self, stream_id: int, now: float) -> None:
         self._strays.pop(stream_id, None)
+        self._refused.discard(stream_id)
         channel = self._by_stream.get(stream_id)
         if channel is None:
             return
@@ -408,7 +413,7 @@ class DataChannels:
         if self._dtls_client is None or channel.stream_id is not None:
             return
         stream_id = 0 if self._dtls_client else 1
-        while stream_id in self._by_stream or self._association.is_resetting(stream_id):
+        while self._is_taken(stream_id):
             stream_id += 2
         if not self._is_free(stream_id):
             self._forget(channel, "no stream is free")
@@ -422,7 +427,15 @@ class DataChannels:
 
     def _is_free(self, stream_id: int) -> bool:
         exists = 0 <= stream_id <= _HIGHEST_STREAM and stream_id < self._association.outbound_streams
-        return exists and stream_id not in self._by_stream and not self._association.is_resetting(stream_id)
+        return exists and not self._is_taken(stream_id)
+
+    def _is_taken(self, stream_id: int) -> bool:
+        in_use = stream_id in self._by_stream or stream_id in self._refused
+        return in_use or self._association.is_resetting(stream_id)
+
+    def _is_for_us(self, stream_id: int) -> bool:
+        """Whether it is ours to open channels on, and not the peer's (RFC 8832, section 6)."""
+        return self._dtls_client is not None and stream_id & 1 == (0 if self._dtls_client else 1)
 
     def _send(self, channel: Channel, stream_id: int, data: bytes, ppid: int, now: float) -> None:
         self._association.send(
@@ -495,4 +508,5 @@ class DataChannels:
             self._forget(channel, reason)
         self._by_stream.clear()
         self._strays.clear()
+        self._refused.clear()
         self._deadlines.clear()

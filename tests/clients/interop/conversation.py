@@ -35,8 +35,8 @@ class Conversation:
     theirs: Foreign
     between: Relay | None
 
-    async def negotiate(self, *, we_offer: bool) -> None:
-        """One offer, one answer, with all candidates in them."""
+    async def negotiate(self, *, we_offer: bool, first_refused: bool = False) -> None:
+        """One offer, one answer, with all candidates in them, until the channel `FIRST` is open, or refused."""
         peer, connection = self.ours.peer, self.theirs.connection
         if we_offer:
             peer.negotiation.enable_data()
@@ -46,6 +46,9 @@ class Conversation:
         else:
             peer.accept_offer(self._heard(await self.theirs.ask("offer", connection=connection, label=FIRST)))
             await self.theirs.ask("accept", connection=connection, sdp=self._told(peer.create_answer()))
+        if first_refused:
+            await self.theirs.closed(FIRST)
+            return
         await self.ours.opened(FIRST)
         await self.theirs.opened(FIRST)
 
@@ -118,8 +121,9 @@ async def conversation(
     relayed: int | None = None,
     max_message_size: int | None = None,
     answers: Setup = Setup.ACTIVE,
+    first_refused: bool = False,
 ) -> AsyncIterator[Conversation]:
-    """Both sides, connected, with the channel `FIRST` open; at the end nothing is left of ours.
+    """Both sides, connected, with the channel `FIRST` open, or refused; at the end nothing is left of ours.
 
     `relayed` is the seed of a relay between them, `answers` our DTLS role where they leave it to us. `max_message_size`
     is what we believe of them, whatever they say.
@@ -134,7 +138,7 @@ async def conversation(
         ours = Side("ours", mux, offerer=we_offer, settings=settings, policy=MediaPolicy(answers=answers))
         nursery.start_soon(ours.peer.run)
         both = Conversation(ours, theirs, between)
-        await both.negotiate(we_offer=we_offer)
+        await both.negotiate(we_offer=we_offer, first_refused=first_refused)
         if max_message_size is not None:
             ours.peer._data.remote_max_message_size = max_message_size
         yield both

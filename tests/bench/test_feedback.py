@@ -22,13 +22,13 @@ TICK = 250_000  # nanoseconds
 
 
 @asynccontextmanager
-async def subscriber() -> AsyncIterator[tuple[Feedback, CountingSocket]]:
+async def subscriber(*, tells: bool = True) -> AsyncIterator[tuple[Feedback, CountingSocket]]:
     sock = CountingSocket("127.0.0.1")
     try:
         mux = UdpMux([sock], batched=False, wait_readable=sock.readable)
         end = End("one", mux, offerer=False, owner=Waiting("one"))
         sock.streams[77] = Stream(5, repairs=False)
-        yield Feedback(end, sock, tells=True), sock
+        yield Feedback(end, sock, tells=tells), sock
         end.peer.close("over")
     finally:
         sock.close()
@@ -67,6 +67,14 @@ async def test_a_report_says_what_came_and_what_is_gone() -> None:
         assert (block.last_sr, block.delay_since_last_sr) == (0x12345678, 1 << 15)
         stream.begin()
         assert (stream.lost, stream.gone) == (0, 2)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_who_is_not_to_tell_of_media_says_nothing_of_it(tells: bool) -> None:
+    async with subscriber(tells=tells) as (feedback, _):
+        for _ in range(1000):
+            feedback.run(feedback.due)
+        assert bool(feedback._end.peer.transport.counters["rtcp_unsent"]) is tells  # there is nobody to send it to
 
 
 def test_the_number_of_a_packet_is_found_behind_other_extensions() -> None:

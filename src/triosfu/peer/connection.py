@@ -562,7 +562,7 @@ class PeerConnection:
         elif self.state is not PeerState.CLOSED:
             self.waiting.notify()
             self._data_at = self._data.next_timeout()
-            self._alarm.deadline = min(self._ice_at, self._dtls_at, self._data_at, self._media_at, self._connect_by)
+            self._set_alarm()
 
     def _send_reports(self) -> None:
         if self._transport.outbound is not None:
@@ -573,6 +573,9 @@ class PeerConnection:
 
     def _arm(self) -> None:
         self._media_at = min(self.ingress.next_timeout(), self.sender.next_timeout())
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
         self._alarm.deadline = min(self._ice_at, self._dtls_at, self._data_at, self._media_at, self._connect_by)
 
     def _drain_data(self) -> None:

@@ -40,8 +40,8 @@ class Touched:
     NOTHING: Final = 0  # but the media's way from its publisher to its subscribers
     ICE: Final = 1
     MEDIA: Final = 2  # what the two sides of media report
-    ALL: Final = 4  # everything
-    DATA: Final = 8  # SCTP, over a DTLS that is up
+    DATA: Final = 4  # SCTP, over a DTLS that is up
+    ALL: Final = 8  # everything
 
 
 class TransportOwner(Protocol):

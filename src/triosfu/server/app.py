@@ -37,7 +37,7 @@ from triosfu.rooms.joining import Services
 from triosfu.server.addresses import open_mux
 from triosfu.server.demo import Demo
 from triosfu.server.inside import Inside
-from triosfu.server.reachable import Reachable
+from triosfu.server.reachable import Reachable, nothing
 from triosfu.server.settings import (
     agent_workers,
     configured_metrics,
@@ -114,17 +114,13 @@ class Server(Reachable):
         return sorted({port for _, port in self.mux.local_addresses})
 
 
-def _nothing(server: Server) -> None:
-    """What there is to do before anybody is answered, where nobody says."""
-
-
 @asynccontextmanager
 async def serve(
     config: Config,
     *,
     grace: float = GRACE,
     post: Post | None = None,
-    before: Callable[[Server], None] = _nothing,
+    before: Callable[[Server], None] = nothing,
 ) -> AsyncIterator[Server]:
     """Serve until the block is left; then everybody is told, and after at most `grace` seconds nothing is left.
 

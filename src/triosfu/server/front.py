@@ -41,7 +41,7 @@ from triosfu.server.app import GRACE, health
 from triosfu.server.demo import Demo
 from triosfu.server.destinations import LIST_ROOMS, rooms_of
 from triosfu.server.inside import TASKS
-from triosfu.server.reachable import Reachable
+from triosfu.server.reachable import Reachable, nothing
 from triosfu.server.task_tree import Bound
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _silent(name: str, worker: Worker) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serve_front(
-    config: Config, command: Sequence[str], *, grace: float = GRACE, before: Callable[[Front], None] | None = None
+    config: Config, command: Sequence[str], *, grace: float = GRACE, before: Callable[[Front], None] = nothing
 ) -> AsyncIterator[Front]:
     """Serve with `config.workers` processes until the block is left; then everybody is told, and all processes end.
 
@@ -157,10 +157,8 @@ async def serve_front(
                     await serving.start(page, name="metrics")
                 port = listeners[0].socket.getsockname()[1]
                 front = Front(config=config, port=port, _keys=keys, supervisor=supervisor)
-                if before is not None:
-                    before(front)
-                # Last: whoever gets an answer finds everything else there.
-                await serving.start(http.serve, listeners, name="http")
+                before(front)
+                await serving.start(http.serve, listeners, name="http")  # last, as in `serve`
                 try:
                     yield front
                 finally:

@@ -62,3 +62,7 @@ class Reachable:
             attributes=attributes,
             kind=kind,
         )
+
+
+def nothing(server: Reachable) -> None:
+    """Do what there is to do before a server answers anybody, if its owner does not say."""
